@@ -1,0 +1,206 @@
+"""`params.yaml` as frozen models, one a section. A key that no section knows is refused."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mcsmoe.errors import ParameterError
+
+Positive = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A frozen section that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Launch(Section):
+    """How many processes `accelerate launch` starts for training and collection; 1 runs in place."""
+
+    processes: Positive = 1
+
+
+class Methods(Section):
+    """Recipes by how far they go: merged, then distilled, then compressed."""
+
+    merge: list[str]
+    distill: list[str]
+    compress: list[str]
+
+    @model_validator(mode="after")
+    def _each_step_feeds_the_next(self) -> Self:
+        for earlier, later in (("merge", "distill"), ("distill", "compress")):
+            missing = set(getattr(self, later)) - set(getattr(self, earlier))
+            if missing:
+                raise ValueError(f"methods.{later} has {sorted(missing)}, which methods.{earlier} lacks")
+        return self
+
+
+class Tokenizer(Section):
+    """The tokenizer trained on the task's text when the model starts from nothing."""
+
+    kind: Literal["word", "bpe"]
+    vocab_size: Positive
+
+
+class Model(Section):
+    """A checkpoint to start from (hub id or directory), or a configuration to start from nothing."""
+
+    source: str | None
+    revision: str | None
+    trust_remote_code: bool
+    config: dict[str, Any]
+    tokenizer: Tokenizer | None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.source is None and (not self.config or self.tokenizer is None):
+            raise ValueError("model.config and model.tokenizer are needed when model.source is null")
+        return self
+
+
+class Task(Section):
+    """The task by name; `data` is a local directory or hub id, null for the built-in task."""
+
+    name: str
+    data: str | None
+    revision: str | None
+    max_source_length: Positive
+    max_target_length: Positive
+    selection: Positive  # examples held out of train to choose the best checkpoint
+    train_limit: Positive | None
+    test_limit: Positive | None
+
+
+class Training(Section):
+    """What every training has: passes over the data, batch, AdamW and its schedule."""
+
+    epochs: Annotated[float, Field(gt=0)]
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Weight
+    warmup_steps: Natural
+    max_grad_norm: Annotated[float, Field(gt=0)]
+
+
+class Finetune(Training):
+    """Training of the full model; the router losses are computed layer by layer on real tokens."""
+
+    router_z_loss: Weight
+    balance_loss: Weight
+    evaluations: Positive  # times the selection split is scored; the best checkpoint is kept
+
+
+class Permute(Section):
+    """Alignment of each layer's experts to one reference expert."""
+
+    matching: Literal["weight", "activation"]
+    reference: Literal["most-used", "first"]
+
+
+class Collect(Section):
+    """The calibration sample; `activations` also sums the Gram matrices that least-squares merging needs."""
+
+    samples: Positive
+    batch_size: Positive
+    activations: bool
+
+
+class Exclude(Section):
+    """Layers left untouched, by index in their stack."""
+
+    encoder: list[Natural]
+    decoder: list[Natural]
+
+
+class Merge(Section):
+    """The budget: `groups` a layer, on average over the merged layers (global) or in each (uniform)."""
+
+    groups: Annotated[float, Field(ge=1)]
+    budget: Literal["global", "uniform"]
+    exclude: Exclude
+
+
+class Distillation(Section):
+    """Weights and temperature of the loss (method: L = task·CE + kd·T²·KL + hidden·MSE)."""
+
+    task: Weight
+    kd: Weight
+    hidden: Weight
+    temperature: Annotated[float, Field(gt=0)]
+    normalization: Literal["label-tokens", "reference"]
+
+
+class Distill(Training):
+    """Recovery of the merged model by knowledge distillation from the full one."""
+
+    loss: Distillation
+
+
+class Compress(Training):
+    """Low rank plus structured-sparse rows, pruned on a cubic schedule while distilling."""
+
+    rank: Positive
+    final_ratio: Fraction  # share of output neurons of S kept
+    initial_warmup: Fraction  # share of steps before pruning starts
+    final_warmup: Fraction  # share of steps after pruning ends
+    interval: Positive  # steps between two updates of the mask
+    beta: Annotated[float, Field(ge=0, lt=1)]  # moving average of the importance
+    loss: Distillation
+
+
+class Evaluate(Section):
+    """How quality is measured."""
+
+    batch_size: Positive
+
+
+class Params(Section):
+    """A whole params file."""
+
+    seed: Natural
+    threads: Positive
+    launch: Launch
+    methods: Methods
+    recipes: dict[str, dict[str, Any]]
+    model: Model
+    task: Task
+    finetune: Finetune
+    permute: Permute
+    collect: Collect
+    merge: Merge
+    distill: Distill
+    compress: Compress
+    evaluate: Evaluate
+
+    @classmethod
+    def load(cls, path: Path | str = "params.yaml") -> Self:
+        """Read and check a params file. Raises `ParameterError` naming the first bad parameter."""
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text())
+        except FileNotFoundError:
+            raise ParameterError("file", str(path), "there is no such params file", str(path.parent)) from None
+        except yaml.YAMLError as error:
+            raise ParameterError("file", str(path), f"not YAML: {error}", str(path)) from None
+        return cls.parse(values, str(path))
+
+    @classmethod
+    def parse(cls, values: Any, where: str = "params.yaml") -> Self:
+        """Check values read from `where`."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"]) or "(root)"
+            message = first["msg"].removeprefix("Value error, ")
+            value = first["input"]
+            shown = "{…}" if isinstance(value, Mapping) and value else value
+            raise ParameterError(name, shown, message, where) from None

@@ -1,0 +1,55 @@
+"""Methods by name: one small file each, found by importing the package that holds them."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+from mcsmoe.errors import UnknownNameError
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+class Registry(Generic[T]):
+    """Named entries of one kind; the modules of `package` are imported at the first look-up.
+
+    Raises `UnknownNameError`, which lists the known names, for a name that is not there.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._entries: dict[str, Any] = {}
+        self._complete = False
+
+    def register(self, name: str) -> Callable[[S], S]:
+        """Decorator that files the decorated object under `name`."""
+
+        def file(entry: S) -> S:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            self._entries[name] = entry
+            return entry
+
+        return file
+
+    def __getitem__(self, name: str) -> T:
+        self._import_all()
+        if name not in self._entries:
+            raise UnknownNameError(self.kind, name, self._entries)
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self._import_all()
+        return iter(sorted(self._entries))
+
+    def __contains__(self, name: object) -> bool:
+        self._import_all()
+        return name in self._entries
+
+    def _import_all(self) -> None:
+        if not self._complete:
+            self._complete = True
+            for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
+                importlib.import_module(f"{self._package}.{module.name}")

@@ -1,0 +1,54 @@
+"""What every stage does first and last: read params, set threads, and turn a user's mistake into one line."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from mcsmoe.errors import DiskFullError, UserError
+from mcsmoe.params import Params
+
+USER_ERROR = 2
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def run(command: Callable[..., Any]) -> None:
+    """Run `command` as a Typer app; a `UserError` becomes one line on stderr and exit code 2."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    try:
+        app()
+    except UserError as error:
+        _fail(error)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        _fail(DiskFullError(f"no space left on the device while writing {error.filename or 'an output'}"))
+
+
+def _fail(error: UserError) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(USER_ERROR)
+
+
+def start(path: Path = Path("params.yaml")) -> Params:
+    """Read and check the whole params file, then import torch with the threads and seed it names.
+
+    The whole file is checked by every stage, so that a mistake in a late section shows before the first training.
+    """
+    params = Params.load(path)
+    # OpenMP's idle threads spin by default and starve whatever else runs on the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["OMP_NUM_THREADS"] = str(params.threads)
+    import torch
+    import transformers
+
+    torch.set_num_threads(params.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    transformers.logging.set_verbosity_error()
+    transformers.set_seed(params.seed)
+    return params
