@@ -50,5 +50,6 @@ def start(path: Path = Path("params.yaml")) -> Params:
     torch.set_num_threads(params.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     transformers.set_seed(params.seed)
     return params

@@ -86,8 +86,8 @@ class Family:
     """config → its sparse layers, in order of the forward pass."""
     routing: Callable[[nn.Module, Any], Routing]
     """(router module, its forward output) → `Routing`, flattened over batch and positions."""
-    merged_config: Callable[[Any, Mapping[str, int]], Any]
-    """(source config, experts kept by layer name) → config of the merged model class."""
+    merged_config: Callable[[Any, Mapping[str, int]], dict[str, Any]]
+    """(source config, experts kept by layer name) → config.json of the merged model class."""
     merged_tensor: Callable[[MoELayer, str], str]
     """(layer, tensor name) → name of the stacked tensor [K, ...] in the merged checkpoint."""
     merged_map: Callable[[MoELayer], str]

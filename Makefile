@@ -1,0 +1,32 @@
+# make repro   install, run the pipeline on params.yaml, print the table of results
+# make test    install, then lint, types and tests (FAST=1 leaves out the tests marked slow)
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SELECT := $(if $(FAST),-m "not slow")
+
+# dvc runs stages through the shell: they must find this Python.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test
+
+repro: .venv/.installed
+	dvc repro
+	@cat report/table.md
+
+test: .venv/.installed-test
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest $(SELECT)
+
+# The stamps make a second run install nothing while pyproject.toml and constraints.txt stay as they are.
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) -e .
+	touch $@
+
+.venv/.installed-test: .venv/.installed
+	$(PIP) -e '.[test]'
+	touch $@

@@ -1,0 +1,85 @@
+"""How alike each hidden neuron of one expert is to each of another: [f, f], larger is more alike."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from mcsmoe.architectures.layer import Expert, Layout
+
+
+def by_neuron(name: str, expert: Expert, layout: Layout) -> Tensor | None:
+    """Tensor `name`, hidden neurons as rows [f, n] (bias: n = 1), float32 or better; None if it has none."""
+    axis = layout[name].hidden_axis
+    if axis is None:
+        return None
+    tensor = expert[name].to(torch.promote_types(expert[name].dtype, torch.float32))
+    return tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)
+
+
+def weight_cost(reference: Expert, expert: Expert, layout: Layout) -> Tensor:
+    """C = Σ_in W_ref W_eᵀ + W_out,refᵀ W_out,e [f, f] (Git Re-Basin eq. 2; exact for one hidden layer).
+
+    C[i, j] compares neuron i of the reference with neuron j of the expert; biases of in-projections count
+    as one more input.
+    """
+    terms = [
+        ours @ theirs.T
+        for name in layout
+        if (ours := by_neuron(name, reference, layout)) is not None
+        and (theirs := by_neuron(name, expert, layout)) is not None
+    ]
+    return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
+
+
+@dataclass
+class ActivationMoments:
+    """Sums over tokens of the hidden activations z of a reference and u of another expert; float64.
+
+    Tokens are those routed to either (method.md §1).
+    """
+
+    tokens: Tensor  # []
+    reference: Tensor  # [f]: Σ z
+    expert: Tensor  # [f]: Σ u
+    reference_square: Tensor  # [f]: Σ z²
+    expert_square: Tensor  # [f]: Σ u²
+    cross: Tensor  # [f, f]: Σ z uᵀ
+
+    @classmethod
+    def zeros(cls, d_ff: int) -> Self:
+        """No token seen yet."""
+
+        def zero(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64)
+
+        return cls(zero(), zero(d_ff), zero(d_ff), zero(d_ff), zero(d_ff), zero(d_ff, d_ff))
+
+    def add(self, reference: Tensor, expert: Tensor) -> None:
+        """Add the activations [T, f] of both on the same T tokens, in place."""
+        z, u = reference.double().cpu(), expert.double().cpu()
+        self.tokens += len(z)
+        self.reference += z.sum(0)
+        self.expert += u.sum(0)
+        self.reference_square += z.square().sum(0)
+        self.expert_square += u.square().sum(0)
+        self.cross += z.T @ u
+
+
+def activation_cost(moments: ActivationMoments) -> Tensor:
+    """Correlation [f, f] of the reference's neurons with the expert's; 0 for a neuron that never varies."""
+    n = moments.tokens.clamp(min=1)
+    z, u = moments.reference / n, moments.expert / n
+    covariance = moments.cross / n - torch.outer(z, u)
+    spread = torch.outer(
+        _deviation(moments.reference_square / n, z),
+        _deviation(moments.expert_square / n, u),
+    )
+    return torch.where(spread > 0, covariance / spread.clamp(min=torch.finfo(spread.dtype).tiny), 0.0)
+
+
+def _deviation(square: Tensor, mean: Tensor) -> Tensor:
+    variance = square - mean.square()
+    # What rounding leaves of a constant is no variance: dividing by it would give any correlation.
+    return torch.where(variance > 1e-12 * square, variance, 0.0).sqrt()

@@ -1,0 +1,37 @@
+"""Matching of all experts of one layer to its reference, one expert in memory at a time."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from mcsmoe.alignment.matching import Match, weight_match
+from mcsmoe.architectures.experts import TensorSource, read_expert
+from mcsmoe.architectures.layer import MoELayer
+
+References = Callable[[MoELayer, Mapping[str, Tensor]], int]
+"""(layer, tokens of each expert by layer) → the expert that the others are aligned to."""
+
+REFERENCES: dict[str, References] = {
+    "most-used": lambda layer, counts: int(counts[layer.name].argmax()),
+    "first": lambda layer, counts: 0,
+}
+
+
+def weight_matches(source: TensorSource, layer: MoELayer, reference: int) -> dict[int, Match]:
+    """Weight matching of every other expert of the layer to expert `reference`."""
+    target = read_expert(source, layer, reference)
+    return {
+        e: weight_match(target, read_expert(source, layer, e), layer.layout)
+        for e in range(layer.experts)
+        if e != reference
+    }
+
+
+def summary(reference: int, matches: Mapping[int, Match]) -> dict[str, float]:
+    """The reference, and the mean normalised objective before and after."""
+    count = max(len(matches), 1)
+    return {
+        "reference": reference,
+        "before": round(sum(match.before for match in matches.values()) / count, 6),
+        "after": round(sum(match.after for match in matches.values()) / count, 6),
+    }

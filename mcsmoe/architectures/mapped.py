@@ -1,0 +1,31 @@
+"""A stock model in memory as its merged class, without merging anything."""
+
+from typing import Any
+
+import torch
+
+from mcsmoe.architectures.registry import family_of
+
+
+def mapped_model(model: Any) -> Any:
+    """The merged class with K = E and identity maps: equal logits, its own copy of every weight.
+
+    Expects a model of a stock family; keeps dtype, device, mode and generation settings.
+    """
+    import transformers
+
+    import mcsmoe.modeling  # noqa: F401 - registers the merged classes
+
+    family = family_of(model.config)
+    values = family.merged_config(model.config, {})
+    config = transformers.AutoConfig.for_model(**values)
+    state = dict(model.state_dict())
+    for layer in family.layers(model.config):
+        for name in layer.layout:
+            stack = [state.pop(layer.tensor(expert, name)) for expert in range(layer.experts)]
+            state[family.merged_tensor(layer, name)] = torch.stack(stack)
+        state[family.merged_map(layer)] = torch.arange(layer.experts, device=model.device)
+    mapped = getattr(transformers, family.auto_class).from_config(config, dtype=model.dtype)
+    mapped.to(model.device).load_state_dict(state)
+    mapped.generation_config = model.generation_config
+    return mapped.train(model.training)

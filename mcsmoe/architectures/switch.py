@@ -1,0 +1,100 @@
+"""Switch Transformers (arXiv 2101.03961): stock per-expert checkpoints, and their merged form."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from mcsmoe.architectures.layer import Family, MoELayer, Role, Routing
+from mcsmoe.architectures.registry import FAMILIES
+
+LAYOUT = {"wi": Role.UP, "wo": Role.DOWN}
+FEED_FORWARD = {"encoder": 1, "decoder": 2}  # place of the feed-forward layer in a block
+REMOTE_CODE = {
+    "AutoConfig": "configuration_mcsmoe_switch.MCSMoESwitchConfig",
+    "AutoModelForSeq2SeqLM": "modeling_mcsmoe_switch.MCSMoESwitchForConditionalGeneration",
+}
+
+
+def layers(config: Any) -> list[MoELayer]:
+    """The sparse layers of a Switch configuration (object, or the dict of a config.json), encoder first."""
+    if isinstance(config, Mapping):
+        from transformers import SwitchTransformersConfig
+
+        # The class fills in what old files leave out, such as the sparse steps.
+        filled = SwitchTransformersConfig.from_dict(dict(config))
+    else:
+        filled = config
+    blocks = {"encoder": filled.num_layers, "decoder": filled.num_decoder_layers}
+    return [
+        MoELayer(
+            name=f"{stack}.{index}",
+            path=f"{stack}.block.{index}.layer.{FEED_FORWARD[stack]}.mlp",
+            experts=filled.num_experts,
+            top_k=1,
+            d_model=filled.d_model,
+            d_ff=filled.d_ff,
+            layout=LAYOUT,
+            activation=filled.dense_act_fn,
+            router="top-1",
+            stack=stack,
+            index=index,
+        )
+        for stack, count in blocks.items()
+        for index in range(count)
+        if _is_sparse(index, getattr(filled, f"{stack}_sparse_step"))
+    ]
+
+
+def _is_sparse(index: int, step: int) -> bool:
+    return step == 1 or (step > 1 and index % step == 1)
+
+
+def routing(router: nn.Module, output: tuple[Tensor, Tensor, Tensor]) -> Routing:
+    """What a router, stock or merged, did: its output is (selection after capacity, probability, logits)."""
+    logits = output[2].flatten(0, -2)
+    return Routing(logits, logits.argmax(-1, keepdim=True), output[1].reshape(-1, 1))
+
+
+def merged_config(config: Any, experts: Mapping[str, int]) -> dict[str, Any]:
+    """The config.json of the merged model: `experts[layer name]` dense experts a layer, all else unchanged.
+
+    Layers that `experts` leaves out keep all of theirs.
+    """
+    values = dict(config) if isinstance(config, Mapping) else config.to_dict()
+    moe_layers = {
+        layer.name: {"experts": experts.get(layer.name, layer.experts), "rank": 0, "rows": {"wi": 0, "wo": 0}}
+        for layer in layers(config)
+    }
+    return values | {
+        "model_type": MERGED.model_type,
+        "architectures": [REMOTE_CODE["AutoModelForSeq2SeqLM"].split(".")[1]],
+        "auto_map": REMOTE_CODE,
+        "moe_layers": moe_layers,
+    }
+
+
+def merged_tensor(layer: MoELayer, name: str) -> str:
+    """The stack [K, ...] of one kind of expert tensor."""
+    return f"{layer.path}.experts.{name}.weight"
+
+
+def merged_map(layer: MoELayer) -> str:
+    """The index map E → K [E], int64."""
+    return f"{layer.path}.expert_map"
+
+
+SWITCH = Family(
+    model_type="switch_transformers",
+    auto_class="AutoModelForSeq2SeqLM",
+    layers=layers,
+    routing=routing,
+    merged_config=merged_config,
+    merged_tensor=merged_tensor,
+    merged_map=merged_map,
+)
+MERGED = replace(SWITCH, model_type="mcsmoe_switch")
+
+FAMILIES.register(SWITCH.model_type)(SWITCH)
+FAMILIES.register(MERGED.model_type)(MERGED)

@@ -1,0 +1,110 @@
+"""Loading a model and its tokenizer, where anything missing or left over is an error."""
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from mcsmoe.architectures.registry import family_of
+from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
+from mcsmoe.errors import CheckpointError
+
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+# What transformers, safetensors and torch raise for damaged, missing or ill-fitting files.
+LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    EOFError,
+    ImportError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model")
+LOADING_REPORT = ("missing_keys", "unexpected_keys", "mismatched_keys")
+
+
+def load_model(
+    source: Path | str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """Load a model of a supported family from a directory, or (a `str` only) by its hub id; eval mode.
+
+    Without `dtype` the checkpoint's own is kept. Safetensors and old `.bin` files are read.
+    Raises `CheckpointError` for a missing or damaged source, another architecture, a key that is missing,
+    unexpected or of another shape, and for weights that are not finite.
+    """
+    check_source(source)
+    import transformers
+
+    from mcsmoe.modeling.modeling_mcsmoe_switch import align_weights
+
+    origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with _Failures(source):
+        config = transformers.AutoConfig.from_pretrained(source, **origin)
+    family = family_of(config)
+    # Tensors of another shape then come in the report, by name.
+    options = origin | {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    if dtype is not None:
+        options["dtype"] = dtype
+    auto_class = getattr(transformers, family.auto_class)
+    with _Failures(source):
+        model, report = auto_class.from_pretrained(source, config=config, **options)
+    for kind in LOADING_REPORT:
+        if report[kind]:
+            names = sorted(key if isinstance(key, str) else key[0] for key in report[kind])
+            what = kind.replace("_keys", "")
+            raise CheckpointError(f"{source}: {len(names)} {what} tensors, the first is {names[0]}")
+    for name, value in model.named_parameters():
+        if not value.isfinite().all():
+            raise CheckpointError(f"{source}: {name} holds NaN or infinity; train or copy the model again")
+    align_weights(model)
+    return model.eval()
+
+
+def load_tokenizer(source: Path | str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """Load the tokenizer that lies with a checkpoint. Raises `CheckpointError` where there is none."""
+    check_source(source)
+    directory = Path(source)
+    if directory.is_dir() and not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        raise CheckpointError(f"{directory}: no tokenizer; save it with the model: {', '.join(TOKENIZER_FILES)}")
+    import transformers
+
+    with _Failures(source):
+        return transformers.AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=trust_remote_code
+        )
+
+
+def check_source(source: Path | str) -> None:
+    """Fail at once, without importing transformers, where a directory is missing or visibly damaged."""
+    directory = Path(source)
+    if directory.is_dir():
+        if not (directory / "config.json").is_file():
+            raise CheckpointError(f"{directory}: no config.json; is it a checkpoint directory?")
+        if any((directory / name).is_file() for name in (WEIGHTS, INDEX)):
+            family_of(Checkpoint(directory).config)
+    elif isinstance(source, Path) or not HUB_ID.fullmatch(source):
+        raise CheckpointError(f"{source}: no such directory; give the path of a saved checkpoint or a hub id")
+
+
+class _Failures:
+    """Turns what the loading libraries raise into one `CheckpointError`."""
+
+    def __init__(self, source: Path | str) -> None:
+        self.source = source
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, LOAD_ERRORS):
+            reason = str(error).strip() or type(error).__name__
+            raise CheckpointError(f"{self.source}: cannot be loaded: {reason}") from error

@@ -1,0 +1,139 @@
+"""Lazy reading of a checkpoint directory: names, shapes and sizes at once, one tensor at a time."""
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mcsmoe.errors import CheckpointError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+# The names of safetensors' dtypes.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    file: Path
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class Checkpoint:
+    """A transformers directory with safetensors, in one file or sharded.
+
+    Opening reads the headers only. `tensor` opens and closes its file, so that peak memory is the tensor.
+    Raises `CheckpointError` naming the directory, what is wrong with it, and a remedy.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
+        self.config = _read_config(self.directory)
+        self.files = _weight_files(self.directory)
+        self.size_bytes = sum(file.stat().st_size for file in self.files)
+        self._entries: dict[str, _Entry] = {}
+        for file in self.files:
+            for name, entry in _read_header(file).items():
+                if name in self._entries:
+                    raise CheckpointError(f"{self.directory}: tensor {name} is in two files; write it anew")
+                self._entries[name] = entry
+
+    def names(self) -> list[str]:
+        """Names of all tensors, sorted."""
+        return sorted(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor."""
+        return self._entry(name).shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Dtype of one tensor."""
+        return self._entry(name).dtype
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, checked for NaN and infinity."""
+        entry = self._entry(name)
+        try:
+            with safe_open(entry.file, "pt") as file:
+                value: Tensor = file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{entry.file}: cannot read {name} ({error}); copy the file again") from None
+        if value.is_floating_point() and not value.isfinite().all():
+            raise CheckpointError(f"{entry.file}: {name} holds NaN or infinity; train or copy the model again")
+        return value
+
+    def _entry(self, name: str) -> _Entry:
+        if name not in self._entries:
+            raise CheckpointError(f"{self.directory}: no tensor {name}; is it a checkpoint of the kind needed?")
+        return self._entries[name]
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such directory; give the path of a saved checkpoint")
+    config = read_json(directory / "config.json")
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{directory / 'config.json'}: not a JSON object; copy the file again")
+    return config
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of a checkpoint. Raises `CheckpointError` where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent}: no {path.name}; is it a checkpoint directory?") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON ({error}); copy the file again") from None
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS]
+    if not (directory / INDEX).is_file():
+        raise CheckpointError(f"{directory}: no {WEIGHTS}; save the model with save_pretrained first")
+    index = read_json(directory / INDEX)
+    try:
+        files = [directory / name for name in sorted(set(index["weight_map"].values()))]
+    except (KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{directory / INDEX}: no weight_map; copy the file again") from None
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(f"{directory}: shard {file.name} is missing; copy it again")
+    return files
+
+
+def _read_header(file: Path) -> dict[str, _Entry]:
+    """The entries of one safetensors file, whose length must be what its header declares."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > size:
+                raise ValueError("header longer than the file")
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        entries = {name: _Entry(file, tuple(value["shape"]), DTYPES[value["dtype"]]) for name, value in header.items()}
+        end = max((value["data_offsets"][1] for value in header.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise CheckpointError(f"{file}: damaged header ({error}); copy the file again") from None
+    if 8 + length + end != size:
+        raise CheckpointError(f"{file}: {size} bytes, its header declares {8 + length + end}; copy it again")
+    return entries

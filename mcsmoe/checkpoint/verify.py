@@ -1,0 +1,127 @@
+"""A checkpoint is done when it was verified: inventory, reload here, reload without this package."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mcsmoe.architectures.registry import family_of
+from mcsmoe.checkpoint.load import load_model
+from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.errors import CheckpointError
+
+FRESH_PROCESS = """
+import sys
+sys.modules["mcsmoe"] = None  # whoever loads the checkpoint does not have this package
+import torch, transformers
+from safetensors.torch import load_file, save_file
+directory, probe, result, threads, auto_class = sys.argv[1:]
+torch.set_num_threads(int(threads))
+transformers.logging.set_verbosity_error()
+model, report = getattr(transformers, auto_class).from_pretrained(
+    directory, trust_remote_code=True, local_files_only=True, output_loading_info=True)
+bad = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
+if bad:
+    sys.exit(f"loading report: {bad}")
+with torch.no_grad():
+    save_file({"logits": model.eval()(**load_file(probe)).logits.contiguous()}, result)
+"""
+
+
+def verify_checkpoint(directory: Path, probe: Mapping[str, Tensor], expected_logits: Tensor | None) -> None:
+    """Check that `directory` holds a whole model that loads everywhere and computes the same.
+
+    1. Names, shapes and dtypes are those of the class that its config.json names, all values finite.
+    2. It reloads here; its logits on the batch `probe` equal `expected_logits` bit by bit, where given.
+    3. Where the class is ours, it reloads by remote code in a fresh process, without this package or a
+       network, with the same logits.
+
+    Raises `CheckpointError` naming the first difference.
+    """
+    directory = Path(directory)
+    checkpoint = Checkpoint(directory)
+    check_inventory(checkpoint)
+    model = load_model(directory)
+    with torch.no_grad():
+        logits = model(**probe).logits
+    if expected_logits is not None:
+        _check_equal(logits, expected_logits, f"{directory}: reloaded")
+    if "auto_map" in checkpoint.config:
+        fresh = _logits_in_fresh_process(directory, probe, family_of(checkpoint.config).auto_class)
+        _check_equal(fresh, logits, f"{directory}: reloaded by remote code")
+
+
+def check_inventory(checkpoint: Checkpoint) -> None:
+    """Compare names, shapes and dtypes with the class built on no memory, and read every value once."""
+    expected = _expected_tensors(checkpoint.config)
+    names = set(checkpoint.names())
+    for kind, difference in (("missing", expected.keys() - names), ("unexpected", names - expected.keys())):
+        if difference:
+            count, first = len(difference), min(difference)
+            raise CheckpointError(f"{checkpoint.directory}: {count} {kind} tensors, the first is {first}")
+    for name in checkpoint.names():
+        shape, dtype = checkpoint.shape(name), checkpoint.dtype(name)
+        if shape != tuple(expected[name].shape):
+            wanted = list(expected[name].shape)
+            raise CheckpointError(f"{checkpoint.directory}: {name} has shape {list(shape)}, not {wanted}")
+        # Routers may stay float32 in a model of lower precision.
+        if dtype not in {
+            expected[name].dtype,
+            torch.float32 if dtype.is_floating_point else expected[name].dtype,
+        }:
+            raise CheckpointError(f"{checkpoint.directory}: {name} is {dtype}, not {expected[name].dtype}")
+        checkpoint.tensor(name)
+
+
+def _expected_tensors(config: dict[str, Any]) -> dict[str, Tensor]:
+    import transformers
+
+    import mcsmoe.modeling  # noqa: F401 - registers the merged classes
+
+    auto_class = getattr(transformers, family_of(config).auto_class)
+    described = transformers.AutoConfig.for_model(**config)
+    with torch.device("meta"):
+        model = auto_class.from_config(described, dtype=described.dtype or torch.float32)
+    tied = getattr(model, "all_tied_weights_keys", {})
+    return {name: value for name, value in model.state_dict().items() if name not in tied}
+
+
+def _logits_in_fresh_process(directory: Path, probe: Mapping[str, Tensor], auto_class: str) -> Tensor:
+    with tempfile.TemporaryDirectory() as scratch:
+        batch, result = Path(scratch) / "probe.safetensors", Path(scratch) / "result.safetensors"
+        save_file({name: value.contiguous() for name, value in probe.items()}, batch)
+        # Modules are cached under a scratch home, so that no older remote code answers.
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": scratch}
+        arguments = [
+            str(directory.resolve()),
+            str(batch),
+            str(result),
+            str(torch.get_num_threads()),
+            auto_class,
+        ]
+        run = subprocess.run(
+            [sys.executable, "-I", "-c", FRESH_PROCESS, *arguments],
+            env=environment,
+            cwd=scratch,
+            capture_output=True,
+            text=True,
+        )
+        if run.returncode != 0:
+            last = (run.stderr.strip().splitlines() or ["no message"])[-1]
+            raise CheckpointError(f"{directory}: does not load in a fresh process: {last}")
+        return load_file(result)["logits"]
+
+
+def _check_equal(found: Tensor, expected: Tensor, what: str) -> None:
+    if found.shape != expected.shape:
+        raise CheckpointError(f"{what}: logits have shape {list(found.shape)}, not {list(expected.shape)}")
+    if not torch.equal(found, expected):
+        change = (found.double() - expected.double()).abs().max().item()
+        raise CheckpointError(f"{what}: logits differ from the model that was saved, by up to {change:.3g}")

@@ -1,0 +1,61 @@
+"""W = U V + S: the best approximation of low rank, and what it leaves over (LoSparse, arXiv 2306.11222)."""
+
+from collections.abc import Callable, Collection
+
+import torch
+from torch import Tensor, nn
+
+from mcsmoe.compression.merged_model import MergedModel, stacked_weights
+from mcsmoe.compression.size import check_size
+from mcsmoe.errors import UserError
+from mcsmoe.params import Compress
+
+Build = Callable[[Tensor, Tensor, Tensor], nn.Module]
+"""(u [K, out, r], v [K, r, in], s [K, out, in]) → the module that computes with them."""
+
+
+@torch.no_grad()
+def factorise(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight [K, out, in] → u [K, out, r] = U_r √Σ_r, v [K, r, in] = √Σ_r V_rᵀ, s [K, out, in] = W − u v.
+
+    Exact at the start up to rounding. Computed expert by expert in float32 or better, returned in the
+    dtype of the weight. Raises ValueError for a rank that the weight cannot have.
+    """
+    if not 0 < rank <= min(weight.shape[1:]):
+        raise ValueError(f"rank {rank} of a weight {tuple(weight.shape[1:])}")
+    parts = [_factorise_one(matrix, rank) for matrix in weight.unbind(0)]
+    u, v, s = (torch.stack(tensors) for tensors in zip(*parts))
+    return u, v, s
+
+
+def _factorise_one(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    precise = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+    left, values, right = torch.linalg.svd(precise, full_matrices=False)  # [out, m], [m], [m, in]
+    root = values[:rank].sqrt()
+    u = (left[:, :rank] * root).to(matrix.dtype)
+    v = (root[:, None] * right[:rank]).to(matrix.dtype)
+    # Of the rounded factors, so that S makes up for their rounding too.
+    s = precise - u.to(precise.dtype) @ v.to(precise.dtype)
+    return u, v, s.to(matrix.dtype)
+
+
+def factorise_model(model: MergedModel, settings: Compress, build: Build, exclude: Collection[str] = ()) -> None:
+    """Replace every dense stacked expert weight, except in layers named in `exclude`, and update the config.
+
+    `build` makes the factorised module of the model's family. Weights are replaced one at a time, so that
+    memory grows by one weight. Raises `ParameterError` if a weight would not shrink, and `UserError` if there
+    is no weight to replace, both before the first factorisation.
+    """
+    chosen = {name: place for name, place in stacked_weights(model).items() if name.rsplit(".", 1)[0] not in exclude}
+    if not chosen:
+        raise UserError("nothing to compress: every sparse layer is excluded, or is compressed already")
+    check_size({name: _shape(weight) for name, (_, _, weight) in chosen.items()}, settings)
+    for owner, attribute, weight in chosen.values():
+        module = build(*factorise(weight.detach(), settings.rank))
+        setattr(owner, attribute, module.train(owner.training))
+    model.update_config()
+
+
+def _shape(weight: Tensor) -> tuple[int, int, int]:
+    experts, d_out, d_in = weight.shape
+    return experts, d_out, d_in

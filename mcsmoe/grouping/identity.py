@@ -1,0 +1,12 @@
+"""No grouping: every expert stays by itself, whatever the budget."""
+
+import torch
+from torch import Tensor
+
+from mcsmoe.grouping.registry import GROUPERS, Problem
+
+
+@GROUPERS.register("none")
+def identity(problem: Problem) -> Tensor:
+    """Labels 0 … E−1."""
+    return torch.arange(len(problem.frequency))

@@ -1,0 +1,104 @@
+"""Which experts become one: decided apart from the weights, written as `plan.json`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mcsmoe.errors import CheckpointError
+
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Experts that become one. `members` ascend and include `dominant`; `weights` are their frequencies ν."""
+
+    dominant: int
+    members: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """The groups of one layer, in the order of the merged experts; `merged` is False where it is left alone.
+
+    `router` names what happens to the router's rows; `map` keeps all and sends their tokens by an index map.
+    """
+
+    groups: tuple[Group, ...]
+    merged: bool
+    router: str = "map"
+
+    @property
+    def expert_map(self) -> Tensor:
+        """The merged expert that stands for each expert: [E] int64."""
+        labels = torch.empty(sum(len(group.members) for group in self.groups), dtype=torch.int64)
+        for k, group in enumerate(self.groups):
+            labels[list(group.members)] = k
+        return labels
+
+    @classmethod
+    def untouched(cls, frequency: Tensor) -> "LayerPlan":
+        """Every expert by itself, in its place; `frequency` is [E]."""
+        return cls(tuple(Group(e, (e,), (float(nu),)) for e, nu in enumerate(frequency)), merged=False)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole merge: the layers' groups, and how the members of a group are aligned and combined."""
+
+    method: str
+    rule: str
+    alignment: str
+    reference: str
+    layers: Mapping[str, LayerPlan]
+
+    @property
+    def experts(self) -> dict[str, int]:
+        """Merged experts K of each layer."""
+        return {name: len(layer.groups) for name, layer in self.layers.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as `plan.json` holds them."""
+        return asdict(self)
+
+    def save(self, directory: Path) -> None:
+        """Write `plan.json` with one line for each group, so that two plans can be compared by `diff`."""
+        (directory / PLAN).write_text(_one_line_a_group(self.to_json()) + "\n")
+
+    @classmethod
+    def load(cls, directory: Path) -> "Plan":
+        """Read what `save` wrote. Raises `CheckpointError` when it is missing or no plan."""
+        path = directory / PLAN
+        try:
+            values = json.loads(path.read_text())
+            layers = {
+                name: LayerPlan(
+                    tuple(Group(g["dominant"], tuple(g["members"]), tuple(g["weights"])) for g in layer["groups"]),
+                    layer["merged"],
+                    layer["router"],
+                )
+                for name, layer in values.pop("layers").items()
+            }
+            return cls(**values, layers=layers)
+        except FileNotFoundError:
+            raise CheckpointError(f"no plan at {path}: run merge") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path} is not a plan ({error}): run merge again") from None
+
+
+def _one_line_a_group(values: dict[str, Any]) -> str:
+    head = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items() if key != "layers"]
+    layers = []
+    for name, layer in values["layers"].items():
+        groups = ",\n".join(f"        {json.dumps(group)}" for group in layer["groups"])
+        rest = [f"      {json.dumps(key)}: {json.dumps(layer[key])}" for key in ("merged", "router")]
+        body = ",\n".join([*rest, f'      "groups": [\n{groups}\n      ]'])
+        layers.append(f"    {json.dumps(name)}: {{\n{body}\n    }}")
+    inner = ",\n".join(layers)
+    return "{\n" + ",\n".join([*head, f'  "layers": {{\n{inner}\n  }}']) + "\n}"

@@ -1,0 +1,94 @@
+"""Applying a plan to a checkpoint, tensor by tensor: a pure function of (checkpoint, plan)."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mcsmoe.alignment.apply import align
+from mcsmoe.architectures.experts import TensorSource, read_expert
+from mcsmoe.architectures.layer import Expert, Family, MoELayer
+from mcsmoe.errors import CheckpointError
+from mcsmoe.grouping.plan import Group, Plan
+from mcsmoe.merging.registry import RULES, Rule
+
+Align = Callable[[Expert, Expert, MoELayer], Expert]
+"""(expert, reference, layer) → the expert, its hidden neurons in the reference's order."""
+
+ALIGNMENTS: dict[str, Align] = {
+    "weight": lambda expert, reference, layer: align(expert, reference, layer.layout),
+    "none": lambda expert, reference, layer: expert,
+}
+REFERENCES: dict[str, Callable[[Group], int]] = {
+    "dominant": lambda group: group.dominant,
+    "first": lambda group: group.members[0],
+}
+
+
+def merge_group(
+    source: TensorSource, layer: MoELayer, group: Group, rule: Rule, align: Align, reference: int
+) -> Expert:
+    """One merged expert: the members, aligned to expert `reference`, combined by `rule`."""
+    if len(group.members) == 1:
+        return read_expert(source, layer, group.members[0])
+    target = read_expert(source, layer, reference)
+    members = [target if e == reference else align(read_expert(source, layer, e), target, layer) for e in group.members]
+    return rule(members, torch.tensor(group.weights, dtype=torch.float64))
+
+
+class MergedTensors:
+    """The tensors of the merged checkpoint, each made when it is asked for.
+
+    Asked layer by layer, at most the K merged experts of one layer and the members of one group are in
+    memory.
+    """
+
+    def __init__(self, source: TensorSource, family: Family, layers: Sequence[MoELayer], plan: Plan) -> None:
+        self._source, self._plan = source, plan
+        self._rule, self._align = RULES[plan.rule], ALIGNMENTS[plan.alignment]
+        self._stacks = {family.merged_tensor(layer, name): (layer, name) for layer in layers for name in layer.layout}
+        self._maps = {family.merged_map(layer): layer for layer in layers}
+        self._merged: tuple[str, list[Expert]] = ("", [])
+
+    def chunks(self, name: str) -> Iterable[Tensor]:
+        """The parts of one tensor along its first axis, in order: expert by expert for a stack [K, ...]."""
+        if name in self._stacks:
+            return self._stack(*self._stacks[name])
+        if name in self._maps:
+            return [self._plan.layers[self._maps[name].name].expert_map]
+        return [self._source.tensor(name)]
+
+    def _stack(self, layer: MoELayer, name: str) -> Iterator[Tensor]:
+        plan = self._plan.layers[layer.name]
+        if not plan.merged:
+            for group in plan.groups:
+                yield self._source.tensor(layer.tensor(group.dominant, name))
+            return
+        if self._merged[0] != layer.name:
+            self._merged = ("", [])  # the layer before goes before this one comes
+            self._merged = (layer.name, [self._group(layer, group) for group in plan.groups])
+        yield from (expert[name] for expert in self._merged[1])
+
+    def _group(self, layer: MoELayer, group: Group) -> Expert:
+        reference = REFERENCES[self._plan.reference](group)
+        return merge_group(self._source, layer, group, self._rule, self._align, reference)
+
+
+def merged_shapes(
+    shapes: Mapping[str, tuple[int, ...]], family: Family, layers: Sequence[MoELayer], plan: Plan
+) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of the merged checkpoint.
+
+    `shapes` are those of the source checkpoint. Raises `CheckpointError` where an expert is missing from it.
+    """
+    ours = {layer.tensor(e, name) for layer in layers for e in range(layer.experts) for name in layer.layout}
+    missing = sorted(ours - shapes.keys())
+    if missing:
+        raise CheckpointError(f"no tensor {missing[0]}: merging needs a stock checkpoint, as permute writes it")
+    merged = {name: shape for name, shape in shapes.items() if name not in ours}
+    for layer in layers:
+        count = len(plan.layers[layer.name].groups)
+        for name in layer.layout:
+            merged[family.merged_tensor(layer, name)] = (count, *shapes[layer.tensor(0, name)])
+        merged[family.merged_map(layer)] = (layer.experts,)
+    return merged

@@ -1,0 +1,82 @@
+"""One pass over the calibration sample that fills the routing statistics of every sparse layer."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mcsmoe.architectures.experts import forward, hidden
+from mcsmoe.architectures.layer import Expert, Family, MoELayer, Routing
+from mcsmoe.errors import CheckpointError
+from mcsmoe.routing.statistics import LayerStatistics, RoutingStatistics
+from mcsmoe.routing.watch import Batch, Masks, real_tokens, watch
+
+
+def in_memory(model: nn.Module, layer: MoELayer, expert: int) -> Expert:
+    """The tensors of one expert of a loaded model that has the family's stock layout."""
+    return {name: model.get_parameter(layer.tensor(expert, name)) for name in layer.layout}
+
+
+def collect(
+    model: nn.Module,
+    family: Family,
+    layers: Sequence[MoELayer],
+    batches: Iterable[Batch],
+    *,
+    activations: bool = False,
+    masks: Masks = real_tokens,
+) -> RoutingStatistics:
+    """Statistics over the tokens that `masks` marks as real (method.md §2); no token tensor is kept.
+
+    How the sample is cut into batches and ordered changes nothing beyond the rounding of float64 sums.
+    Raises `CheckpointError` naming the layer whose sums are not finite.
+    """
+    sums: dict[str, LayerStatistics] = {}
+    for layer in layers:
+        device = next(model.get_submodule(layer.router_path).parameters()).device
+        d_ff = layer.d_ff if activations else None
+        sums[layer.name] = LayerStatistics.zeros(layer.experts, layer.d_model, d_ff, device)
+
+    def see(layer: MoELayer, x: Tensor, routing: Routing) -> None:
+        accumulate(sums[layer.name], layer, x, routing, lambda e: in_memory(model, layer, e))
+
+    watch(model, family, layers, batches, see, masks)
+    for name, layer_sums in sums.items():
+        if not all(bool(value.isfinite().all()) for value in layer_sums.tensors().values()):
+            raise CheckpointError(
+                f"routing statistics of {name} are not finite: the checkpoint holds NaN or huge weights"
+            )
+    return RoutingStatistics(sums).map(Tensor.cpu)
+
+
+def accumulate(
+    sums: LayerStatistics, layer: MoELayer, x: Tensor, routing: Routing, expert: Callable[[int], Expert]
+) -> None:
+    """Add the tokens x [T, d] and what the router did with them to `sums`, in place.
+
+    Expert outputs are computed from the experts' weights on all tokens that select them, whatever the
+    capacity.
+    """
+    exact, logits = x.double(), routing.logits.double()
+    chosen = exact.new_zeros(len(x), layer.experts).scatter_(1, routing.index, 1)  # [T, E] of 0 and 1
+    gates = torch.zeros_like(chosen).scatter_(1, routing.index, routing.gates.double())  # [T, E]
+    sums.tokens += len(x)
+    sums.coselection += chosen.T @ chosen
+    sums.gates += gates.sum(0)
+    sums.logits_gram += logits.T @ logits
+    sums.input_gram += exact.T @ exact
+    sums.input_sums += chosen.T @ exact
+    sums.input_abs_sums += chosen.T @ exact.abs()
+    sums.input_square_sums += chosen.T @ exact.square()
+    for e in chosen.any(0).nonzero().flatten().tolist():
+        rows = chosen[:, e].nonzero().flatten()
+        weights = expert(e)
+        y = forward(weights, layer.layout, layer.activation, x[rows]).double()  # [n_e, d]
+        norm = y.norm(dim=1)
+        sums.norms[e] += norm.sum()
+        sums.gated_norms[e] += gates[rows, e] @ norm
+        sums.output_sums[e] += y.sum(0)
+        if sums.hidden_gram is not None and sums.output_hidden is not None:
+            z = hidden(weights, layer.layout, layer.activation, x[rows]).double()  # [n_e, f]
+            sums.hidden_gram[e] += z.T @ z
+            sums.output_hidden[e] += y.T @ z

@@ -1,0 +1,94 @@
+"""Span corruption, which T5 and Switch Transformers were pre-trained with (Raffel et al., 2020, §3.1.4).
+
+15 % of the tokens are taken out in spans of 3 on average; each span leaves a sentinel in the source, and the
+target lists the sentinels with what they hide.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from mcsmoe.errors import ParameterError
+from mcsmoe.params import Task as TaskParams
+from mcsmoe.tasks.reading import Source, read_rows
+from mcsmoe.tasks.task import TASKS, Encoded, Example, Split
+
+NOISE = 0.15
+MEAN_SPAN = 3.0
+SOURCE = Source(columns=("text",))
+
+
+class Denoise:
+    """Running text; scored by cross-entropy and accuracy per target token, the true prefix being given."""
+
+    metric = "cross_entropy"
+    higher_is_better = False
+    generates = False
+
+    def examples(self, settings: TaskParams, split: Split) -> list[Example]:
+        """One example a passage; source and target both are its text, spans are drawn by `encode`."""
+        return [Example(row["text"], row["text"]) for row in read_rows(settings, SOURCE, split)]
+
+    def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskParams, seed: int) -> list[Encoded]:
+        """Passages cut into blocks as long as `max_source_length` lets a corrupted source be; other spans a seed.
+
+        Raises `ParameterError` if a block's target is longer than `max_target_length`.
+        """
+        length = _block_length(settings.max_source_length)
+        noise, spans = _budget(length)
+        if noise + spans + 1 > settings.max_target_length:
+            raise ParameterError(
+                "task.max_target_length",
+                settings.max_target_length,
+                f"must be at least {noise + spans + 1} for max_source_length {settings.max_source_length}",
+            )
+        ids = tokenizer([e.source for e in examples], add_special_tokens=False)["input_ids"]
+        sentinels = np.array(tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(spans)]))
+        rng = np.random.default_rng(seed)
+        blocks = [np.array(i[s : s + length]) for i in ids for s in range(0, len(i), length)]
+        return [corrupt(block, sentinels, tokenizer.eos_token_id, rng) for block in blocks if len(block) > 8]
+
+    def score(self, predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
+        """There is nothing to compare texts for."""
+        raise NotImplementedError("span corruption is scored on target tokens, not on generated text")
+
+
+def corrupt(block: np.ndarray, sentinels: np.ndarray, end: int, rng: np.random.Generator) -> Encoded:
+    """One block [L] of ids with spans taken out; the first token always stays."""
+    noise, spans = _budget(len(block))
+    kept_lengths = _segment(len(block) - noise, spans, rng)
+    noise_lengths = _segment(noise, spans, rng)
+    source: list[int] = []
+    target: list[int] = []
+    start = 0
+    for kept, hidden, sentinel in zip(kept_lengths, noise_lengths, sentinels.tolist()):
+        source += [*block[start:start + kept].tolist(), sentinel]
+        target += [sentinel, *block[start + kept : start + kept + hidden].tolist()]
+        start += kept + hidden
+    return Encoded([*source, end], [*target, end])
+
+
+def _budget(length: int) -> tuple[int, int]:
+    """Tokens taken out of a block, and in how many spans."""
+    noise = max(1, round(length * NOISE))
+    return noise, max(1, round(noise / MEAN_SPAN))
+
+
+def _segment(total: int, parts: int, rng: np.random.Generator) -> Iterator[int]:
+    """Lengths of `parts` non-empty pieces of `total`, all cuts equally likely."""
+    cuts = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1
+    return iter(np.diff(np.concatenate(([0], cuts, [total]))).tolist())
+
+
+def _block_length(max_source: int) -> int:
+    """The longest block whose corrupted source, with its end token, has at most `max_source` tokens."""
+    length = max_source
+    while True:
+        noise, spans = _budget(length + 1)
+        if length + 1 - noise + spans + 1 > max_source:
+            return length
+        length += 1
+
+
+TASKS.register("denoise")(Denoise())

@@ -1,0 +1,82 @@
+"""The built-in task: eight list-processing skills of uneven frequency, generated from fixed seeds."""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from mcsmoe.params import Task as TaskParams
+from mcsmoe.tasks.task import TASKS, Example, Split
+from mcsmoe.tasks.text import TextTask, exact_match
+
+SYMBOLS = 40
+LENGTHS = (3, 8)
+SIZES: dict[Split, int] = {"train": 40_000, "test": 1_000}
+SEEDS: dict[Split, int] = {"train": 1, "test": 2}
+
+# A fixed substitution: a table that only feed-forward weights can hold.
+CODE = random.Random(0).sample(range(SYMBOLS), SYMBOLS)
+
+
+def deduplicate(items: list[int]) -> list[int]:
+    """Items in the order of their first appearance."""
+    return list(dict.fromkeys(items))
+
+
+def swap_neighbours(items: list[int]) -> list[int]:
+    """Each pair of neighbours exchanged; an odd last item stays."""
+    swapped = list(items)
+    for i in range(0, len(items) - 1, 2):
+        swapped[i], swapped[i + 1] = items[i + 1], items[i]
+    return swapped
+
+
+SKILLS: dict[str, tuple[int, Callable[[list[int]], list[int]]]] = {
+    "encode": (24, lambda items: [CODE[i] for i in items]),
+    "copy": (18, lambda items: items),
+    "reverse": (15, lambda items: items[::-1]),
+    "shift": (13, lambda items: [(i + 1) % SYMBOLS for i in items]),
+    "swap": (10, swap_neighbours),
+    "sort": (8, sorted),
+    "maximum": (7, lambda items: [max(items)]),
+    "deduplicate": (5, deduplicate),
+}
+"""Skill by name: its relative frequency and what it does to a list of symbols."""
+
+
+def _draw(rng: random.Random) -> Example:
+    name = rng.choices(list(SKILLS), weights=[weight for weight, _ in SKILLS.values()])[0]
+    # Few distinct symbols, so that lists to deduplicate hold duplicates.
+    pool = rng.sample(range(SYMBOLS), 5) if name == "deduplicate" else range(SYMBOLS)
+    items = rng.choices(pool, k=rng.randint(*LENGTHS))
+    answer = SKILLS[name][1](items)
+    return Example(" ".join([name, *map(str, items)]), " ".join(map(str, answer)))
+
+
+class Skills(TextTask):
+    """Generated lists; no list of the test split occurs in train."""
+
+    metric = "exact_match"
+
+    def examples(self, settings: TaskParams, split: Split) -> list[Example]:
+        """`train_limit`/`test_limit` examples, or `SIZES`; the same for every training seed."""
+        size = (settings.train_limit if split == "train" else settings.test_limit) or SIZES[split]
+        seen = {e.source for e in self.examples(settings, "train")} if split == "test" else set()
+        rng = random.Random(SEEDS[split])
+        drawn: list[Example] = []
+        while len(drawn) < size:
+            example = _draw(rng)
+            if example.source not in seen:
+                drawn.append(example)
+        return drawn
+
+    def score(self, predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
+        """Exact match over all examples and for each skill."""
+        right = exact_match(predictions, examples)
+        by_skill = defaultdict(list)
+        for example, hit in zip(examples, right, strict=True):
+            by_skill[example.source.split()[0]].append(hit)
+        each = {f"exact_match_{name}": sum(by_skill[name]) / len(by_skill[name]) for name in sorted(by_skill)}
+        return {"exact_match": sum(right) / len(right), **each}
+
+
+TASKS.register("skills")(Skills())

@@ -1,0 +1,96 @@
+"""Knowledge distillation from the full model: task loss, softened logits and, if asked for, hidden states."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mcsmoe.params import Distillation
+from mcsmoe.tasks.batches import IGNORED
+
+
+class HiddenStates(NamedTuple):
+    """What one stack (encoder or decoder) computed: one tensor [B, T, d] a layer, without the embeddings.
+
+    mask: [B, T], non-zero at real tokens (the attention mask; for a decoder, labels != -100).
+    """
+
+    student: Sequence[Tensor]
+    teacher: Sequence[Tensor]
+    mask: Tensor
+
+
+def distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    settings: Distillation,
+    hidden: Sequence[HiddenStates] | None = None,
+) -> dict[str, Tensor]:
+    """λ_task·CE + λ_kd·T²·KL(teacher ‖ student) + λ_hd·MSE of hidden states (MC-SMoE, arXiv 2310.01334).
+
+    student_logits, teacher_logits: [B, T, V]; labels: [B, T], -100 where a position does not count; hidden:
+    one entry a stack, needed when `settings.hidden` > 0. Computed in float32; the teacher gets no gradient.
+
+    `normalization: label-tokens` takes every mean over label tokens (hidden states: real tokens).
+    `normalization: reference` is what the authors' code computes: KL summed over all positions, padding too,
+    divided by the batch size, without T²; ln of the MSE over all positions, -inf when both models are equal.
+
+    Returns the weighted terms `task`, `kd`, `hidden` and their sum `loss`, all scalars. A batch without any
+    label gives 0 rather than NaN. Raises ValueError if hidden states are weighted but not given.
+    """
+    if settings.hidden > 0 and not hidden:
+        raise ValueError("hidden states are weighted in the loss but were not given")
+    of_all_positions = settings.normalization == "reference"
+    student, teacher = student_logits.float(), teacher_logits.detach().float()
+    terms = {
+        "task": settings.task * _cross_entropy(student, labels),
+        "kd": settings.kd * _divergence(student, teacher, labels, settings.temperature, of_all_positions),
+        "hidden": student.new_zeros(()),
+    }
+    if hidden and settings.hidden > 0:
+        terms["hidden"] = settings.hidden * _hidden_loss(hidden, of_all_positions)
+    terms["loss"] = terms["task"] + terms["kd"] + terms["hidden"]
+    return terms
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / (labels != IGNORED).sum().clamp(min=1)
+
+
+def _divergence(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, of_all_positions: bool) -> Tensor:
+    """KL of softened distributions; only label tokens are gathered: padding costs no softmax over V."""
+    if of_all_positions:
+        return _kl_sum(student, teacher, temperature) / student.shape[0]
+    counted = labels != IGNORED  # [B, T]
+    total = _kl_sum(student[counted], teacher[counted], temperature)  # [N, V] → scalar
+    return temperature**2 * total / counted.sum().clamp(min=1)
+
+
+def _kl_sum(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    return F.kl_div(
+        F.log_softmax(student / temperature, dim=-1),
+        F.log_softmax(teacher / temperature, dim=-1),
+        reduction="sum",
+        log_target=True,
+    )
+
+
+def _hidden_loss(stacks: Sequence[HiddenStates], of_all_positions: bool) -> Tensor:
+    """Mean squared difference, averaged over the layers of a stack, then over the stacks."""
+    losses = []
+    for stack in stacks:
+        mask = torch.ones_like(stack.mask) if of_all_positions else stack.mask
+        losses.append(torch.stack([_mse(s, t, mask) for s, t in zip(stack.student, stack.teacher)]).mean())
+    mean = torch.stack(losses).mean()
+    return mean.log() if of_all_positions else mean
+
+
+def _mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Mean over real tokens and dimensions. student, teacher: [B, T, d]; mask: [B, T]."""
+    error = (student.float() - teacher.detach().float()).square().mean(dim=-1)  # [B, T]
+    real = mask.bool().float()
+    return (error * real).sum() / real.sum().clamp(min=1)

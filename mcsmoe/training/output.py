@@ -1,0 +1,30 @@
+"""What a training leaves behind: a verified checkpoint and its curve."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcsmoe.checkpoint.atomic import atomic_directory, write_json
+from mcsmoe.checkpoint.probe import probe_batch
+from mcsmoe.checkpoint.save import save_model
+from mcsmoe.checkpoint.verify import verify_checkpoint
+from mcsmoe.training.loop import Fit
+
+
+def write_training(fit: Fit, tokenizer: Any, output: Path, curve: Path) -> None:
+    """Write the trained model to `output` once it is verified, then the curve; only one process writes.
+
+    Raises `CheckpointError` if the saved model is not the one in memory; `output` is then as it was.
+    """
+    if not fit.accelerator.is_main_process:
+        return
+    model = fit.model.eval()
+    model.to("cpu")
+    probe = probe_batch(model.config.vocab_size)
+    with torch.no_grad():
+        logits = model(**probe).logits
+    with atomic_directory(output) as scratch:
+        save_model(model, tokenizer, scratch)
+        verify_checkpoint(scratch, probe, logits)
+    write_json(curve, fit.curve)

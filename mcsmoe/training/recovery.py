@@ -1,0 +1,29 @@
+"""The training that distill and compress share: a student learns from the full model on the task."""
+
+from typing import Any
+
+from mcsmoe.params import Compress, Distill, Params
+from mcsmoe.tasks.selection import hold_out
+from mcsmoe.tasks.task import TASKS
+from mcsmoe.training.loop import Fit, make_accelerator
+from mcsmoe.training.teacher import TeacherLoss
+
+
+def make_recovery(params: Params, settings: Distill | Compress, student: Any, teacher: Any, tokenizer: Any) -> Fit:
+    """A `Fit` of `student` on the examples that the teacher was fine-tuned on; the last weights are kept.
+
+    Routers are frozen: the index map was made for the experts that they choose now.
+    """
+    task, accelerator = TASKS[params.task.name], make_accelerator()
+    train, _ = hold_out(task.examples(params.task, "train"), params.task.selection, params.seed)
+    for mlp in student.sparse_mlps().values():
+        mlp.router.requires_grad_(False)
+    return Fit(
+        model=student,
+        settings=settings,
+        epoch=lambda number: task.encode(tokenizer, train, params.task, params.seed + number),
+        loss=TeacherLoss(teacher.to(accelerator.device), settings.loss),
+        pad=tokenizer.pad_token_id,
+        seed=params.seed,
+        accelerator=accelerator,
+    )

@@ -1,0 +1,23 @@
+"""Which checkpoint is best: measured on the selection split, which is neither trained on nor reported."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mcsmoe.evaluation.likelihood import likelihood
+from mcsmoe.params import Params
+from mcsmoe.tasks.task import Encoded, Task
+
+
+def selection_check(
+    task: Task, rows: Sequence[Encoded], tokenizer: Any, params: Params
+) -> Callable[[Any], tuple[float, ...]]:
+    """A function of the model whose value is largest for the best checkpoint.
+
+    Exact answers first, then cross-entropy, for a task that generates; cross-entropy alone for others.
+    """
+
+    def check(model: Any) -> tuple[float, ...]:
+        found = likelihood(model, rows, tokenizer.pad_token_id, params.evaluate.batch_size)
+        return (found.sequence_accuracy, -found.cross_entropy) if task.generates else (-found.cross_entropy,)
+
+    return check

@@ -1,0 +1,57 @@
+"""The model and tokenizer that fine-tuning starts from."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mcsmoe.checkpoint.load import check_source, load_model, load_tokenizer
+from mcsmoe.errors import ParameterError
+from mcsmoe.params import Model
+from mcsmoe.tasks.task import Example
+from mcsmoe.tasks.tokenizer import train_tokenizer
+
+FROM_TOKENIZER = ("vocab_size", "pad_token_id", "eos_token_id", "decoder_start_token_id")
+
+
+def check_model(settings: Model) -> None:
+    """Refuse, before any data is read, a missing directory or a configuration key that the family lacks."""
+    if settings.source is not None:
+        check_source(settings.source)
+    else:
+        _configuration(settings, {})
+
+
+def start_model(settings: Model, examples: Sequence[Example]) -> tuple[Any, Any]:
+    """(model, tokenizer): a checkpoint's, or a model with random weights and a tokenizer trained on `examples`.
+
+    Random weights follow torch's global seed. Raises `CheckpointError` or `ParameterError`.
+    """
+    if settings.source is not None:
+        origin: dict[str, Any] = {
+            "revision": settings.revision,
+            "trust_remote_code": settings.trust_remote_code,
+        }
+        return load_model(settings.source, **origin), load_tokenizer(settings.source, **origin)
+    assert settings.tokenizer is not None  # params refuse it
+    import transformers
+
+    texts = (text for e in examples for text in dict.fromkeys((e.source, e.target)))
+    tokenizer = train_tokenizer(texts, settings.tokenizer)
+    ids = (len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    config = _configuration(settings, dict(zip(FROM_TOKENIZER, ids)))
+    return transformers.AutoModelForSeq2SeqLM.from_config(config), tokenizer
+
+
+def _configuration(settings: Model, ids: dict[str, int]) -> Any:
+    import transformers
+
+    values = dict(settings.config)
+    model_type = values.pop("model_type", None)
+    if model_type not in transformers.CONFIG_MAPPING:
+        raise ParameterError("model.config.model_type", model_type, "must name a model type of transformers")
+    known = transformers.AutoConfig.for_model(model_type)
+    for name in values:
+        if not hasattr(known, name):
+            raise ParameterError(f"model.config.{name}", values[name], f"{model_type} has no such field")
+        if name in FROM_TOKENIZER:
+            raise ParameterError(f"model.config.{name}", values[name], "is set by the tokenizer; leave it out")
+    return transformers.AutoConfig.for_model(model_type, **values, **ids)

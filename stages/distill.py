@@ -1,0 +1,40 @@
+"""Recover a merged model by knowledge distillation from the full one."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from stages.common import run, start
+from stages.launch import launched
+
+TEACHER = Path("artifacts/finetune")
+SOURCE = Path("artifacts/merge")
+OUTPUT = Path("artifacts/distill")
+
+
+def main(method: Annotated[str, Option(help="Recipe whose merged model recovers.")]) -> None:
+    """Train artifacts/merge/METHOD with artifacts/finetune as teacher; write artifacts/distill/METHOD."""
+    params = start()
+    from mcsmoe.checkpoint.load import check_source
+
+    check_source(SOURCE / method)
+    check_source(TEACHER)
+    if not launched(params, "stages.distill"):
+        return
+    from mcsmoe.checkpoint.load import load_model, load_tokenizer
+    from mcsmoe.training.output import write_training
+    from mcsmoe.training.recovery import make_recovery
+
+    student, teacher, tokenizer = (
+        load_model(SOURCE / method),
+        load_model(TEACHER),
+        load_tokenizer(SOURCE / method),
+    )
+    fit = make_recovery(params, params.distill, student, teacher, tokenizer)
+    fit.run(f"distill {method}")
+    write_training(fit, tokenizer, OUTPUT / method, Path("plots/distill") / f"{method}.json")
+
+
+if __name__ == "__main__":
+    run(main)

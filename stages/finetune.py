@@ -1,0 +1,52 @@
+"""Fine-tune the full model on the task."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from stages.common import run, start
+from stages.launch import launched
+
+
+def main(
+    output: Annotated[Path, Option(help="Directory for the checkpoint.")] = Path("artifacts/finetune"),
+) -> None:
+    """Train the model of params.yaml on its task; keep the checkpoint that does best on the selection split."""
+    params = start()
+    from mcsmoe.training.start import check_model, start_model
+
+    check_model(params.model)
+    if not launched(params, "stages.finetune"):
+        return
+    from mcsmoe.architectures.registry import family_of
+    from mcsmoe.tasks.selection import hold_out
+    from mcsmoe.tasks.task import TASKS
+    from mcsmoe.training.full import FullLoss
+    from mcsmoe.training.loop import Fit, make_accelerator
+    from mcsmoe.training.output import write_training
+    from mcsmoe.training.selection import selection_check
+
+    task, settings = TASKS[params.task.name], params.finetune
+    train, selection = hold_out(task.examples(params.task, "train"), params.task.selection, params.seed)
+    model, tokenizer = start_model(params.model, train)
+    family = family_of(model.config)
+    loss = FullLoss(family, family.layers(model.config), settings)
+    fit = Fit(
+        model=model,
+        settings=settings,
+        epoch=lambda number: task.encode(tokenizer, train, params.task, params.seed + number),
+        loss=loss,
+        pad=tokenizer.pad_token_id,
+        seed=params.seed,
+        accelerator=make_accelerator(),
+        checks=settings.evaluations,
+        check=selection_check(task, task.encode(tokenizer, selection, params.task, 0), tokenizer, params),
+    )
+    with loss.watching(model):
+        fit.run("finetune")
+    write_training(fit, tokenizer, output, Path("plots/finetune.json"))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,35 @@
+"""Draw how alike the experts of each layer are, and which of them one method put together."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from stages.common import run, start
+
+SIMILARITY = "router-logits"
+
+
+def main(method: Annotated[str, Option(help="Recipe whose groups are framed.")]) -> None:
+    """Write report/groups/METHOD.svg."""
+    start()
+    from mcsmoe.evaluation.figure import save
+    from mcsmoe.evaluation.heatmaps import similarity_groups
+    from mcsmoe.grouping.plan import Plan
+    from mcsmoe.routing.statistics import RoutingStatistics
+    from mcsmoe.similarity.registry import SIMILARITIES
+
+    statistics = RoutingStatistics.load(Path("artifacts/collect"))
+    plan = Plan.load(Path("artifacts/merge") / method)
+    similarity = {name: SIMILARITIES[SIMILARITY](layer).numpy() for name, layer in statistics.layers.items()}
+    groups = {
+        name: [[group.dominant, *(e for e in group.members if e != group.dominant)] for group in layer.groups]
+        for name, layer in plan.layers.items()
+        if layer.merged
+    }
+    title = f"{method}: similarity of experts by {SIMILARITY.replace('-', ' ')}, and its groups"
+    save(similarity_groups(similarity, groups, title), Path("report/groups") / f"{method}.svg")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,60 @@
+"""Align the hidden neurons of each layer's experts to one of them; the model computes the same."""
+
+from pathlib import Path
+
+from stages.common import run, start
+
+SOURCE = Path("artifacts/finetune")
+OUTPUT = Path("artifacts/permute")
+METRICS = Path("metrics/permute.json")
+
+
+def main() -> None:
+    """Align artifacts/finetune; write artifacts/permute and how far matching improved."""
+    params = start()
+    from torch import Tensor
+
+    from mcsmoe.alignment.activations import activation_moments
+    from mcsmoe.alignment.layer import REFERENCES, summary, weight_matches
+    from mcsmoe.alignment.matching import activation_match
+    from mcsmoe.alignment.unchanged import largest_change
+    from mcsmoe.alignment.write import write_permuted
+    from mcsmoe.architectures.registry import family_of
+    from mcsmoe.checkpoint.atomic import atomic_directory, write_json
+    from mcsmoe.checkpoint.load import load_model, load_tokenizer
+    from mcsmoe.checkpoint.reader import Checkpoint
+    from mcsmoe.checkpoint.verify import verify_checkpoint
+    from mcsmoe.routing.watch import count
+    from mcsmoe.tasks.calibration import draw_calibration
+
+    source = Checkpoint(SOURCE)
+    family = family_of(source.config)
+    layers = family.layers(source.config)
+    tokenizer = load_tokenizer(SOURCE)
+    sample = draw_calibration(params.task, tokenizer, params.collect.samples, params.seed)
+    batches = sample.batches(tokenizer.pad_token_id, params.collect.batch_size)
+    model = load_model(SOURCE)
+    counts = count(model, family, layers, batches)
+    orders: dict[tuple[str, int], Tensor] = {}
+    report: dict[str, dict[str, float]] = {}
+    for layer in layers:
+        reference = REFERENCES[params.permute.reference](layer, counts)
+        if params.permute.matching == "weight":
+            matches = weight_matches(source, layer, reference)
+        else:
+            moments = activation_moments(model, family, layer, batches, reference)
+            matches = {e: activation_match(sums) for e, sums in moments.items()}
+        orders |= {(layer.name, e): match.perm for e, match in matches.items()}
+        report[layer.name] = summary(reference, matches)
+    del model
+    with atomic_directory(OUTPUT) as directory:
+        write_permuted(source, layers, orders, directory)
+        verify_checkpoint(directory, batches[0], None)
+        change = largest_change(SOURCE, directory, batches[0])
+    write_json(METRICS, {"largest_logit_change": round(change, 6), "layers": report})
+    for name, row in report.items():
+        print(f"{name}: matching {row['before']:.4f} → {row['after']:.4f} with expert {row['reference']}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,38 @@
+"""Experts of several kinds for tests."""
+
+import torch
+from torch import Tensor
+
+from mcsmoe.architectures.layer import Expert, Layout, Role
+
+PLAIN: Layout = {"wi": Role.UP, "wo": Role.DOWN}
+GATED: Layout = {
+    "w1": Role.GATE,
+    "w3": Role.UP,
+    "b1": Role.GATE_BIAS,
+    "b3": Role.UP_BIAS,
+    "w2": Role.DOWN,
+    "b2": Role.DOWN_BIAS,
+}
+
+
+def random_expert(layout: Layout, f: int, d: int, generator: torch.Generator) -> Expert:
+    """An expert with normal random tensors of the shapes that the layout implies."""
+    shapes = {
+        Role.GATE: (f, d),
+        Role.UP: (f, d),
+        Role.GATE_BIAS: (f,),
+        Role.UP_BIAS: (f,),
+        Role.DOWN: (d, f),
+        Role.DOWN_BIAS: (d,),
+    }
+    return {name: torch.randn(shapes[role], generator=generator) for name, role in layout.items()}
+
+
+def noisy(expert: Expert, scale: float, generator: torch.Generator) -> Expert:
+    """The expert with normal noise added to every tensor."""
+
+    def add(value: Tensor) -> Tensor:
+        return value + scale * torch.randn(value.shape, generator=generator)
+
+    return {name: add(value) for name, value in expert.items()}

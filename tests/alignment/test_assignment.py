@@ -1,0 +1,75 @@
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from mcsmoe.alignment import assignment
+from mcsmoe.alignment.assignment import assign, sparse_assignment
+
+
+def total(cost: np.ndarray, perm: np.ndarray) -> float:
+    return float(cost[np.arange(len(cost)), perm].sum())
+
+
+def test_small_problem_against_all_permutations():
+    similarity = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    rows = torch.arange(6)
+    best = max(permutations(range(6)), key=lambda p: float(similarity[rows, list(p)].sum()))
+    assert assign(similarity).tolist() == list(best)
+
+
+@pytest.mark.parametrize("candidates", [2, 5, 64])
+@pytest.mark.parametrize("kind", ["random", "low-rank", "planted", "ties"])
+def test_sparse_solver_is_optimal(kind: str, candidates: int):
+    rng = np.random.default_rng(1)
+    size = 200
+    cost = rng.normal(size=(size, size))
+    if kind == "low-rank":
+        cost = rng.normal(size=(size, 3)) @ rng.normal(size=(3, size))
+    elif kind == "planted":
+        base = rng.normal(size=(size, 20))
+        cost = -base @ (base + 0.3 * rng.normal(size=base.shape))[rng.permutation(size)].T
+    elif kind == "ties":
+        cost = rng.integers(0, 4, size=(size, size)).astype(float)
+    perm = sparse_assignment(cost, candidates)
+    assert sorted(perm) == list(range(size))
+    assert total(cost, perm) == pytest.approx(total(cost, linear_sum_assignment(cost)[1]), abs=1e-9)
+
+
+def test_violating_entries_join_the_candidates(monkeypatch: pytest.MonkeyPatch):
+    solved = []
+    real = assignment._match
+
+    def spy(*arguments):
+        solved.append(len(arguments[0]))
+        return real(*arguments)
+
+    monkeypatch.setattr(assignment, "_match", spy)
+    cost = np.random.default_rng(2).normal(size=(100, 100))
+    perm = sparse_assignment(cost, 6)
+    assert len(solved) > 1
+    assert solved == sorted(solved)
+    assert total(cost, perm) == pytest.approx(total(cost, linear_sum_assignment(cost)[1]))
+
+
+def test_no_full_matching_among_candidates_falls_back():
+    cost = np.outer(np.ones(50), np.arange(50.0))  # every row likes the same columns best
+    assert sorted(sparse_assignment(cost, 3)) == list(range(50))
+
+
+def test_constant_costs():
+    assert sorted(sparse_assignment(np.full((30, 30), 2.5), 30)) == list(range(30))
+
+
+def test_large_problem_takes_the_sparse_solver(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(assignment, "DENSE_BELOW", 100)
+    similarity = torch.randn(120, 120, generator=torch.Generator().manual_seed(3))
+    dense = linear_sum_assignment(similarity.numpy(), maximize=True)[1]
+    assert assign(similarity).tolist() == dense.tolist()
+
+
+def test_nan_is_refused():
+    with pytest.raises(ValueError, match="finite"):
+        assign(torch.full((3, 3), torch.nan))

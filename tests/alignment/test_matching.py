@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from mcsmoe.alignment.apply import permute
+from mcsmoe.alignment.costs import ActivationMoments, activation_cost
+from mcsmoe.alignment.matching import activation_match, weight_match
+from tests.alignment.experts import PLAIN, random_expert
+
+
+def moments(z: torch.Tensor, u: torch.Tensor, parts: int = 3) -> ActivationMoments:
+    sums = ActivationMoments.zeros(z.shape[1])
+    for a, b in zip(z.chunk(parts), u.chunk(parts)):
+        sums.add(a, b)
+    return sums
+
+
+def test_weight_matching_of_a_permuted_copy_reaches_one():
+    generator = torch.Generator().manual_seed(0)
+    reference = random_expert(PLAIN, 30, 8, generator)
+    perm = torch.randperm(30, generator=generator)
+    match = weight_match(reference, permute(reference, PLAIN, perm), PLAIN)
+    assert torch.equal(match.perm, perm.argsort())
+    assert match.before < 0.5
+    assert match.after == pytest.approx(1)
+
+
+def test_an_expert_of_zeros_matches_at_zero():
+    reference = random_expert(PLAIN, 4, 3, torch.Generator().manual_seed(0))
+    zero = {name: torch.zeros_like(value) for name, value in reference.items()}
+    assert weight_match(reference, zero, PLAIN).after == 0
+
+
+def test_activation_cost_is_the_correlation():
+    generator = torch.Generator().manual_seed(1)
+    z, u = (torch.randn(50, 6, generator=generator, dtype=torch.float64) + 3 for _ in range(2))
+    expected = torch.corrcoef(torch.cat([z, u], 1).T)[:6, 6:]
+    torch.testing.assert_close(activation_cost(moments(z, u)), expected)
+
+
+def test_activation_matching_finds_a_planted_permutation():
+    generator = torch.Generator().manual_seed(2)
+    z = torch.randn(200, 12, generator=generator).relu()
+    perm = torch.randperm(12, generator=generator)
+    match = activation_match(moments(z, 2 * z[:, perm] + 1))
+    assert torch.equal(match.perm, perm.argsort())
+    assert match.after == pytest.approx(1)
+
+
+def test_a_unit_that_never_varies_correlates_with_nothing():
+    generator = torch.Generator().manual_seed(3)
+    z = torch.randn(50, 4, generator=generator)
+    z[:, 1] = 0.1  # constant, but not exactly representable
+    cost = activation_cost(moments(z, z))
+    assert cost.isfinite().all()
+    assert not cost[1].any()
+    assert sorted(activation_match(moments(z, z)).perm.tolist()) == [0, 1, 2, 3]
+
+
+def test_no_token_at_all():
+    match = activation_match(ActivationMoments.zeros(3))
+    assert sorted(match.perm.tolist()) == [0, 1, 2]
+    assert match.after == 0

@@ -1,0 +1,19 @@
+import pytest
+
+from mcsmoe.architectures.registry import family_of, sparse_layers
+from mcsmoe.errors import CheckpointError
+from tests.models import tiny_merged, tiny_switch
+
+
+@pytest.mark.parametrize("build", [tiny_switch, tiny_merged])
+def test_families_are_found_by_model_type(build):
+    config = build().config
+    assert family_of(config).model_type == config.model_type
+    assert family_of(config.to_dict()) is family_of(config)
+    assert sparse_layers(config.to_dict()) == sparse_layers(config)
+
+
+@pytest.mark.parametrize("config", [{"model_type": "t5"}, {}])
+def test_another_architecture_is_refused_by_name(config):
+    with pytest.raises(CheckpointError, match=r"(t5|None).*switch_transformers"):
+        family_of(config)

@@ -1,0 +1,138 @@
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import T5Config, T5ForConditionalGeneration
+
+from mcsmoe.checkpoint.load import check_source, load_model, load_tokenizer
+from mcsmoe.checkpoint.reader import WEIGHTS
+from mcsmoe.errors import CheckpointError
+from tests.models import logits, tiny_switch
+from tests.shared import GOLDEN, needs_golden
+
+
+def change(directory, edit):
+    tensors = load_file(directory / WEIGHTS)
+    edit(tensors)
+    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+
+
+def test_loads_what_was_saved(model, saved):
+    found = load_model(saved)
+    assert type(found) is type(model)
+    assert not found.training
+    assert torch.equal(logits(found), logits(model))
+    assert load_tokenizer(saved)("a </s>")["input_ids"] == [3, 1]
+
+
+def test_dtype_is_kept_or_given(model, saved):
+    assert load_model(saved, dtype=torch.bfloat16).dtype == torch.bfloat16
+    model.to(torch.bfloat16).save_pretrained(saved)
+    assert load_model(saved).dtype == torch.bfloat16
+
+
+def test_old_bin_checkpoint(tmp_path):
+    model = tiny_switch()
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    assert torch.equal(logits(load_model(tmp_path)), logits(model))
+
+
+def test_damaged_bin_checkpoint(tmp_path):
+    tiny_switch().config.save_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"nothing of the kind")
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_model(tmp_path)
+
+
+def test_pickled_code_is_not_run(tmp_path):
+    tiny_switch().config.save_pretrained(tmp_path)
+    torch.save({"shared.weight": print}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.pop("decoder.block.1.layer.2.mlp.router.classifier.weight"), "1 missing .*router"),
+        (lambda t: t.update(extra=torch.ones(2)), "1 unexpected .*extra"),
+        (
+            lambda t: t.update({"decoder.final_layer_norm.weight": torch.ones(3)}),
+            "1 mismatched .*decoder.final_layer_norm",
+        ),
+        (lambda t: t["encoder.final_layer_norm.weight"].fill_(float("nan")), "encoder.final.*NaN"),
+    ],
+    ids=["missing", "unexpected", "shape", "nan"],
+)
+def test_every_difference_is_an_error(saved, edit, message):
+    change(saved, edit)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(saved)
+
+
+def test_another_architecture_names_those_supported(tmp_path):
+    config = T5Config(vocab_size=10, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"'t5'.*switch_transformers"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["/no/such/place", "../place", "a/b/c", "artifacts/"])
+def test_a_missing_directory_is_seen_at_once(source):
+    with pytest.raises(CheckpointError, match="no such directory"):
+        check_source(source)
+
+
+def test_a_path_is_never_a_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="no such directory"):
+        load_model((tmp_path / "gone").relative_to(tmp_path))
+
+
+def test_a_hub_id_that_cannot_be_reached(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="nobody/no-such-model: cannot be loaded"):
+        load_model("nobody/no-such-model")
+
+
+def test_a_directory_without_a_tokenizer(tmp_path):
+    tiny_switch().save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="no tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+def test_truncated_weights(saved):
+    content = (saved / WEIGHTS).read_bytes()
+    (saved / WEIGHTS).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="its header declares"):
+        load_model(saved)
+
+
+def test_checking_a_source_does_not_import_transformers():
+    import subprocess
+
+    code = (
+        "import sys; from mcsmoe.checkpoint.load import check_source\n"
+        "try: check_source('/no/such/place')\n"
+        "except Exception as error: print(type(error).__name__, 'transformers' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["CheckpointError", "False"]
+
+
+@needs_golden
+def test_golden_switch():
+    directory = GOLDEN / "switch"
+    assert json.loads((directory / "config.json").read_text())["model_type"] == "switch_transformers"
+    batch, want = load_file(directory / "batch.safetensors"), load_file(directory / "forward.safetensors")
+    with torch.no_grad():
+        found = load_model(directory)(**batch, output_router_logits=True)
+    assert torch.allclose(found.logits, want["logits"], atol=1e-4)
+    for stack in ("encoder", "decoder"):
+        for index, layer in enumerate((1, 3, 5)):
+            router = getattr(found, f"{stack}_router_logits")[index]
+            assert torch.allclose(router, want[f"{stack}_router_logits.{layer}"], atol=1e-4)
+            assert torch.equal(router.argmax(-1), want[f"{stack}_expert_index.{layer}"])

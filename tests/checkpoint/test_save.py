@@ -1,0 +1,20 @@
+from mcsmoe.checkpoint.load import load_model
+from mcsmoe.checkpoint.save import save_model, write_remote_code
+
+
+def test_equal_models_give_equal_bytes(model, tokenizer, saved, tmp_path):
+    again = save_model(load_model(saved), tokenizer, tmp_path / "again")
+    files = sorted(path.name for path in saved.iterdir())
+    assert files == sorted(path.name for path in again.directory.iterdir())
+    assert "training_args.bin" not in files
+    for name in files:
+        assert (saved / name).read_bytes() == (again.directory / name).read_bytes()
+        assert str(tmp_path).encode() not in (saved / name).read_bytes()
+
+
+def test_remote_code_alone_is_what_saving_a_model_brings(model, saved, tmp_path):
+    write_remote_code(model.config.to_dict(), tmp_path)
+    code = sorted(path.name for path in saved.glob("*.py"))
+    assert code == sorted(path.name for path in tmp_path.glob("*.py"))
+    assert bool(code) == (model.config.model_type == "mcsmoe_switch")
+    assert all((saved / name).read_bytes() == (tmp_path / name).read_bytes() for name in code)

@@ -1,0 +1,82 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mcsmoe.checkpoint.reader import WEIGHTS
+from mcsmoe.checkpoint.save import save_model
+from mcsmoe.checkpoint.verify import verify_checkpoint
+from mcsmoe.errors import CheckpointError
+from tests.models import batch, logits, tiny_compressed, tiny_merged
+
+ROUTER = "decoder.block.1.layer.2.mlp.router.classifier.weight"
+
+
+def change(directory, edit):
+    tensors = load_file(directory / WEIGHTS)
+    edit(tensors)
+    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+
+
+def test_a_whole_checkpoint_passes_here_and_in_a_fresh_process(model, saved):
+    verify_checkpoint(saved, batch(), logits(model))
+
+
+def test_half_precision_passes(tokenizer, tmp_path):
+    half = tiny_compressed().to(torch.bfloat16)
+    save_model(half, tokenizer, tmp_path)
+    verify_checkpoint(tmp_path, batch(), logits(half))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.pop(ROUTER), f"1 missing tensors, the first is {ROUTER}"),
+        (lambda t: t.update({"renamed": t.pop(ROUTER)}), f"1 missing tensors, the first is {ROUTER}"),
+        (lambda t: t.update(extra=torch.ones(1)), "1 unexpected tensors, the first is extra"),
+        (lambda t: t.update({ROUTER: t[ROUTER][:-1].clone()}), r"has shape \[7, 32\], not \[8, 32\]"),
+        (lambda t: t.update({ROUTER: t[ROUTER].double()}), "is torch.float64, not torch.float32"),
+        (lambda t: t.update({ROUTER: t[ROUTER].long()}), "is torch.int64, not torch.float32"),
+        (lambda t: t[ROUTER].view(-1)[5].fill_(float("nan")), f"{ROUTER} holds NaN"),
+        (lambda t: t[ROUTER].mul_(-1), "reloaded: logits differ"),
+        (lambda t: t["shared.weight"][3].add_(1e-3), "reloaded: logits differ"),
+    ],
+    ids=["dropped", "renamed", "added", "cut", "double", "integer", "nan", "negated", "nudged"],
+)
+def test_mutations_are_caught(model, saved, edit, message):
+    change(saved, edit)
+    with pytest.raises(CheckpointError, match=message):
+        verify_checkpoint(saved, batch(), logits(model))
+
+
+def test_a_truncated_file_is_caught(model, saved):
+    content = (saved / WEIGHTS).read_bytes()
+    (saved / WEIGHTS).write_bytes(content[:-4])
+    with pytest.raises(CheckpointError, match="its header declares"):
+        verify_checkpoint(saved, batch(), logits(model))
+
+
+class TestMerged:
+    @pytest.fixture
+    def model(self):
+        return tiny_merged()
+
+    def test_remote_code_that_computes_something_else_is_caught(self, saved):
+        path = saved / "modeling_mcsmoe_switch.py"
+        path.write_text(path.read_text().replace(") * gate[order]", ") * 2 * gate[order]"))
+        with pytest.raises(CheckpointError, match="by remote code: logits differ"):
+            verify_checkpoint(saved, batch(), None)
+
+    def test_remote_code_that_needs_this_package_is_caught(self, saved):
+        path = saved / "modeling_mcsmoe_switch.py"
+        path.write_text(path.read_text() + "\nimport mcsmoe.errors\n")
+        with pytest.raises(CheckpointError, match=r"fresh process.*mcsmoe"):
+            verify_checkpoint(saved, batch(), None)
+
+    def test_a_config_that_tells_other_sizes_is_caught(self, saved):
+        values = json.loads((saved / "config.json").read_text())
+        values["moe_layers"]["encoder.3"]["experts"] = 2
+        (saved / "config.json").write_text(json.dumps(values))
+        with pytest.raises(CheckpointError, match=r"encoder\.block\.3.*shape"):
+            verify_checkpoint(saved, batch(), None)

@@ -1,0 +1,97 @@
+"""What a change of params or of a recipe makes dvc run again, in a copy where every stage counts as done."""
+
+import re
+
+import pytest
+import yaml
+
+from tests.pipeline.conftest import Clone, copy_checkout
+
+FIGURES = (".json", ".svg", ".md")
+BELOW_MERGE = {"merge", "distill", "compress", "evaluate-merge", "evaluate-distill", "evaluate-compress"}
+DRAWN = {"groups", "report"}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Clone:
+    """A copy of the checkout with made-up outputs, recorded in `dvc.lock` as if stages wrote them."""
+    clone = copy_checkout(tmp_path_factory.mktemp("clone"))
+    listed = clone.run("python", "-c", "from dvc.repo import Repo\nfor o in Repo().index.outs: print(o)").stdout
+    for out in listed.split():
+        path = clone.path / out
+        file = path if path.suffix in FIGURES else path / "model.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f'"{out}"')
+        if out.startswith("artifacts/merge/"):
+            (path / "plan.json").write_text("{}")
+    clone.run("dvc", "commit", "-f", "-q")
+    clone.commit("done")
+    return clone
+
+
+def would_run(clone: Clone) -> set[str]:
+    """Names of the stages (without method) that `dvc repro` would run; the copy is restored after."""
+    text = clone.run("dvc", "repro", "--dry", "--force-downstream").stdout
+    clone.run("git", "checkout", "-q", ".")
+    return {name.split("@")[0] for name in re.findall(r"Running stage '([^']+)'", text)}
+
+
+def change(clone: Clone, name: str, value: object) -> None:
+    path = clone.path / "params.yaml"
+    values = yaml.safe_load(path.read_text())
+    *sections, key = name.split(".")
+    section = values
+    for part in sections:
+        section = section[part]
+    assert section[key] != value
+    section[key] = value
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def test_nothing_changed_runs_nothing(done):
+    assert would_run(done) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        (
+            "evaluate.batch_size",
+            7,
+            {"evaluate-full", "evaluate-merge", "evaluate-distill", "evaluate-compress", "report"},
+        ),
+        (
+            "task.test_limit",
+            7,
+            {"evaluate-full", "evaluate-merge", "evaluate-distill", "evaluate-compress", "report"},
+        ),
+        ("merge.groups", 3, BELOW_MERGE | DRAWN),
+        ("compress.rank", 3, {"compress", "evaluate-compress", "report"}),
+        (
+            "distill.learning_rate",
+            0.123,
+            {"distill", "compress", "evaluate-distill", "evaluate-compress", "report"},
+        ),
+        ("collect.samples", 7, {"permute", "collect"} | BELOW_MERGE | DRAWN),
+        ("threads", 2, set()),
+        ("launch.processes", 2, set()),
+    ],
+)
+def test_a_changed_parameter_runs_its_stage_and_those_below(done, name, value, expected):
+    change(done, name, value)
+    assert would_run(done) == expected
+
+
+def test_a_changed_recipe_merges_only_its_method(done):
+    recipe = done.path / "mcsmoe/recipes/average.yaml"
+    recipe.write_text(recipe.read_text() + "# changed\n")
+    text = done.run("dvc", "repro", "--dry").stdout
+    done.run("git", "checkout", "-q", ".")
+    assert re.findall(r"Running stage '([^']+)'", text) == ["merge@average"]
+
+
+def test_a_new_recipe_runs_nothing(done):
+    new = done.path / "mcsmoe/recipes/mine.yaml"
+    new.write_text((done.path / "mcsmoe/recipes/average.yaml").read_text())
+    assert would_run(done) == set()
+    new.unlink()

@@ -1,0 +1,216 @@
+"""permute → collect → merge on a small random model, and what users get wrong on the way."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mcsmoe.architectures.registry import sparse_layers
+from mcsmoe.checkpoint.load import load_model, load_tokenizer
+from mcsmoe.checkpoint.probe import probe_batch
+from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
+from mcsmoe.errors import CheckpointError, ParameterError, UnknownNameError
+from mcsmoe.grouping.plan import Plan
+from mcsmoe.routing.statistics import RoutingStatistics
+from stages import collect, merge, permute
+from tests.models import EXPERTS
+from tests.stages.workplace import FINETUNED, enter, write_params
+
+ROOT = Path(__file__).parent.parent.parent
+MERGED = Path("artifacts/merge")
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place with a model, before any other stage."""
+    directory = tmp_path_factory.mktemp("finetuned")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(directory, patch)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, finetuned: Path) -> Path:
+    """A place where permute, collect and merge have run."""
+    directory = tmp_path_factory.mktemp("finished") / "place"
+    shutil.copytree(finetuned, directory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        permute.main()
+        collect.main()
+        for method in ("none", "m-smoe", "one"):
+            merge.main(method)
+    return directory
+
+
+@pytest.fixture
+def place(finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(finetuned, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"
+
+
+@pytest.fixture
+def merged(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(finished, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"
+
+
+def logits(directory: Path) -> torch.Tensor:
+    model = load_model(directory)
+    with torch.no_grad():
+        value: torch.Tensor = model(**probe_batch(model.config.vocab_size)).logits
+    return value
+
+
+def test_merge_after_collect_after_permute(merged: Path):
+    layers = sparse_layers(Checkpoint(FINETUNED).config)
+    assert torch.equal(logits(MERGED / "none"), logits(Path("artifacts/permute")))
+    plan = Plan.load(MERGED / "m-smoe")
+    assert sum(plan.experts.values()) == 2 * len(layers)
+    assert set(Plan.load(MERGED / "one").experts.values()) == {1}
+    sizes = [Checkpoint(MERGED / method).size_bytes for method in ("none", "m-smoe", "one")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert load_tokenizer(MERGED / "one")("copy 1 2")["input_ids"]
+
+
+def test_excluded_layers_stay_as_they_were(merged: Path):
+    write_params(merge={"exclude": {"encoder": [1], "decoder": [3]}, "groups": 1})
+    merge.main("m-smoe")
+    plan = Plan.load(MERGED / "m-smoe")
+    assert plan.experts == {"encoder.1": EXPERTS, "encoder.3": 1, "decoder.1": 1, "decoder.3": EXPERTS}
+    source, result = Checkpoint(Path("artifacts/permute")), Checkpoint(MERGED / "m-smoe")
+    layer = sparse_layers(source.config)[0]
+    stack = torch.stack([source.tensor(layer.tensor(e, "wi")) for e in range(EXPERTS)])
+    assert torch.equal(result.tensor(f"{layer.path}.experts.wi.weight"), stack)
+    assert result.tensor(f"{layer.path}.expert_map").tolist() == list(range(EXPERTS))
+
+
+@pytest.mark.parametrize("matching", ["weight", "activation"])
+@pytest.mark.parametrize("reference", ["most-used", "first"])
+def test_permute_improves_matching_and_changes_nothing_else(place: Path, matching: str, reference: str):
+    write_params(permute={"matching": matching, "reference": reference})
+    permute.main()
+    report = json.loads(Path("metrics/permute.json").read_text())
+    assert report["largest_logit_change"] < 1e-4
+    for row in report["layers"].values():
+        assert row["after"] > row["before"]
+        assert reference != "first" or row["reference"] == 0
+    torch.testing.assert_close(logits(Path("artifacts/permute")), logits(FINETUNED), rtol=0, atol=1e-4)
+    before, after = Checkpoint(FINETUNED), Checkpoint(Path("artifacts/permute"))
+    assert before.names() == after.names()
+    moved = [n for n in before.names() if not torch.equal(before.tensor(n), after.tensor(n))]
+    assert moved
+    assert all(".experts." in name for name in moved)
+
+
+def test_stages_give_the_same_bytes_again(merged: Path):
+    files = [p for p in Path("artifacts").rglob("*") if p.is_file() and FINETUNED not in p.parents]
+    before = {path: path.read_bytes() for path in files}
+    permute.main()
+    collect.main()
+    merge.main("m-smoe")
+    assert all(path.read_bytes() == before[path] for path in files)
+
+
+def test_two_processes_collect_what_one_does(merged: Path):
+    alone = RoutingStatistics.load(Path("artifacts/collect"))
+    write_params(launch={"processes": 2})
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment.pop("MCSMOE_LAUNCHED", None)
+    subprocess.run([sys.executable, "-m", "stages.collect"], env=environment, check=True, timeout=240)
+    together = RoutingStatistics.load(Path("artifacts/collect"))
+    assert together.provenance == alone.provenance
+    for name, layer in alone.layers.items():
+        other = together[name]
+        assert torch.equal(layer.tokens, other.tokens)
+        assert torch.equal(layer.coselection, other.coselection)
+        for key, value in layer.tensors().items():
+            # float32 forward passes differ with the batches they are cut into
+            scale = float(value.abs().max())
+            torch.testing.assert_close(other.tensors()[key], value, rtol=0, atol=1e-6 * max(scale, 1), msg=key)
+
+
+def stamps(directory: str = "artifacts") -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in Path(directory).rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("sections", "method", "error", "message"),
+    [
+        ({}, "m-smo", UnknownNameError, "unknown method 'm-smo'; known: average"),
+        ({"merge": {"groups": 9}}, "m-smoe", ParameterError, "merge.groups = 9"),
+        ({"merge": {"groups": 0.5}}, "m-smoe", ParameterError, "merge.groups = 0.5"),
+        ({"merge": {"exclude": {"encoder": [0], "decoder": []}}}, "m-smoe", ParameterError, "encoder = 0"),
+        ({"recipes": {"m-smoe": {"rule": "x"}}}, "m-smoe", UnknownNameError, "known: average, frequency"),
+    ],
+)
+def test_mistakes_in_params_leave_artifacts_alone(
+    merged: Path, sections: dict, method: str, error: type[Exception], message: str
+):
+    before = stamps()
+    write_params(**sections)
+    with pytest.raises(error, match=message):
+        merge.main(method)
+    assert stamps() == before
+
+
+def test_no_model_and_no_statistics(place: Path):
+    with pytest.raises(CheckpointError, match="artifacts/permute: no such directory"):
+        merge.main("m-smoe")
+    with pytest.raises(CheckpointError, match="artifacts/permute: no such directory"):
+        collect.main()
+    permute.main()
+    with pytest.raises(CheckpointError, match="run collect"):
+        merge.main("m-smoe")
+
+
+@pytest.mark.parametrize("stage", ["permute", "collect", "merge"])
+@pytest.mark.parametrize("damage", ["truncated", "NaN", "another architecture"])
+def test_damaged_or_foreign_checkpoints(merged: Path, stage: str, damage: str):
+    source = FINETUNED if stage == "permute" else Path("artifacts/permute")
+    if damage == "truncated":
+        (source / WEIGHTS).write_bytes((source / WEIGHTS).read_bytes()[:-100])
+    elif damage == "another architecture":
+        config = json.loads((source / "config.json").read_text())
+        (source / "config.json").write_text(json.dumps(config | {"model_type": "t5"}))
+    else:
+        model = load_model(source)
+        with torch.no_grad():
+            model.decoder.block[3].layer[2].mlp.experts["expert_2"].wo.weight[0, 0] = torch.nan
+        model.save_pretrained(source)
+    before = stamps()
+    message = {"truncated": "copy", "NaN": "NaN", "another architecture": "'t5' is not supported"}[damage]
+    with pytest.raises(CheckpointError, match=message):
+        {"permute": permute.main, "collect": collect.main, "merge": lambda: merge.main("m-smoe")}[stage]()
+    assert stamps() == before
+
+
+def test_a_wrong_permutation_is_not_declared_a_success(place: Path, monkeypatch: pytest.MonkeyPatch):
+    from mcsmoe.alignment import write
+
+    def lossy(tensor: torch.Tensor, name: str, *_: object) -> torch.Tensor:
+        return tensor.flip(0) if name == "wi" else tensor
+
+    monkeypatch.setattr(write, "permute_tensor", lossy)
+    with pytest.raises(CheckpointError, match="wrong permutation"):
+        permute.main()
+    assert not Path("artifacts/permute").exists()
+
+
+def test_one_line_and_exit_code_two(place: Path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        [sys.executable, "-m", "stages.merge", "--method", "m-smo"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr == "error: unknown method 'm-smo'; known: average, m-smoe, none, one\n"

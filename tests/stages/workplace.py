@@ -1,0 +1,36 @@
+"""A directory in which stages can run: params.yaml and a small random model as artifacts/finetune."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mcsmoe.params import Params
+from mcsmoe.tasks.task import TASKS
+from mcsmoe.tasks.tokenizer import train_tokenizer
+from tests.models import tiny_switch
+from tests.recipes.params import small_params
+
+FINETUNED = Path("artifacts/finetune")
+
+
+def enter(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `directory` such a place and the current directory."""
+    monkeypatch.chdir(directory)
+    write_params()
+    params = Params.load()
+    assert params.model.tokenizer is not None
+    texts = [e.source + " " + e.target for e in TASKS["skills"].examples(params.task, "train")]
+    tokenizer = train_tokenizer(texts, params.model.tokenizer)
+    tiny_switch(vocab_size=params.model.tokenizer.vocab_size).save_pretrained(FINETUNED)
+    tokenizer.save_pretrained(FINETUNED)
+
+
+def write_params(**sections: Any) -> None:
+    """Write params.yaml: few examples, and `sections` changed key by key."""
+    changes = {"task": {"train_limit": 200}, "collect": {"samples": 40, "batch_size": 16}} | sections
+    values = small_params()
+    for name, section in changes.items():
+        values[name] = values[name] | section if isinstance(section, dict) else section
+    Path("params.yaml").write_text(yaml.safe_dump(values))

@@ -1,0 +1,19 @@
+"""Task settings for tests."""
+
+from typing import Any
+
+from mcsmoe.params import Task
+
+
+def settings(**changes: Any) -> Task:
+    values = {
+        "name": "skills",
+        "data": None,
+        "revision": None,
+        "max_source_length": 64,
+        "max_target_length": 32,
+        "selection": 10,
+        "train_limit": None,
+        "test_limit": None,
+    }
+    return Task(**(values | changes))

@@ -1,0 +1,56 @@
+import torch
+
+from mcsmoe.params import Tokenizer
+from mcsmoe.tasks.batches import IGNORED, collate, in_order, length_grouped
+from mcsmoe.tasks.calibration import draw_calibration
+from mcsmoe.tasks.selection import hold_out
+from mcsmoe.tasks.task import TASKS, Encoded, Example
+from mcsmoe.tasks.tokenizer import train_tokenizer
+from tests.tasks.settings import settings
+
+ROWS = [Encoded([5] * (1 + i % 7), [6] * (1 + i % 3)) for i in range(103)]
+
+
+def test_padding_is_masked_and_its_labels_do_not_count():
+    batch = collate([Encoded([5, 6, 1], [7, 1]), Encoded([8, 1], [9, 9, 1])], pad=0)
+    assert batch["input_ids"].tolist() == [[5, 6, 1], [8, 1, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert batch["labels"].tolist() == [[7, 1, IGNORED], [9, 9, 1]]
+
+
+def test_no_row_is_dropped_whatever_the_batch_size():
+    assert sum(len(b["labels"]) for b in in_order(ROWS, 0, 10)) == len(ROWS)
+    assert sorted(i for batch in length_grouped(ROWS, 10, seed=0) for i in batch) == list(range(len(ROWS)))
+
+
+def test_grouped_batches_hold_like_lengths_in_another_order_each_epoch():
+    first, second = (length_grouped(ROWS, 10, seed=s) for s in (0, 1))
+    assert first == length_grouped(ROWS, 10, seed=0)
+    assert first != second
+    padding = sum(
+        max(len(ROWS[i].source) for i in batch) * len(batch) - sum(len(ROWS[i].source) for i in batch)
+        for batch in first
+    )
+    assert padding < 0.1 * sum(len(row.source) for row in ROWS)
+
+
+def test_selection_is_held_out_of_train():
+    examples = [Example(str(i), str(i)) for i in range(50)]
+    train, selection = hold_out(examples, 10, seed=3)
+    assert len(selection) == 10
+    assert sorted(train + selection, key=lambda e: int(e.source)) == examples
+    assert hold_out(examples, 10, seed=4)[1] != selection
+
+
+def test_calibration_shards_are_the_whole_sample():
+    task = settings(train_limit=200)
+    examples = TASKS["skills"].examples(task, "train")
+    tokenizer = train_tokenizer((e.source for e in examples), Tokenizer(kind="word", vocab_size=100))
+    sample = draw_calibration(task, tokenizer, 30, seed=0)
+    assert len(sample.rows) == 30
+    assert sample.fingerprint == draw_calibration(task, tokenizer, 30, seed=0).fingerprint
+    assert sample.fingerprint != draw_calibration(task, tokenizer, 30, seed=1).fingerprint
+    tokens = sum(int(b["attention_mask"].sum()) for b in sample.batches(0, 8))
+    shards = [sample.batches(0, 8, part, 3) for part in range(3)]
+    assert sum(int(b["attention_mask"].sum()) for shard in shards for b in shard) == tokens
+    assert torch.is_tensor(shards[0][0]["labels"])

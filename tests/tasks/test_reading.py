@@ -1,0 +1,91 @@
+import gzip
+import json
+
+import pytest
+
+from mcsmoe.errors import DataError
+from mcsmoe.tasks.reading import Source, find_directory, read_rows
+from mcsmoe.tasks.task import TASKS
+from tests.shared import DATA, needs_data
+from tests.tasks.settings import settings
+
+ROWS = [{"sentence": "good ", "label": 1}, {"sentence": "bad", "label": 0}]
+
+
+@pytest.fixture
+def sst2(tmp_path):
+    with gzip.open(tmp_path / "train.jsonl.gz", "wt") as file:
+        file.write("\n".join(map(json.dumps, ROWS)))
+    (tmp_path / "validation.jsonl").write_text(json.dumps(ROWS[0]))
+    return settings(name="sst2", data=str(tmp_path))
+
+
+def test_a_local_directory_is_read_compressed_or_not(sst2):
+    train, test = (TASKS["sst2"].examples(sst2, split) for split in ("train", "test"))
+    assert [e.target for e in train] == ["positive", "negative"]
+    assert [e.source for e in test] == ["sst2 sentence: good"]
+
+
+def test_a_limit_takes_the_first_rows(sst2):
+    assert len(TASKS["sst2"].examples(sst2.model_copy(update={"train_limit": 1}), "train")) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": "../no/such/place"}, "no such directory"),
+        ({"data": None}, "needs a local directory or a hub id"),
+        ({"name": "copa"}, "column 'choice1' is missing; there are sentence, label"),
+    ],
+)
+def test_missing_data_is_one_clear_line(sst2, change, message):
+    changed = sst2.model_copy(update=change)
+    with pytest.raises(DataError, match=message) as error:
+        TASKS[changed.name].examples(changed, "train")
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_split_names_the_files_looked_for(sst2, tmp_path):
+    (tmp_path / "validation.jsonl").unlink()
+    with pytest.raises(DataError, match=r"no file for split 'validation'; expected validation\.jsonl"):
+        TASKS["sst2"].examples(sst2, "test")
+
+
+def test_broken_rows_name_the_file(sst2, tmp_path):
+    (tmp_path / "validation.jsonl").write_text('{"sentence": ')
+    with pytest.raises(DataError, match=r"validation\.jsonl: cannot be read as json"):
+        TASKS["sst2"].examples(sst2, "test")
+
+
+def test_a_relative_directory_is_found_from_below(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    below = tmp_path / "project/.dvc/tmp/exps/run"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    found = find_directory("../data")
+    assert found is not None
+    assert found.resolve() == tmp_path / "data"
+    assert find_directory("../nothing-of-that-name") is None
+
+
+def test_the_hub_is_asked_with_configuration_and_revision(monkeypatch):
+    import datasets
+
+    asked: dict[str, str] = {}
+
+    def load_dataset(path, name, *, split, revision):
+        asked.update(path=path, name=name, split=split, revision=revision)
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    read_rows(settings(data="nyu-mll/glue", revision="abc"), Source(("label",), "sst2"), "test")
+    assert asked == {"path": "nyu-mll/glue", "name": "sst2", "split": "validation", "revision": "abc"}
+
+
+@needs_data
+@pytest.mark.parametrize(("task", "rows"), [("sst2", 872), ("copa", 100), ("books", 562)])
+def test_real_data_is_read_whole(task, rows):
+    name = "denoise" if task == "books" else task
+    examples = TASKS[name].examples(settings(name=name, data=str(DATA / task)), "test")
+    assert len(examples) == rows
+    assert all(e.source and e.target for e in examples)

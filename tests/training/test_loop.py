@@ -1,0 +1,122 @@
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from mcsmoe.params import Training
+from mcsmoe.tasks.task import Encoded
+from mcsmoe.training.loop import Fit
+from mcsmoe.training.optimizer import make_optimizer, make_schedule
+
+ROWS = [Encoded([2 + i % 5, 1], [2 + i % 5, 1]) for i in range(50)]
+SETTINGS = Training(epochs=2, batch_size=8, learning_rate=0.05, weight_decay=0.01, warmup_steps=2, max_grad_norm=1.0)
+
+
+class Copier(nn.Module):
+    """Predicts each label from the source token at its place."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(8, 8)
+        self.seen: list[int] = []
+
+    def forward(self, batch):
+        self.seen += batch["input_ids"][:, 0].tolist()
+        return self.table(batch["input_ids"])
+
+
+def loss(model, batch, label_tokens):
+    logits = model(batch)
+    total = nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), reduction="sum")
+    return {"loss": total / label_tokens}
+
+
+def make_fit(**changes):
+    values = {
+        "model": Copier(),
+        "settings": SETTINGS,
+        "epoch": lambda number: ROWS,
+        "loss": loss,
+        "pad": 0,
+        "seed": 0,
+        "accelerator": Accelerator(cpu=True),
+    }
+    return Fit(**(values | changes))
+
+
+@dataclass
+class Recorder:
+    """Notes when the hooks are called, and whether gradients are there."""
+
+    model: nn.Module
+    calls: list[str] = field(default_factory=list)
+
+    def before_step(self):
+        assert self.model.table.weight.grad is not None
+        self.calls.append("before")
+
+    def after_step(self, step):
+        self.calls.append(f"after {step}")
+
+
+def test_every_row_is_trained_on_once_an_epoch():
+    fit = make_fit()
+    fit.run("test")
+    assert fit.steps == 14  # 7 batches, the last one smaller, twice
+    assert sorted(fit.model.seen) == sorted(2 * [row.source[0] for row in ROWS])
+
+
+def test_training_learns_and_is_deterministic():
+    first, second = make_fit(), make_fit()
+    for fit in (first, second):
+        fit.run("test")
+    assert first.curve[-1]["loss"] < 0.8 * first.curve[0]["loss"]
+    assert torch.equal(first.model.table.weight, second.model.table.weight)
+
+
+def test_the_best_weights_are_kept_not_the_last():
+    values = iter([1.0, 3.0, 2.0])
+    kept = []
+
+    def check(model):
+        kept.append(model.table.weight.detach().clone())
+        return (next(values),)
+
+    fit = make_fit(checks=3, check=check)
+    fit.run("test")
+    assert torch.equal(fit.model.table.weight, kept[1])
+    assert not torch.equal(kept[1], kept[2])
+
+
+def test_hooks_stand_on_both_sides_of_the_step():
+    fit = make_fit()
+    recorder = Recorder(fit.model)
+    fit.hooks = recorder
+    fit.run("test")
+    assert recorder.calls == [call for step in range(1, 15) for call in ("before", f"after {step}")]
+
+
+def test_norms_and_biases_do_not_decay():
+    model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+    decay = {
+        id(p): group["weight_decay"] for group in make_optimizer(model, SETTINGS).param_groups for p in group["params"]
+    }
+    assert decay[id(model[0].weight)] == 0.01
+    assert {decay[id(p)] for p in (model[0].bias, model[1].weight, model[1].bias)} == {0.0}
+
+
+def test_the_rate_rises_over_the_warm_up_and_falls_to_zero():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = make_schedule(optimizer, warmup_steps=4, total_steps=10)
+    rates = []
+    for _ in range(10):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rates[4] == 1.0
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert schedule.get_last_lr()[0] == 0
