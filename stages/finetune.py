@@ -1,12 +1,15 @@
 """Fine-tune the full model on the task."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
 from stages.common import run, start
-from stages.launch import launched
+from stages.launch import LAUNCHED, launched
 
 
 def main(
@@ -14,9 +17,11 @@ def main(
 ) -> None:
     """Train the model of params.yaml on its task; keep the checkpoint that does best on the selection split."""
     params = start()
-    from mcsmoe.training.start import check_model, start_model
-
-    check_model(params.model)
+    if LAUNCHED not in os.environ:
+        # In a process of its own: what later stages would refuse does not change what this one computes.
+        checked = subprocess.run([sys.executable, "-m", "stages.check"])
+        if checked.returncode:
+            sys.exit(checked.returncode)
     if not launched(params, "stages.finetune"):
         return
     from mcsmoe.architectures.registry import family_of
@@ -26,6 +31,7 @@ def main(
     from mcsmoe.training.loop import Fit, make_accelerator
     from mcsmoe.training.output import write_training
     from mcsmoe.training.selection import selection_check
+    from mcsmoe.training.start import start_model
 
     task, settings = TASKS[params.task.name], params.finetune
     train, selection = hold_out(task.examples(params.task, "train"), params.task.selection, params.seed)

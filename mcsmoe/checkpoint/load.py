@@ -69,6 +69,21 @@ def load_model(
     return model.eval()
 
 
+def load_config(source: Path | str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The configuration of a checkpoint of a supported family. Raises `CheckpointError`."""
+    check_source(source)
+    import transformers
+
+    import mcsmoe.modeling  # noqa: F401 - registers the merged classes
+
+    with _Failures(source):
+        config = transformers.AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=trust_remote_code
+        )
+    family_of(config)
+    return config
+
+
 def load_tokenizer(source: Path | str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """Load the tokenizer that lies with a checkpoint. Raises `CheckpointError` where there is none."""
     check_source(source)

@@ -47,6 +47,7 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(
             path,
             format="svg",
+            dpi=200,  # of what is drawn as pixels
             facecolor="white",
             bbox_inches="tight",
             pad_inches=0.15,

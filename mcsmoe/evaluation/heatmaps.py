@@ -16,7 +16,7 @@ Groups = Sequence[Sequence[int]]
 """Groups of one layer: expert ids, the dominant expert first."""
 
 ANNOTATED = 16
-"""Up to so many experts a layer, cells carry their number."""
+"""Up to so many experts a layer, cells are large: they carry their number, and are drawn one by one."""
 
 COLUMNS = 4
 DIGITS = 3
@@ -79,7 +79,13 @@ def _panel(
 ) -> QuadMesh:
     experts = len(matrix)
     order = [e for group in groups for e in group] if groups else list(range(experts))
-    mesh = axes.pcolormesh(matrix[np.ix_(order, order)], cmap=SEQUENTIAL, vmin=limits[0], vmax=limits[1])
+    mesh = axes.pcolormesh(
+        matrix[np.ix_(order, order)],
+        cmap=SEQUENTIAL,
+        vmin=limits[0],
+        vmax=limits[1],
+        rasterized=experts > ANNOTATED,  # thousands of rectangles would make megabytes
+    )
     axes.set_facecolor(EMPTY)
     axes.set_aspect("equal")
     axes.invert_yaxis()

@@ -4,6 +4,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+from mcsmoe.errors import DataError
 from mcsmoe.params import Task as TaskParams
 from mcsmoe.tasks.task import TASKS, Example, Split
 from mcsmoe.tasks.text import TextTask, exact_match
@@ -59,6 +60,8 @@ class Skills(TextTask):
 
     def examples(self, settings: TaskParams, split: Split) -> list[Example]:
         """`train_limit`/`test_limit` examples, or `SIZES`; the same for every training seed."""
+        if settings.data is not None:
+            raise DataError(f"task.data = {settings.data!r}: task 'skills' is built in; set task.data to null")
         size = (settings.train_limit if split == "train" else settings.test_limit) or SIZES[split]
         seen = {e.source for e in self.examples(settings, "train")} if split == "test" else set()
         rng = random.Random(SEEDS[split])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mcsmoe.checkpoint.load import check_source, load_model, load_tokenizer
+from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
 from mcsmoe.errors import ParameterError
 from mcsmoe.params import Model
 from mcsmoe.tasks.task import Example
@@ -12,12 +12,14 @@ from mcsmoe.tasks.tokenizer import train_tokenizer
 FROM_TOKENIZER = ("vocab_size", "pad_token_id", "eos_token_id", "decoder_start_token_id")
 
 
-def check_model(settings: Model) -> None:
-    """Refuse, before any data is read, a missing directory or a configuration key that the family lacks."""
+def check_model(settings: Model) -> Any:
+    """The model's configuration; a missing directory or a key that the family lacks is refused before data is read.
+
+    Raises `CheckpointError` or `ParameterError`.
+    """
     if settings.source is not None:
-        check_source(settings.source)
-    else:
-        _configuration(settings, {})
+        return load_config(settings.source, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    return _configuration(settings, {})
 
 
 def start_model(settings: Model, examples: Sequence[Example]) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ from mcsmoe.evaluation.generation import generate
 from mcsmoe.evaluation.likelihood import likelihood
 from mcsmoe.evaluation.quality import quality
 from mcsmoe.tasks.batches import collate
+from mcsmoe.tasks.skills import Skills
 from mcsmoe.tasks.task import TASKS, Encoded
 
 
@@ -37,16 +38,11 @@ def test_likelihood_weighs_each_target_token_alike(model, tokenizer, rows):
     assert found.sequence_accuracy == sum(whole) / len(whole)
 
 
-class Answers:
-    """A task that keeps the texts it is asked to score."""
-
-    generates = True
+class Answers(Skills):
+    """The built-in task, keeping the texts that it is asked to score."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
-
-    def encode(self, *arguments):
-        return TASKS["skills"].encode(*arguments)
 
     def score(self, predictions, examples):
         self.texts = list(predictions)
@@ -71,7 +67,7 @@ def test_measuring_leaves_training_mode_on_and_dropout_off(model, tokenizer, set
 
 
 def test_tasks_without_one_answer_are_scored_by_token(model, tokenizer, settings, examples):
-    class Tokens(Answers):
+    class Tokens(Skills):
         generates = False
 
     scores = quality(model, tokenizer, Tokens(), settings, examples, 8, 0)

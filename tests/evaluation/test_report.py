@@ -73,7 +73,7 @@ def test_signed(value, text):
 
 def figures() -> dict:
     rng = np.random.default_rng(0)
-    similarity = {name: (1 + np.corrcoef(rng.normal(size=(8, 5)))) / 2 for name in LAYERS}
+    similarity = {name: np.asarray(1 + np.corrcoef(rng.normal(size=(8, 5)))) / 2 for name in LAYERS}
     groups = {name: [[2, 0, 5], [1, 3], [4, 6, 7]] for name in LAYERS[:-1]}
     return {
         "quality-size": quality_size(results(), Metric("exact_match", True)),

@@ -77,7 +77,7 @@ def test_a_users_day(tmp_path):
     assert experiments(clone)["two-groups"]["merge.groups"] == "2"
 
     # Pictures that need no network.
-    clone.run("dvc", "plots", "show")
+    assert "WARNING" not in clone.run("dvc", "plots", "show").stderr
     page = (clone.path / "dvc_plots/index.html").read_text()
     for name in ("quality-size.svg", "expert-use.svg"):
         assert name in page

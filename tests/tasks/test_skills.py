@@ -1,5 +1,6 @@
 import pytest
 
+from mcsmoe.errors import DataError
 from mcsmoe.tasks.skills import CODE, SKILLS, SYMBOLS
 from mcsmoe.tasks.task import TASKS
 from tests.tasks.settings import settings
@@ -55,3 +56,8 @@ def test_scores_count_each_skill():
     assert scores["exact_match_copy"] == 0
     assert scores["exact_match_reverse"] == 1
     assert scores["exact_match"] == pytest.approx(1 - len(wrong) / 200)
+
+
+def test_data_for_a_built_in_task_is_refused():
+    with pytest.raises(DataError, match=r"task\.data = 'here': task 'skills' is built in"):
+        TASK.examples(settings(data="here"), "train")

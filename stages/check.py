@@ -1,0 +1,42 @@
+"""Check a whole params file against the model and the data it names, before anything expensive begins."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from stages.common import run, start
+
+if TYPE_CHECKING:
+    from mcsmoe.architectures.layer import MoELayer
+
+
+def main() -> None:
+    """Refuse what a later stage would refuse: unknown names, budgets that cannot be had, missing model or data."""
+    params = start()
+    from mcsmoe.architectures.registry import sparse_layers
+    from mcsmoe.compression.size import check_size
+    from mcsmoe.recipes.load import excluded_layers, validate_recipes
+    from mcsmoe.tasks.task import TASKS
+    from mcsmoe.training.start import check_model
+
+    task = TASKS[params.task.name]
+    layers = sparse_layers(check_model(params.model))
+    validate_recipes(params, layers)
+    excluded = excluded_layers(params.merge.exclude, layers)
+    if params.methods.compress:
+        check_size(
+            dict(shape for layer in layers if layer.name not in excluded for shape in shapes(layer)), params.compress
+        )
+    for split in ("train", "test"):
+        task.examples(params.task, split)
+
+
+def shapes(layer: "MoELayer") -> Iterator[tuple[str, tuple[int, int, int]]]:
+    """Name and shape of each weight of one expert, as `check_size` takes them."""
+    for name, role in layer.layout.items():
+        if role.is_weight:
+            sizes = (layer.d_ff, layer.d_model) if role.hidden_axis == 0 else (layer.d_model, layer.d_ff)
+            yield f"{layer.name}.{name}", (1, *sizes)
+
+
+if __name__ == "__main__":
+    run(main)

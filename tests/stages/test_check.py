@@ -1,0 +1,56 @@
+"""What a late stage would refuse is refused before the first training, in one line and with exit code 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mcsmoe.errors import UserError
+from stages import check
+from tests.stages.workplace import write_params
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"methods": {"merge": ["two"], "distill": [], "compress": []}}, "unknown method 'two'; known: average,"),
+        ({"methods": {"distill": ["zipit"]}}, "methods.distill has"),
+        ({"merge": {"groups": 9}}, "merge.groups = 9.0 in params.yaml: 36 groups asked"),
+        ({"merge": {"groups": 0.5}}, "merge.groups = 0.5 in params.yaml: Input should be greater than or equal to 1"),
+        ({"merge": {"grups": 2}}, "merge.grups = 2 in params.yaml: Extra inputs are not permitted"),
+        ({"merge": {"exclude": {"encoder": [0], "decoder": []}}}, "merge.exclude.encoder = 0"),
+        ({"compress": {"rank": 60}}, "compress.rank = 60 in params.yaml"),
+        ({"task": {"name": "sts2"}}, "unknown task 'sts2'; known: copa, denoise, skills, sst2"),
+        ({"task": {"name": "sst2", "data": "./nowhere"}}, "task.data = './nowhere': there is no such directory"),
+        ({"model": {"source": "./nowhere"}}, "nowhere: no such directory"),
+        ({"recipes": {"m-smoe": {"rule": "avarage"}}}, "'avarage'; known: average, frequency"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, monkeypatch, sections, message):
+    monkeypatch.chdir(tmp_path)
+    write_params(**sections)
+    with pytest.raises(UserError) as error:
+        check.main()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_finetune_checks_first_and_exits_with_2(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_params(compress={"rank": 60})
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.finetune"], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: compress.rank = 60")
+    assert done.stderr.count("\n") == 1
+    assert not Path("artifacts").exists()
+
+
+def test_the_embedded_default_passes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_params()
+    check.main()
