@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 def main() -> None:
     """Refuse what a later stage would refuse: unknown names, budgets that cannot be had, missing model or data."""
     params = start()
+    from mcsmoe.architectures.exclude import excluded_layers
     from mcsmoe.architectures.registry import sparse_layers
     from mcsmoe.compression.size import check_size
-    from mcsmoe.recipes.load import excluded_layers, validate_recipes
+    from mcsmoe.recipes.load import validate_recipes
     from mcsmoe.tasks.task import TASKS
     from mcsmoe.training.start import check_model
 

@@ -22,12 +22,12 @@ def main(method: Annotated[str, Option(help="Recipe whose distilled model is com
     check_source(TEACHER)
     if not launched(params, "stages.compress"):
         return
+    from mcsmoe.architectures.exclude import excluded_layers
     from mcsmoe.architectures.registry import sparse_layers
     from mcsmoe.checkpoint.load import load_model, load_tokenizer
     from mcsmoe.compression.factorise import factorise_model
     from mcsmoe.compression.pruner import Pruner
     from mcsmoe.modeling.modeling_mcsmoe_switch import FactorisedLinears
-    from mcsmoe.recipes.load import excluded_layers
     from mcsmoe.training.output import write_training
     from mcsmoe.training.recovery import make_recovery
 

@@ -37,6 +37,7 @@ def main(
     train, selection = hold_out(task.examples(params.task, "train"), params.task.selection, params.seed)
     model, tokenizer = start_model(params.model, train)
     family = family_of(model.config)
+    held_out = task.encode(tokenizer, selection, params.task, params.seed)
     loss = FullLoss(family, family.layers(model.config), settings)
     fit = Fit(
         model=model,
@@ -47,7 +48,7 @@ def main(
         seed=params.seed,
         accelerator=make_accelerator(),
         checks=settings.evaluations,
-        check=selection_check(task, task.encode(tokenizer, selection, params.task, 0), tokenizer, params),
+        check=selection_check(task, held_out, tokenizer.pad_token_id, settings.batch_size),
     )
     with loss.watching(model):
         fit.run("finetune")

@@ -77,9 +77,7 @@ def load_config(source: Path | str, *, revision: str | None = None, trust_remote
     import mcsmoe.modeling  # noqa: F401 - registers the merged classes
 
     with _Failures(source):
-        config = transformers.AutoConfig.from_pretrained(
-            source, revision=revision, trust_remote_code=trust_remote_code
-        )
+        config = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     family_of(config)
     return config
 

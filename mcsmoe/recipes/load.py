@@ -7,10 +7,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from mcsmoe.architectures.exclude import excluded_layers
 from mcsmoe.architectures.layer import MoELayer
 from mcsmoe.errors import ParameterError, UnknownNameError
 from mcsmoe.grouping.budget import check
-from mcsmoe.params import Exclude, Merge, Params, Section
+from mcsmoe.params import Merge, Params, Section
 
 DIRECTORY = Path(__file__).parent
 
@@ -78,18 +79,6 @@ def _check_names(name: str, recipe: Recipe) -> None:
     for key, names in known.items():
         if getattr(recipe, key) not in names:
             raise UnknownNameError(f"recipes.{name}.{key}", getattr(recipe, key), names)
-
-
-def excluded_layers(exclude: Exclude, layers: Sequence[MoELayer]) -> list[str]:
-    """Names of the layers that stay untouched. Raises `ParameterError` for an index with no sparse layer."""
-    names = []
-    for stack in ("encoder", "decoder"):
-        sparse = {layer.index: layer.name for layer in layers if layer.stack == stack}
-        for index in getattr(exclude, stack):
-            if index not in sparse:
-                raise ParameterError(f"merge.exclude.{stack}", index, f"no sparse layer; sparse are {sorted(sparse)}")
-            names.append(sparse[index])
-    return names
 
 
 def validate_recipes(params: Params, layers: Sequence[MoELayer] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mcsmoe.architectures.exclude import excluded_layers
 from mcsmoe.architectures.layer import MoELayer
 from mcsmoe.errors import CheckpointError
 from mcsmoe.grouping.budget import BUDGETS
@@ -9,7 +10,7 @@ from mcsmoe.grouping.group import group
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.grouping.registry import GROUPERS
 from mcsmoe.params import Merge
-from mcsmoe.recipes.load import Recipe, excluded_layers
+from mcsmoe.recipes.load import Recipe
 from mcsmoe.routing.statistics import RoutingStatistics
 from mcsmoe.similarity.registry import SIMILARITIES
 

@@ -63,7 +63,7 @@ def corrupt(block: np.ndarray, sentinels: np.ndarray, end: int, rng: np.random.G
     target: list[int] = []
     start = 0
     for kept, hidden, sentinel in zip(kept_lengths, noise_lengths, sentinels.tolist()):
-        source += [*block[start:start + kept].tolist(), sentinel]
+        source += [*block[start : start + kept].tolist(), sentinel]
         target += [sentinel, *block[start + kept : start + kept + hidden].tolist()]
         start += kept + hidden
     return Encoded([*source, end], [*target, end])

@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mcsmoe.evaluation.likelihood import likelihood
-from mcsmoe.params import Params
 from mcsmoe.tasks.task import Encoded, Task
 
 
 def selection_check(
-    task: Task, rows: Sequence[Encoded], tokenizer: Any, params: Params
+    task: Task, rows: Sequence[Encoded], pad: int, batch_size: int
 ) -> Callable[[Any], tuple[float, ...]]:
     """A function of the model whose value is largest for the best checkpoint.
 
@@ -17,7 +16,7 @@ def selection_check(
     """
 
     def check(model: Any) -> tuple[float, ...]:
-        found = likelihood(model, rows, tokenizer.pad_token_id, params.evaluate.batch_size)
+        found = likelihood(model, rows, pad, batch_size)
         return (found.sequence_accuracy, -found.cross_entropy) if task.generates else (-found.cross_entropy,)
 
     return check

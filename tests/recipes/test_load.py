@@ -4,10 +4,11 @@ from typing import Any
 import pytest
 import torch
 
+from mcsmoe.architectures.exclude import excluded_layers
 from mcsmoe.architectures.registry import sparse_layers
 from mcsmoe.errors import CheckpointError, ParameterError, UnknownNameError
 from mcsmoe.params import Params
-from mcsmoe.recipes.load import excluded_layers, known_recipes, load_recipe, validate_recipes
+from mcsmoe.recipes.load import known_recipes, load_recipe, validate_recipes
 from mcsmoe.recipes.plan import make_plan
 from mcsmoe.routing.statistics import LayerStatistics, RoutingStatistics
 from tests.models import EXPERTS, tiny_switch
