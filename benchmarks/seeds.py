@@ -39,8 +39,9 @@ def main(
     with ThreadPoolExecutor(jobs) as pool:
         runs = dict(zip(chosen, pool.map(lambda seed: run_seed(preset, seed), chosen)))
     results = ROOT / "benchmarks/results"
-    write_json(results / f"{preset}.json", {"preset": preset, "runs": runs})
-    (results / f"{preset}.md").write_text(table(preset, list(runs.values())))
+    command = f"python -m benchmarks.seeds {preset} --seeds {seeds} --jobs {jobs}"
+    write_json(results / f"{preset}.json", {"command": command, "cores": os.cpu_count(), "runs": runs})
+    (results / f"{preset}.md").write_text(table(preset, command, list(runs.values())))
     print((results / f"{preset}.md").read_text())
 
 
@@ -77,16 +78,16 @@ def _run(command: list[str], directory: Path) -> None:
         subprocess.run(command, cwd=directory, env=environment, stdout=out, stderr=out, check=True)
 
 
-def table(preset: str, runs: Sequence[Mapping[str, Any]]) -> str:
+def table(preset: str, command: str, runs: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: mean ± sample standard deviation over runs, a row for each step and method."""
     first = runs[0]["figures"]
     quality = [name for name in first["full"] if name not in ("parameters", "bytes", "experts", "flops_per_token")]
     shown = [name for name in quality if "_match_" not in name]
+    minutes = statistics.mean(run["minutes"] for run in runs)
     lines = [
         f"# {preset}, {len(runs)} seeds",
         "",
-        f"`python -m benchmarks.seeds {preset}`; {statistics.mean(r['minutes'] for r in runs):.0f} minutes a seed; "
-        "mean ± standard deviation over seeds.",
+        f"`{command}`: {minutes:.0f} minutes a seed; mean ± standard deviation over seeds.",
         "",
         f"| step | method | {' | '.join(shown)} | parameters | bytes | of full | experts | FLOPs/token |",
         "|---|---|" + "---:|" * (len(shown) + 5),
