@@ -25,20 +25,18 @@ def main(method: Annotated[str, Option(help="Recipe whose distilled model is com
     from mcsmoe.architectures.exclude import excluded_layers
     from mcsmoe.architectures.registry import sparse_layers
     from mcsmoe.checkpoint.load import load_model, load_tokenizer
+    from mcsmoe.checkpoint.room import check_room_for
     from mcsmoe.compression.factorise import factorise_model
     from mcsmoe.compression.pruner import Pruner
     from mcsmoe.modeling.modeling_mcsmoe_switch import FactorisedLinears
     from mcsmoe.training.output import write_training
     from mcsmoe.training.recovery import make_recovery
 
-    student, teacher, tokenizer = (
-        load_model(SOURCE / method),
-        load_model(TEACHER),
-        load_tokenizer(SOURCE / method),
-    )
+    student, tokenizer = load_model(SOURCE / method), load_tokenizer(SOURCE / method)
+    check_room_for(student, OUTPUT / method)
     excluded = excluded_layers(params.merge.exclude, sparse_layers(student.config))
     factorise_model(student, params.compress, FactorisedLinears.from_factors, excluded)
-    fit = make_recovery(params, params.compress, student, teacher, tokenizer)
+    fit = make_recovery(params, params.compress, student, load_model(TEACHER), tokenizer)
     pruner = Pruner(student, params.compress, fit.steps)
     fit.hooks, fit.figures = pruner, lambda: {"remaining": pruner.remaining}
     fit.run(f"compress {method}")

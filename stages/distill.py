@@ -23,15 +23,13 @@ def main(method: Annotated[str, Option(help="Recipe whose merged model recovers.
     if not launched(params, "stages.distill"):
         return
     from mcsmoe.checkpoint.load import load_model, load_tokenizer
+    from mcsmoe.checkpoint.room import check_room_for
     from mcsmoe.training.output import write_training
     from mcsmoe.training.recovery import make_recovery
 
-    student, teacher, tokenizer = (
-        load_model(SOURCE / method),
-        load_model(TEACHER),
-        load_tokenizer(SOURCE / method),
-    )
-    fit = make_recovery(params, params.distill, student, teacher, tokenizer)
+    student, tokenizer = load_model(SOURCE / method), load_tokenizer(SOURCE / method)
+    check_room_for(student, OUTPUT / method)
+    fit = make_recovery(params, params.distill, student, load_model(TEACHER), tokenizer)
     fit.run(f"distill {method}")
     write_training(fit, tokenizer, OUTPUT / method, Path("plots/distill") / f"{method}.json")
 

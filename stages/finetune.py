@@ -25,6 +25,7 @@ def main(
     if not launched(params, "stages.finetune"):
         return
     from mcsmoe.architectures.registry import family_of
+    from mcsmoe.checkpoint.room import check_room_for
     from mcsmoe.tasks.selection import hold_out
     from mcsmoe.tasks.task import TASKS
     from mcsmoe.training.full import FullLoss
@@ -36,6 +37,7 @@ def main(
     task, settings = TASKS[params.task.name], params.finetune
     train, selection = hold_out(task.examples(params.task, "train"), params.task.selection, params.seed)
     model, tokenizer = start_model(params.model, train)
+    check_room_for(model, output)
     family = family_of(model.config)
     held_out = task.encode(tokenizer, selection, params.task, params.seed)
     loss = FullLoss(family, family.layers(model.config), settings)

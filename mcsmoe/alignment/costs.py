@@ -37,7 +37,7 @@ def weight_cost(reference: Expert, expert: Expert, layout: Layout) -> Tensor:
 class ActivationMoments:
     """Sums over tokens of the hidden activations z of a reference and u of another expert; float64.
 
-    Tokens are those routed to either (method.md §1).
+    Tokens are those routed to either.
     """
 
     tokens: Tensor  # []

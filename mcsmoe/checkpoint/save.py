@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
+from mcsmoe.checkpoint.room import check_room_for
 
 MODELING = Path(__file__).parent.parent / "modeling"
 
@@ -13,7 +14,9 @@ def save_model(model: Any, tokenizer: Any, directory: Path) -> Checkpoint:
     """Write weights, configurations and tokenizer of a transformers model; equal models give equal bytes.
 
     A class of ours brings its remote code along. Write inside `atomic_directory` to get all or nothing.
+    Raises `DiskFullError` before anything is written.
     """
+    check_room_for(model, directory / WEIGHTS)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return Checkpoint(directory)

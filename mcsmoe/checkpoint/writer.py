@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mcsmoe.checkpoint.reader import DTYPES
-from mcsmoe.errors import CheckpointError, DiskFullError
+from mcsmoe.checkpoint.room import check_room
+from mcsmoe.errors import CheckpointError
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 ALIGNMENT = 8
@@ -40,7 +40,7 @@ def write_safetensors(path: Path, specs: Mapping[str, TensorSpec], chunks: Calla
     more or fewer bytes than declared, and for NaN or infinity; an unfinished file is removed.
     """
     header = _header(specs)
-    _check_room(path, len(header) + sum(spec.size_bytes for spec in specs.values()))
+    check_room(path, len(header) + sum(spec.size_bytes for spec in specs.values()))
     try:
         with path.open("wb") as file:
             file.write(header)
@@ -73,12 +73,6 @@ def _header(specs: Mapping[str, TensorSpec]) -> bytes:
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     return struct.pack("<Q", len(text)) + text
-
-
-def _check_room(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise DiskFullError(f"{path}: {needed} bytes needed, {free} free in {path.parent}; make room and run again")
 
 
 def _check(name: str, spec: TensorSpec, chunk: Tensor) -> None:

@@ -26,7 +26,7 @@ def collect(
     activations: bool = False,
     masks: Masks = real_tokens,
 ) -> RoutingStatistics:
-    """Statistics over the tokens that `masks` marks as real (method.md §2); no token tensor is kept.
+    """Statistics over the tokens that `masks` marks as real; no token tensor is kept.
 
     How the sample is cut into batches and ordered changes nothing beyond the rounding of float64 sums.
     Raises `CheckpointError` naming the layer whose sums are not finite.

@@ -6,13 +6,12 @@ from mcsmoe.tasks.task import TASKS, Example, Split
 from mcsmoe.tasks.text import ClassificationTask
 
 SOURCE = Source(columns=("premise", "choice1", "choice2", "question", "label"), configuration="copa")
-ANSWERS = ("choice1", "choice2")
 
 
 class COPA(ClassificationTask):
     """Two choices named in the prompt; accuracy of generated answers."""
 
-    answers = ANSWERS
+    answers = ("choice1", "choice2")
 
     def examples(self, settings: TaskParams, split: Split) -> list[Example]:
         """One example a premise."""
@@ -20,7 +19,7 @@ class COPA(ClassificationTask):
             Example(
                 f"copa choice1: {row['choice1']} choice2: {row['choice2']} "
                 f"premise: {row['premise']} question: {row['question']}",
-                ANSWERS[row["label"]],
+                self.answer(row["label"]),
             )
             for row in read_rows(settings, SOURCE, split)
         ]

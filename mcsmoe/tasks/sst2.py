@@ -6,18 +6,17 @@ from mcsmoe.tasks.task import TASKS, Example, Split
 from mcsmoe.tasks.text import ClassificationTask
 
 SOURCE = Source(columns=("sentence", "label"), configuration="sst2")
-ANSWERS = ("negative", "positive")
 
 
 class SST2(ClassificationTask):
     """Single-sentence sentiment; accuracy of generated answers."""
 
-    answers = ANSWERS
+    answers = ("negative", "positive")
 
     def examples(self, settings: TaskParams, split: Split) -> list[Example]:
         """One example a sentence."""
         return [
-            Example(f"sst2 sentence: {row['sentence'].strip()}", ANSWERS[row["label"]])
+            Example(f"sst2 sentence: {row['sentence'].strip()}", self.answer(row["label"]))
             for row in read_rows(settings, SOURCE, split)
         ]
 

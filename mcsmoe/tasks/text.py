@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from mcsmoe.errors import DataError
 from mcsmoe.params import Task as TaskParams
 from mcsmoe.tasks.task import Encoded, Example
 
@@ -25,6 +26,12 @@ class ClassificationTask(TextTask):
 
     metric = "accuracy"
     answers: Sequence[str]
+
+    def answer(self, label: int) -> str:
+        """The word for a label's code. Raises `DataError` for a code without one (hidden labels are -1)."""
+        if not 0 <= label < len(self.answers):
+            raise DataError(f"label {label} has no answer; known are 0 to {len(self.answers) - 1}")
+        return self.answers[label]
 
     def score(self, predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
         """Accuracy, and the share of generated texts that are no answer at all; these count as wrong."""

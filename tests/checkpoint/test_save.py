@@ -1,5 +1,12 @@
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.save import save_model, write_remote_code
+from mcsmoe.errors import DiskFullError
+from tests.models import tiny_switch
 
 
 def test_equal_models_give_equal_bytes(model, tokenizer, saved, tmp_path):
@@ -18,3 +25,10 @@ def test_remote_code_alone_is_what_saving_a_model_brings(model, saved, tmp_path)
     assert code == sorted(path.name for path in tmp_path.glob("*.py"))
     assert bool(code) == (model.config.model_type == "mcsmoe_switch")
     assert all((saved / name).read_bytes() == (tmp_path / name).read_bytes() for name in code)
+
+
+def test_a_full_disk_is_seen_before_writing(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(DiskFullError, match=r"bytes needed, 10 free .*make room"):
+        save_model(tiny_switch(), None, tmp_path)
+    assert not list(tmp_path.iterdir())

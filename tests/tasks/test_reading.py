@@ -89,3 +89,9 @@ def test_real_data_is_read_whole(task, rows):
     examples = TASKS[name].examples(settings(name=name, data=str(DATA / task)), "test")
     assert len(examples) == rows
     assert all(e.source and e.target for e in examples)
+
+
+def test_a_hidden_label_is_refused(tmp_path):
+    (tmp_path / "validation.jsonl").write_text(json.dumps({"sentence": "good", "label": -1}))
+    with pytest.raises(DataError, match="label -1 has no answer"):
+        TASKS["sst2"].examples(settings(name="sst2", data=str(tmp_path)), "test")
