@@ -40,7 +40,7 @@ def main(layers: Annotated[str, typer.Option(help="Sparse layers of each checkpo
                 print(rows[-1], flush=True)
     command_line = f"python -m benchmarks.surgery --layers {layers}"
     write_json(RESULTS / "surgery.json", {"command": command_line, "cores": os.cpu_count(), "rows": rows})
-    head = "| sparse layers | checkpoint MB | step | peak memory above imports, MB | seconds |\n|---:|---:|---|---:|---:|\n"
+    head = "| sparse layers | checkpoint MB | step | peak above imports, MB | seconds |\n|---:|---:|---|---:|---:|\n"
     body = "".join(
         f"| {r['layers']} | {r['checkpoint_mb']:,} | {r['step']} | {r['peak_mb']:,} | {r['seconds']} |\n" for r in rows
     )
