@@ -1,0 +1,40 @@
+"""What distill and compress have in common: a merged model trains with the full one as its teacher."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.common import start
+from stages.launch import launched
+
+if TYPE_CHECKING:
+    from mcsmoe.params import Params
+    from mcsmoe.training.loop import Fit
+
+TEACHER = Path("artifacts/finetune")
+
+MakeFit = Callable[[Any], "Fit"]
+"""Settings of the training → a `Fit` of the student."""
+
+
+def recover(stage: str, source: str, method: str, train: Callable[["Params", Any, MakeFit], "Fit"]) -> None:
+    """Train artifacts/SOURCE/METHOD by `train(params, student, make_fit)`; write artifacts/STAGE/METHOD."""
+    params = start()
+    from mcsmoe.checkpoint.load import check_source
+
+    origin, output = (Path("artifacts") / step / method for step in (source, stage))
+    check_source(origin)
+    check_source(TEACHER)
+    if not launched(params, f"stages.{stage}"):
+        return
+    from mcsmoe.checkpoint.load import load_model, load_tokenizer
+    from mcsmoe.checkpoint.room import check_room_for
+    from mcsmoe.training.output import write_training
+    from mcsmoe.training.recovery import make_recovery
+
+    student, tokenizer = load_model(origin), load_tokenizer(origin)
+    check_room_for(student, output)
+    fit = train(
+        params, student, lambda settings: make_recovery(params, settings, student, load_model(TEACHER), tokenizer)
+    )
+    write_training(fit, tokenizer, output, Path("plots") / stage / f"{method}.json")
