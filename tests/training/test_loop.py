@@ -29,6 +29,7 @@ class Copier(nn.Module):
 
 
 def loss(model, batch, label_tokens):
+    assert model.training  # so that dropout is on
     logits = model(batch)
     total = nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), reduction="sum")
     return {"loss": total / label_tokens}
