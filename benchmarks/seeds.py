@@ -33,27 +33,31 @@ def main(
     preset: Annotated[str, typer.Argument(help="Name of a file in presets/, without its ending.")],
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
     jobs: Annotated[int, typer.Option(help="Pipelines at a time.")] = 1,
+    rev: Annotated[str, typer.Option(help="Commit of this repository whose code and preset run.")] = "HEAD",
 ) -> None:
     """Run PRESET once a seed; write the table of means and spreads."""
     chosen = [int(seed) for seed in seeds.split(",")]
+    revision = _output(["git", "rev-parse", f"{rev}^{{commit}}"])
     with ThreadPoolExecutor(jobs) as pool:
-        runs = dict(zip(chosen, pool.map(lambda seed: run_seed(preset, seed), chosen)))
+        runs = dict(zip(chosen, pool.map(lambda seed: run_seed(preset, seed, revision), chosen)))
     results = ROOT / "benchmarks/results"
     command = f"python -m benchmarks.seeds {preset} --seeds {seeds} --jobs {jobs}"
-    write_json(results / f"{preset}.json", {"command": command, "cores": os.cpu_count(), "runs": runs})
+    write_json(
+        results / f"{preset}.json", {"command": command, "revision": revision, "cores": os.cpu_count(), "runs": runs}
+    )
     (results / f"{preset}.md").write_text(table(preset, command, list(runs.values())))
     print((results / f"{preset}.md").read_text())
 
 
-def run_seed(preset: str, seed: int) -> dict[str, Any]:
+def run_seed(preset: str, seed: int, revision: str) -> dict[str, Any]:
     """The figures of every step and method of one seed, and the minutes it took."""
     clone = ROOT / ".scratch/seeds" / f"{preset}-{seed}"
     if not clone.is_dir():
         _run(["git", "clone", "--quiet", "--shared", str(ROOT), str(clone)], ROOT)
     _run(["git", "fetch", "--quiet", "origin"], clone)
-    _run(["git", "reset", "--quiet", "--hard", "origin/HEAD"], clone)
+    _run(["git", "reset", "--quiet", "--hard", revision], clone)
     _run(["dvc", "config", "--local", "cache.dir", str(ROOT / ".dvc/cache")], clone)
-    values = yaml.safe_load((ROOT / "presets" / f"{preset}.yaml").read_text()) | {"seed": seed}
+    values = yaml.safe_load((clone / "presets" / f"{preset}.yaml").read_text()) | {"seed": seed}
     if values["task"]["data"]:
         values["task"]["data"] = str(find_directory(values["task"]["data"]) or values["task"]["data"])
     Params.parse(values, f"presets/{preset}.yaml")
@@ -81,6 +85,10 @@ def _run(command: list[str], directory: Path) -> None:
     log = directory.parent / f"{directory.name}.log" if directory != ROOT else None
     with open(log or os.devnull, "a") as out:
         subprocess.run(command, cwd=directory, env=environment, stdout=out, stderr=out, check=True)
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def table(preset: str, command: str, runs: Sequence[Mapping[str, Any]]) -> str:
