@@ -14,6 +14,7 @@ def main() -> None:
     params = start()
     from mcsmoe.architectures.exclude import excluded_layers
     from mcsmoe.architectures.registry import sparse_layers
+    from mcsmoe.compression.schedule import CubicSchedule
     from mcsmoe.compression.size import check_size
     from mcsmoe.recipes.load import validate_recipes
     from mcsmoe.tasks.task import TASKS
@@ -27,6 +28,7 @@ def main() -> None:
         check_size(
             dict(shape for layer in layers if layer.name not in excluded for shape in shapes(layer)), params.compress
         )
+    CubicSchedule.of(params.compress, steps=1)
     for split in ("train", "test"):
         task.examples(params.task, split)
 

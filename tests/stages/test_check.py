@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
         ({"merge": {"grups": 2}}, "merge.grups = 2 in params.yaml: Extra inputs are not permitted"),
         ({"merge": {"exclude": {"encoder": [0], "decoder": []}}}, "merge.exclude.encoder = 0"),
         ({"compress": {"rank": 60}}, "compress.rank = 60 in params.yaml"),
+        ({"compress": {"initial_warmup": 0.8, "final_warmup": 0.4}}, "compress."),
         ({"task": {"name": "sts2"}}, "unknown task 'sts2'; known: copa, denoise, skills, sst2"),
         ({"task": {"name": "sst2", "data": "./nowhere"}}, "task.data = './nowhere': there is no such directory"),
         ({"model": {"source": "./nowhere"}}, "nowhere: no such directory"),
