@@ -65,7 +65,7 @@ def test_nothing_changed_runs_nothing(done):
             7,
             {"evaluate-full", "evaluate-merge", "evaluate-distill", "evaluate-compress", "report"},
         ),
-        ("merge.groups", 3, BELOW_MERGE | DRAWN),
+        ("merge.groups", 2, BELOW_MERGE | DRAWN),
         ("compress.rank", 3, {"compress", "evaluate-compress", "report"}),
         (
             "distill.learning_rate",
