@@ -25,6 +25,7 @@ def make(directory: Path, count: int) -> None:
     """A random checkpoint with the experts and routers of `count` sparse layers, half of them in the decoder."""
     config = SwitchTransformersConfig(
         num_experts=32,
+        d_ff=3072,
         num_layers=count,
         num_decoder_layers=count,
         num_sparse_encoder_layers=count // 2,
