@@ -1,4 +1,4 @@
-"""Make each merged weight low rank plus a few sparse rows, while it learns from the full model."""
+"""Make each merged weight low rank plus a sparse rest, while the model learns from the full one."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +20,7 @@ def main(method: Annotated[str, Option(help="Recipe whose distilled model is com
         from mcsmoe.architectures.registry import sparse_layers
         from mcsmoe.compression.factorise import factorise_model
         from mcsmoe.compression.pruner import Pruner
-        from mcsmoe.modeling.modeling_mcsmoe_switch import FactorisedLinears
+        from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 
         excluded = excluded_layers(params.merge.exclude, sparse_layers(student.config))
         factorise_model(student, params.compress, FactorisedLinears.from_factors, excluded)

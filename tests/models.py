@@ -8,7 +8,7 @@ from transformers import SwitchTransformersConfig, SwitchTransformersForConditio
 
 from mcsmoe.architectures.registry import family_of
 from mcsmoe.modeling import MCSMoESwitchConfig, MCSMoESwitchForConditionalGeneration
-from mcsmoe.modeling.modeling_mcsmoe_switch import FactorisedLinears
+from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 
 EXPERTS = 8
 VOCABULARY = 60
@@ -49,8 +49,19 @@ def tiny_merged(**changes: Any) -> MCSMoESwitchForConditionalGeneration:
     return model
 
 
-def tiny_compressed(share: float = 0.3, rank: int = 4, **changes: Any) -> MCSMoESwitchForConditionalGeneration:
-    """`tiny_merged` with factorised experts, of whose rows about `share` are kept (none in one layer)."""
+def tiny_compressed(structure: str = "row", rank: int = 4, **changes: Any) -> MCSMoESwitchForConditionalGeneration:
+    """`tiny_merged` with factorised experts: S keeps all units in the first layer, none in the last, else some."""
+    return _compressed(dict.fromkeys(KEPT, structure), {"encoder.1": 1.0, "decoder.3": 0.0}, rank, **changes)
+
+
+def tiny_mixed(**changes: Any) -> MCSMoESwitchForConditionalGeneration:
+    """`tiny_merged` with experts factorised in another structure in each layer, and some units kept in each."""
+    return _compressed(dict(zip(KEPT, ("column", "element", "row", "none"))), {}, 4, **changes)
+
+
+def _compressed(
+    structures: dict[str, str], shares: dict[str, float], rank: int, **changes: Any
+) -> MCSMoESwitchForConditionalGeneration:
     model = tiny_merged(**changes)
     generator = torch.Generator().manual_seed(2)
     for name, mlp in model.sparse_mlps().items():
@@ -58,9 +69,9 @@ def tiny_compressed(share: float = 0.3, rank: int = 4, **changes: Any) -> MCSMoE
             weight = getattr(mlp.experts, key).weight.detach()
             u, s, v = torch.linalg.svd(weight, full_matrices=False)
             u, v = u[..., :rank] * s[:, None, :rank], v[:, :rank]
-            linears = FactorisedLinears.from_factors(u.contiguous(), v.contiguous(), weight - u @ v)
-            kept = torch.rand(weight.shape[:2], generator=generator) < (share if name != "decoder.3" else 0)
-            linears.keep_rows(kept)
+            linears = FactorisedLinears.from_factors(u.contiguous(), v.contiguous(), weight - u @ v, structures[name])
+            if linears.sparse is not None:
+                linears.sparse.keep(torch.rand(linears.kept, generator=generator) < shares.get(name, 0.3))
             setattr(mlp.experts, key, linears)
     model.update_config()
     return model

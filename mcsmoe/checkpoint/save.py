@@ -1,5 +1,6 @@
 """Saving a model in memory as a checkpoint directory."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.room import check_room_for
 
 MODELING = Path(__file__).parent.parent / "modeling"
+RELATIVE_IMPORT = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 
 
 def save_model(model: Any, tokenizer: Any, directory: Path) -> Checkpoint:
@@ -23,7 +25,14 @@ def save_model(model: Any, tokenizer: Any, directory: Path) -> Checkpoint:
 
 
 def write_remote_code(config: dict[str, Any], directory: Path) -> None:
-    """Put the files that `auto_map` of a config.json names beside the weights; nothing where it has none."""
-    for reference in sorted(set(config.get("auto_map", {}).values())):
-        name = f"{reference.split('.')[0]}.py"
-        shutil.copyfile(MODELING / name, directory / name)
+    """Put the files that `auto_map` of a config.json names, and those they import, beside the weights.
+
+    Nothing where the config names none.
+    """
+    todo = {reference.split(".")[0] for reference in config.get("auto_map", {}).values()}
+    done: set[str] = set()
+    while todo:
+        name = todo.pop()
+        shutil.copyfile(MODELING / f"{name}.py", directory / f"{name}.py")
+        done.add(name)
+        todo |= set(RELATIVE_IMPORT.findall((MODELING / f"{name}.py").read_text())) - done

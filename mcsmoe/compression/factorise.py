@@ -6,23 +6,28 @@ import torch
 from torch import Tensor, nn
 
 from mcsmoe.compression.merged_model import MergedModel, stacked_weights
-from mcsmoe.compression.size import check_size
+from mcsmoe.compression.rank import rank_of
+from mcsmoe.compression.size import Shape, check_size
 from mcsmoe.errors import UserError
 from mcsmoe.params import Compress
 
-Build = Callable[[Tensor, Tensor, Tensor], nn.Module]
-"""(u [K, out, r], v [K, r, in], s [K, out, in]) → the module that computes with them."""
+Build = Callable[[Tensor, Tensor, Tensor, str], nn.Module]
+"""(u [K, out, r], v [K, r, in], s [K, out, in], structure) → the module that computes with u v and the units of s."""
 
 
 @torch.no_grad()
 def factorise(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """Weight [K, out, in] → u [K, out, r] = U_r √Σ_r, v [K, r, in] = √Σ_r V_rᵀ, s [K, out, in] = W − u v.
 
-    Exact at the start up to rounding. Computed expert by expert in float32 or better, returned in the
-    dtype of the weight. Raises ValueError for a rank that the weight cannot have.
+    Exact at the start up to rounding; rank 0 gives empty factors, and s = W bit by bit. Computed expert by
+    expert in float32 or better, returned in the dtype of the weight. Raises ValueError for a rank that the
+    weight cannot have.
     """
-    if not 0 < rank <= min(weight.shape[1:]):
-        raise ValueError(f"rank {rank} of a weight {tuple(weight.shape[1:])}")
+    experts, d_out, d_in = weight.shape
+    if not 0 <= rank <= min(d_out, d_in):
+        raise ValueError(f"rank {rank} of a weight {[d_out, d_in]}")
+    if rank == 0:
+        return weight.new_empty(experts, d_out, 0), weight.new_empty(experts, 0, d_in), weight.clone()
     parts = [_factorise_one(matrix, rank) for matrix in weight.unbind(0)]
     u, v, s = (torch.stack(tensors) for tensors in zip(*parts))
     return u, v, s
@@ -42,20 +47,22 @@ def _factorise_one(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 def factorise_model(model: MergedModel, settings: Compress, build: Build, exclude: Collection[str] = ()) -> None:
     """Replace every dense stacked expert weight, except in layers named in `exclude`, and update the config.
 
-    `build` makes the factorised module of the model's family. Weights are replaced one at a time, so that
-    memory grows by one weight. Raises `ParameterError` if a weight would not shrink, and `UserError` if there
-    is no weight to replace, both before the first factorisation.
+    `build` makes the factorised module. Weights are replaced one at a time, so that memory grows by one
+    weight. Raises `ParameterError` if a weight would not shrink, and `UserError` if there is no weight to
+    replace, both before the first factorisation.
     """
     chosen = {name: place for name, place in stacked_weights(model).items() if name.rsplit(".", 1)[0] not in exclude}
     if not chosen:
         raise UserError("nothing to compress: every sparse layer is excluded, or is compressed already")
-    check_size({name: _shape(weight) for name, (_, _, weight) in chosen.items()}, settings)
+    value_bytes = max(weight.element_size() for _, _, weight in chosen.values())
+    check_size({name: _shape(weight) for name, (_, _, weight) in chosen.items()}, settings, value_bytes)
     for owner, attribute, weight in chosen.values():
-        module = build(*factorise(weight.detach(), settings.rank))
+        _, d_out, d_in = weight.shape
+        module = build(*factorise(weight.detach(), rank_of(settings, d_out, d_in)), settings.structure)
         setattr(owner, attribute, module.train(owner.training))
     model.update_config()
 
 
-def _shape(weight: Tensor) -> tuple[int, int, int]:
+def _shape(weight: Tensor) -> Shape:
     experts, d_out, d_in = weight.shape
     return experts, d_out, d_in

@@ -1,19 +1,61 @@
-"""Importance of the rows of S: sensitivity, averaged over a row and over time."""
+"""Importance of the units (rows, columns or elements) of S: their score in one step, and its average over steps."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from mcsmoe.params import Compress
 
-@torch.no_grad()
-def row_sensitivity(rows: Tensor, gradient: Tensor) -> Tensor:
-    """Mean |s·∂L/∂s| of each row (LoSparse, arXiv 2306.11222): rows, gradient [n, in] → [n] float32.
+Score = Callable[[Tensor, Tensor | None], Tensor]
+"""Values and gradient [n, w] (None: no token reached the layer) → score of each unit [n], float32 or better."""
 
-    The first-order change of the loss if an entry were zeroed. One score a row is all a row mask needs.
+
+def sensitivity(values: Tensor, gradient: Tensor | None) -> Tensor:
+    """Mean |s·∂L/∂s| of each unit: how the loss changes, to first order, if an entry is zeroed (LoSparse)."""
+    if gradient is None:
+        return torch.zeros_like(values[:, 0], dtype=_precise(values))
+    return (values * gradient).abs().mean(dim=1, dtype=_precise(values))
+
+
+def magnitude(values: Tensor, gradient: Tensor | None) -> Tensor:
+    """Mean |s| of each unit."""
+    return values.abs().mean(dim=1, dtype=_precise(values))
+
+
+SCORES: dict[str, Score] = {"sensitivity": sensitivity, "magnitude": magnitude}
+
+
+def _precise(values: Tensor) -> torch.dtype:
+    return torch.promote_types(values.dtype, torch.float32)
+
+
+def _moving(average: Tensor, new: Tensor, beta: float) -> Tensor:
+    return beta * average + (1 - beta) * new
+
+
+class Importance:
+    """What the units of one weight rank by: I ← β·I + (1 − β)·score, from I = 0 (LoSparse, arXiv 2306.11222).
+
+    With `uncertainty` β₂ they rank by I·U, where U ← β₂·U + (1 − β₂)·|score − I| with the new I, from U = 0: a
+    unit that is rarely important, but much so when it is, stays (PLATON, arXiv 2206.12562, there element by element).
     """
-    return (rows * gradient).abs().mean(dim=1, dtype=torch.float32)
 
+    def __init__(self, values: Tensor, settings: Compress) -> None:
+        self._score = SCORES[settings.importance]
+        self._beta, self._uncertainty = settings.beta, settings.uncertainty
+        self._average = values.new_zeros(len(values), dtype=_precise(values))
+        self._deviation = torch.zeros_like(self._average) if settings.uncertainty is not None else None
 
-@torch.no_grad()
-def moving_average(average: Tensor, score: Tensor, beta: float) -> Tensor:
-    """β·average + (1 − β)·score, [n] (the same paper)."""
-    return beta * average + (1 - beta) * score
+    @torch.no_grad()
+    def update(self, values: Tensor, gradient: Tensor | None) -> None:
+        """Take one step's values and gradient [n, w] into the averages."""
+        score = self._score(values, gradient)
+        self._average = _moving(self._average, score, self._beta)
+        if self._deviation is not None and self._uncertainty is not None:
+            self._deviation = _moving(self._deviation, (score - self._average).abs(), self._uncertainty)
+
+    @property
+    def ranking(self) -> Tensor:
+        """The larger, the more important; [n], not negative."""
+        return self._average if self._deviation is None else self._average * self._deviation

@@ -1,27 +1,18 @@
 """What compression needs of a merged model, whatever its family: stacked experts, and factorised ones."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 
-class Factorised(Protocol):
-    """K linear maps U_e V_e + S_e, of which some rows of S are kept, sorted by (expert, output neuron).
+class SparsePart(Protocol):
+    """S of K linear maps by its kept units (rows, columns or elements): `values` [n, w], sorted by expert and place."""
 
-    u: [K, out, r]; v: [K, r, in]; rows: [n, in]; row_index: [n], the output neuron of each kept row.
-    """
+    values: nn.Parameter
 
-    u: nn.Parameter
-    v: nn.Parameter
-    rows: nn.Parameter
-    row_index: Tensor
-
-    def row_expert(self) -> Tensor:
-        """The expert that owns each kept row, [n]."""
-
-    def keep_rows(self, mask: Tensor) -> None:
-        """Drop the rows whose output neuron is False in mask [K, out]."""
+    def keep(self, alive: Tensor) -> None:
+        """Drop the units that are False in alive [n]; makes a new parameter `values`."""
 
 
 class MergedModel(Protocol):
@@ -44,11 +35,11 @@ def stacked_weights(model: MergedModel) -> dict[str, tuple[nn.Module, str, Tenso
     }
 
 
-def factorised_weights(model: MergedModel) -> dict[str, Factorised]:
-    """Factorised expert weights by "layer.weight", in order of the forward pass."""
+def sparse_parts(model: MergedModel) -> dict[str, SparsePart]:
+    """S of the factorised expert weights that have one, by "layer.weight", in order of the forward pass."""
     return {
-        f"{layer}.{name}": cast(Factorised, module)
+        f"{layer}.{name}": module.sparse
         for layer, mlp in model.sparse_mlps().items()
         for name, module in mlp.experts.named_children()
-        if hasattr(module, "row_ptr")
+        if getattr(module, "sparse", None) is not None
     }

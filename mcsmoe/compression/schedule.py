@@ -1,4 +1,4 @@
-"""How many rows are kept at which step: all, then fewer along a cubic curve, then the final share."""
+"""How many units of S are kept at which step: all, then fewer along a cubic curve, then the final share."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -14,7 +14,7 @@ class CubicSchedule:
     Zhu & Gupta, arXiv 1710.01878, eq. 1, as used by LoSparse, arXiv 2306.11222. `t` counts optimiser steps.
     """
 
-    start: int  # last step at which every row is kept
+    start: int  # last step at which every unit is kept
     end: int  # first step at which only the final share is kept
     final: float
     interval: int = 1  # steps between two prunings
@@ -33,7 +33,7 @@ class CubicSchedule:
         return cls(start, end, settings.final_ratio, settings.interval)
 
     def remaining(self, step: int) -> float:
-        """Share of rows kept after `step`."""
+        """Share of units kept after `step`."""
         if step <= self.start:
             return 1.0
         if step >= self.end:
@@ -42,5 +42,5 @@ class CubicSchedule:
         return self.final + (1 - self.final) * left**3
 
     def prunes(self, step: int) -> bool:
-        """True after which steps rows are pruned: every `interval`, and once the final share holds."""
+        """True after which steps units are pruned: every `interval`, and once the final share holds."""
         return step > self.start and (step >= self.end or step % self.interval == 0)

@@ -1,70 +1,99 @@
-"""How large a compressed weight is, and the check that it is smaller than it was."""
+"""How many bytes a compressed weight takes, and the check that they are fewer than before."""
 
 from collections.abc import Mapping
 from fractions import Fraction
-from math import ceil
+from math import ceil, floor
+from typing import NamedTuple
 
+from mcsmoe.compression.rank import rank_of
 from mcsmoe.errors import ParameterError
 from mcsmoe.params import Compress
+
+PLACE_BYTES = 4  # the place of a unit in its expert's matrix, int32
+START_BYTES = 8  # where the units of an expert start, int64: one more than there are experts
 
 Shape = tuple[int, int, int]
 """Experts, output neurons, inputs of a stacked weight."""
 
 
-def compressed_parameters(shape: Shape, rank: int, kept: int) -> int:
-    """Parameters of a stacked weight as U, V and `kept` rows of S (over all experts)."""
+class Units(NamedTuple):
+    """The units (rows, columns or elements) of S of one expert: how many, and entries of each."""
+
+    number: int
+    width: int
+
+
+def units(structure: str, d_out: int, d_in: int) -> Units:
+    """What S [d_out, d_in] is pruned by; the structure `none` has no S."""
+    by_structure = {"row": (d_out, d_in), "column": (d_in, d_out), "element": (d_out * d_in, 1), "none": (0, 0)}
+    return Units(*by_structure[structure])
+
+
+def unit_bytes(structure: str, d_out: int, d_in: int, value_bytes: int) -> int:
+    """Bytes of one kept unit: its entries and its place."""
+    return units(structure, d_out, d_in).width * value_bytes + PLACE_BYTES
+
+
+def factor_bytes(shape: Shape, rank: int, structure: str, value_bytes: int) -> int:
+    """Bytes of a stacked weight when no unit is kept: U, V and the starts of S."""
     experts, d_out, d_in = shape
-    return experts * rank * (d_out + d_in) + kept * d_in
+    starts = 0 if structure == "none" else (experts + 1) * START_BYTES
+    return experts * rank * (d_out + d_in) * value_bytes + starts
 
 
-def check_size(shapes: Mapping[str, Shape], settings: Compress) -> None:
-    """Raise `ParameterError` unless every weight shrinks, before any work is done.
+def kept_units(count: int, share: float) -> int:
+    """How many of `count` units are kept for a share; exact for shares written in decimals, halves go up."""
+    return floor(Fraction(str(share)) * count + Fraction(1, 2))
 
-    Two checks, because one threshold over all rows leaves open which weight keeps them: each weight must
-    shrink if it keeps its share of rows, and all together even if only the widest rows are kept.
+
+def check_size(shapes: Mapping[str, Shape], settings: Compress, value_bytes: int = 4) -> None:
+    """Raise `ParameterError` unless every weight takes fewer bytes than before; call it before any work.
+
+    Two checks, because one threshold over all units leaves open which weight keeps them: each weight must
+    shrink if it keeps its share of units, and all together even if only the largest units are kept.
     """
     for name, shape in shapes.items():
-        _check_one(name, shape, settings)
-    before = sum(experts * d_out * d_in for experts, d_out, d_in in shapes.values())
-    after = sum(compressed_parameters(shape, settings.rank, 0) for shape in shapes.values())
-    left = kept_rows(sum(experts * d_out for experts, d_out, _ in shapes.values()), settings.final_ratio)
-    for experts, d_out, d_in in sorted(shapes.values(), key=lambda shape: -shape[2]):
-        rows = min(left, experts * d_out)
-        after, left = after + rows * d_in, left - rows
+        _check_one(name, shape, settings, value_bytes)
+    _check_largest_kept(list(shapes.values()), settings, value_bytes)
+
+
+def _check_one(name: str, shape: Shape, settings: Compress, value_bytes: int) -> None:
+    experts, d_out, d_in = shape
+    structure, rank = settings.structure, rank_of(settings, d_out, d_in)
+    kept = Fraction(str(settings.final_ratio)) * experts * units(structure, d_out, d_in).number
+    room = (
+        experts * d_out * d_in * value_bytes
+        - factor_bytes(shape, 0, structure, value_bytes)
+        - kept * unit_bytes(structure, d_out, d_in, value_bytes)
+    )  # what is left for U and V
+    of_a_rank = experts * (d_out + d_in) * value_bytes
+    if rank * of_a_rank < room:
+        return
+    largest = ceil(room / of_a_rank) - 1
+    while_kept = "" if structure == "none" else f" while {settings.final_ratio:.4g} of its {structure}s are kept"
+    problem = f"{name} [{d_out}, {d_in}] would not shrink at rank {rank}{while_kept}"
+    if largest < 1:
+        raise ParameterError("compress.final_ratio", settings.final_ratio, f"{problem}; lower it")
+    if settings.rank is not None:
+        raise ParameterError("compress.rank", rank, f"{problem}; use a rank of at most {largest}")
+    limit = floor(Fraction((largest + 1) * (d_out + d_in), d_out * d_in) * 10**4) / 10**4
+    raise ParameterError("compress.rank_ratio", settings.rank_ratio, f"{problem}; use a ratio below {limit:.4f}")
+
+
+def _check_largest_kept(shapes: list[Shape], settings: Compress, value_bytes: int) -> None:
+    structure = settings.structure
+    before = sum(experts * d_out * d_in * value_bytes for experts, d_out, d_in in shapes)
+    after = sum(factor_bytes(shape, rank_of(settings, *shape[1:]), structure, value_bytes) for shape in shapes)
+    counts = [experts * units(structure, d_out, d_in).number for experts, d_out, d_in in shapes]
+    sizes = [unit_bytes(structure, d_out, d_in, value_bytes) for _, d_out, d_in in shapes]
+    left = kept_units(sum(counts), settings.final_ratio)
+    for size, count in sorted(zip(sizes, counts), reverse=True):
+        after += min(left, count) * size
+        left -= min(left, count)
     if after >= before:
         raise ParameterError(
             "compress.final_ratio",
             settings.final_ratio,
-            f"with compress.rank = {settings.rank} the experts could grow from {before} to {after} "
-            "parameters if the widest rows are kept; lower one of the two",
+            f"the experts could grow from {before} to {after} bytes if the largest {structure}s are kept; "
+            "lower it, or the rank",
         )
-
-
-def _check_one(name: str, shape: Shape, settings: Compress) -> None:
-    _, d_out, d_in = shape
-    share = Fraction(str(settings.final_ratio))
-    room = (1 - share) * d_out * d_in  # what is left for the factors of one expert
-    if settings.rank * (d_out + d_in) < room:
-        return
-    largest = ceil(room / (d_out + d_in)) - 1
-    remedy = f"use a rank of at most {largest}" if largest > 0 else "lower compress.final_ratio"
-    raise ParameterError(
-        "compress.rank",
-        settings.rank,
-        f"{name} [{d_out}, {d_in}] would not shrink while compress.final_ratio = {settings.final_ratio} "
-        f"of its rows are kept; {remedy}",
-    )
-
-
-def kept_rows(rows: int, share: float) -> int:
-    """How many of `rows` are kept for a share; exact for shares written in decimals, halves go up."""
-    return int(Fraction(str(share)) * rows + Fraction(1, 2))
-
-
-def rank_of_ratio(share: float, d_out: int, d_in: int) -> int:
-    """The rank whose factors hold `share` of a weight's parameters, rounded up (LoSparse, arXiv 2306.11222).
-
-    Exact rational arithmetic: with floats, a share computed from rank 25 came back as rank 26.
-    """
-    exact = Fraction(share).limit_denominator(10**8)
-    return ceil(exact * d_out * d_in / (d_out + d_in))

@@ -1,9 +1,8 @@
 """Switch Transformer with K merged experts a layer, an index map E → K, and low-rank plus sparse experts.
 
-This file travels beside the weights as remote code: it imports torch, transformers and its configuration.
+This file travels beside the weights as remote code: it imports torch, transformers and the files beside it.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,89 +13,7 @@ from transformers.activations import ACT2FN
 from transformers.models.switch_transformers.modeling_switch_transformers import SwitchTransformersTop1Router
 
 from .configuration_mcsmoe_switch import MCSMoESwitchConfig
-
-
-def grouped_linear(x: Tensor, weight: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Tokens x [T, in] sorted by expert, weight [K, out, in], tokens an expert (sum T) → [T, out]."""
-    # unbind: the backward of weight[e] would build a zero [K, out, in] for each expert.
-    parts = [F.linear(part, matrix) for part, matrix in zip(x.split(sizes), weight.unbind(0))]
-    return torch.cat(parts)
-
-
-class StackedLinears(nn.Module):
-    """K linear maps in one tensor `weight` [K, out, in]."""
-
-    def __init__(self, experts: int, d_in: int, d_out: int, factor: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(experts, d_out, d_in))
-        nn.init.normal_(self.weight, std=factor * d_in**-0.5)
-
-    def forward(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Tokens x [T, in] sorted by expert, tokens an expert → [T, out]."""
-        return grouped_linear(x, self.weight, sizes)
-
-
-class FactorisedLinears(nn.Module):
-    """K linear maps W_e = U_e V_e + S_e (LoSparse, arXiv 2306.11222, eq. 4), S_e with few non-zero rows.
-
-    `u` [K, out, r], `v` [K, r, in]; `rows` [n, in] are the kept rows of S, sorted by (expert, output neuron);
-    `row_index` [n] names the output neuron of each, expert e owns `row_ptr[e]:row_ptr[e + 1]`.
-    """
-
-    row_index: Tensor
-    row_ptr: Tensor
-
-    def __init__(self, experts: int, d_in: int, d_out: int, rank: int, rows: int, factor: float) -> None:
-        super().__init__()
-        self.u = nn.Parameter(torch.empty(experts, d_out, rank))
-        self.v = nn.Parameter(torch.empty(experts, rank, d_in))
-        self.rows = nn.Parameter(torch.zeros(rows, d_in))
-        nn.init.normal_(self.u, std=rank**-0.5)
-        nn.init.normal_(self.v, std=factor * d_in**-0.5)
-        # Without a checkpoint the rows belong to the first output neurons.
-        self.register_buffer("row_index", torch.arange(rows) % d_out)
-        self.register_buffer("row_ptr", (torch.arange(experts + 1) * d_out).clamp(max=rows))
-
-    @classmethod
-    def from_factors(cls, u: Tensor, v: Tensor, s: Tensor) -> "FactorisedLinears":
-        """From u [K, out, r], v [K, r, in] and s [K, out, in], with all K * out rows of S kept."""
-        experts, d_out, rank = u.shape
-        with torch.device("meta"):
-            module = cls(experts, v.shape[2], d_out, rank, experts * d_out, 1.0)
-        module.to_empty(device=u.device)
-        module.u, module.v = nn.Parameter(u), nn.Parameter(v)
-        module.rows = nn.Parameter(s.reshape(experts * d_out, -1))
-        module._set_kept(torch.ones(experts, d_out, dtype=torch.bool, device=u.device))
-        return module
-
-    def forward(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Tokens x [T, in] sorted by expert, tokens an expert → [T, out]."""
-        experts, d_out, _ = self.u.shape
-        if len(self.rows) == experts * d_out:
-            # Nothing is removed yet: one dense product costs less than two thin ones beside it.
-            return grouped_linear(x, torch.baddbmm(self.rows.view(experts, d_out, -1), self.u, self.v), sizes)
-        outputs = grouped_linear(grouped_linear(x, self.v, sizes), self.u, sizes).split(sizes)
-        kept = self.row_ptr.diff().tolist()
-        pieces = zip(outputs, x.split(sizes), self.rows.split(kept), self.row_index.split(kept))
-        return torch.cat([y.index_add(1, i, F.linear(part, s)) for y, part, s, i in pieces])
-
-    @torch.no_grad()
-    def keep_rows(self, mask: Tensor) -> None:
-        """Drop the rows of S whose output neuron is False in mask [K, out]; makes a new parameter `rows`."""
-        expert = self.row_expert()
-        kept = mask[expert, self.row_index]
-        present = torch.zeros_like(mask)
-        present[expert[kept], self.row_index[kept]] = True
-        self.rows = nn.Parameter(self.rows[kept])
-        self._set_kept(present)
-
-    def row_expert(self) -> Tensor:
-        """The expert that owns each kept row, [n]."""
-        return torch.repeat_interleave(self.row_ptr.diff())
-
-    def _set_kept(self, present: Tensor) -> None:
-        self.row_index = present.nonzero()[:, 1]
-        self.row_ptr = F.pad(present.sum(1).cumsum(0), (1, 0))
+from .linears_mcsmoe import FactorisedLinears, StackedLinears
 
 
 class RouterLinear(nn.Linear):
@@ -116,13 +33,16 @@ class MCSMoESwitchRouter(SwitchTransformersTop1Router):
         self.classifier = RouterLinear(config.hidden_size, config.num_experts, bias=config.router_bias)
         nn.init.normal_(self.classifier.weight, std=config.initializer_factor)
 
-    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens [B, S, d] → expert [B, S] (E: over capacity), probability [B, S, 1], logits [B, S, E]."""
+    def forward(self, hidden_states: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens [B, S, d] → expert [B, S] (E: over capacity), probability [B, S, 1], logits [B, S, E].
+
+        Experts that are True in `excluded` [E] get no probability: their logits are −∞.
+        """
         tokens = hidden_states.to(self.dtype)
         if self.training and self.jitter_noise > 0:
             # In place as in the stock class: in float32 the experts see the noise too.
             tokens *= torch.empty_like(tokens).uniform_(1.0 - self.jitter_noise, 1.0 + self.jitter_noise)
-        logits = self.classifier(tokens)
+        logits = self.classifier(tokens).masked_fill(excluded, float("-inf"))
         probabilities = F.softmax(logits, dim=-1, dtype=self.dtype).to(hidden_states.dtype)
         gate, expert = probabilities.max(dim=-1, keepdim=True)
         expert = expert.squeeze(-1)
@@ -132,21 +52,24 @@ class MCSMoESwitchRouter(SwitchTransformersTop1Router):
         return expert, gate, logits
 
 
+def _linears(
+    layer: dict[str, Any], name: str, d_in: int, d_out: int, factor: float
+) -> StackedLinears | FactorisedLinears:
+    """One weight of the experts of a layer as its entry of `config.moe_layers` describes it."""
+    if "structure" not in layer:
+        return StackedLinears(layer["experts"], d_in, d_out, factor)
+    kept = layer["kept"][name]
+    return FactorisedLinears(layer["experts"], d_in, d_out, layer["rank"], layer["structure"], kept, factor)
+
+
 class MCSMoESwitchExperts(nn.Module):
     """K experts; each runs once for all of its tokens."""
 
-    def __init__(self, config: MCSMoESwitchConfig, experts: int, rank: int, rows: dict[str, int]) -> None:
+    def __init__(self, config: MCSMoESwitchConfig, layer: dict[str, Any]) -> None:
         super().__init__()
-        self.num_experts = experts
-        factor = config.initializer_factor
-        self.wi: StackedLinears | FactorisedLinears
-        self.wo: StackedLinears | FactorisedLinears
-        if rank == 0:
-            self.wi = StackedLinears(experts, config.d_model, config.d_ff, factor)
-            self.wo = StackedLinears(experts, config.d_ff, config.d_model, factor)
-        else:
-            self.wi = FactorisedLinears(experts, config.d_model, config.d_ff, rank, rows["wi"], factor)
-            self.wo = FactorisedLinears(experts, config.d_ff, config.d_model, rank, rows["wo"], factor)
+        self.num_experts = layer["experts"]
+        self.wi = _linears(layer, "wi", config.d_model, config.d_ff, config.initializer_factor)
+        self.wo = _linears(layer, "wo", config.d_ff, config.d_model, config.initializer_factor)
         self.dropout = nn.Dropout(config.dropout_rate)
         self.act = ACT2FN[config.dense_act_fn]
 
@@ -160,7 +83,10 @@ class MCSMoESwitchExperts(nn.Module):
 
 
 class MCSMoESwitchSparseMLP(nn.Module):
-    """Router over E experts, index map E → K, K experts. Tokens over an expert's capacity contribute 0."""
+    """Router over E experts, index map E → K (−1: the expert is excluded from routing), K experts.
+
+    Tokens over an expert's capacity contribute 0.
+    """
 
     expert_map: Tensor
 
@@ -169,11 +95,11 @@ class MCSMoESwitchSparseMLP(nn.Module):
         experts = layer["experts"]
         self.router = MCSMoESwitchRouter(config)
         self.register_buffer("expert_map", torch.arange(config.num_experts) % experts)
-        self.experts = MCSMoESwitchExperts(config, experts, layer["rank"], layer["rows"])
+        self.experts = MCSMoESwitchExperts(config, layer)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Tokens [B, S, d] → [B, S, d]."""
-        expert, gate, _ = self.router(hidden_states)
+        expert, gate, _ = self.router(hidden_states, self.expert_map < 0)
         slot = F.pad(self.expert_map, (0, 1), value=self.experts.num_experts)[expert.view(-1)]
         tokens = hidden_states.view(-1, hidden_states.shape[-1])
         return self.experts(tokens, slot, gate.view(-1, 1)).view(hidden_states.shape)
@@ -229,15 +155,17 @@ class MCSMoESwitchForConditionalGeneration(SwitchTransformersForConditionalGener
         }
 
     def update_config(self) -> None:
-        """Make `config.moe_layers` tell what the modules hold, after they were replaced or rows dropped."""
+        """Make `config.moe_layers` tell what the modules hold, after they were replaced or units dropped."""
         layers = {}
         for name, mlp in self.sparse_mlps().items():
-            rank, rows = 0, {"wi": 0, "wo": 0}
-            for key in rows:
-                linears = getattr(mlp.experts, key)
-                if isinstance(linears, FactorisedLinears):
-                    rank, rows[key] = linears.u.shape[2], len(linears.rows)
-            layers[name] = {"experts": mlp.experts.num_experts, "rank": rank, "rows": rows}
+            layers[name] = {"experts": mlp.experts.num_experts}
+            linears = {key: getattr(mlp.experts, key) for key in ("wi", "wo")}
+            if isinstance(linears["wi"], FactorisedLinears):
+                layers[name] |= {
+                    "rank": linears["wi"].rank,
+                    "structure": linears["wi"].structure,
+                    "kept": {key: each.kept for key, each in linears.items()},
+                }
         self.config.moe_layers = layers
 
 

@@ -5,9 +5,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from mcsmoe.checkpoint.save import save_model
-from tests.models import tiny_compressed, tiny_merged, tiny_switch
+from tests.models import tiny_merged, tiny_mixed, tiny_switch
 
-BUILDS = {"stock": tiny_switch, "merged": tiny_merged, "compressed": tiny_compressed}
+BUILDS = {"stock": tiny_switch, "merged": tiny_merged, "compressed": tiny_mixed}
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import GPT2Config, GPT2Model
 
 from mcsmoe.checkpoint.load import check_source, load_model, load_tokenizer
 from mcsmoe.checkpoint.reader import WEIGHTS
@@ -74,9 +74,8 @@ def test_every_difference_is_an_error(saved, edit, message):
 
 
 def test_another_architecture_names_those_supported(tmp_path):
-    config = T5Config(vocab_size=10, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
-    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"'t5'.*switch_transformers"):
+    GPT2Model(GPT2Config(vocab_size=10, n_embd=8, n_layer=1, n_head=2)).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"'gpt2'.*switch_transformers"):
         load_model(tmp_path)
 
 

@@ -8,7 +8,7 @@ from mcsmoe.checkpoint.reader import WEIGHTS
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.verify import verify_checkpoint
 from mcsmoe.errors import CheckpointError
-from tests.models import batch, logits, tiny_compressed, tiny_merged
+from tests.models import batch, logits, tiny_merged, tiny_mixed
 
 ROUTER = "decoder.block.1.layer.2.mlp.router.classifier.weight"
 
@@ -24,7 +24,7 @@ def test_a_whole_checkpoint_passes_here_and_in_a_fresh_process(model, saved):
 
 
 def test_half_precision_passes(tokenizer, tmp_path):
-    half = tiny_compressed().to(torch.bfloat16)
+    half = tiny_mixed().to(torch.bfloat16)
     save_model(half, tokenizer, tmp_path)
     verify_checkpoint(tmp_path, batch(), logits(half))
 

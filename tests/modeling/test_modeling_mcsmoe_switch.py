@@ -1,15 +1,24 @@
 import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from mcsmoe.architectures.mapped import mapped_model
 from mcsmoe.modeling import MCSMoESwitchForConditionalGeneration
-from mcsmoe.modeling.modeling_mcsmoe_switch import FactorisedLinears, StackedLinears
-from tests.models import KEPT, batch, logits, tiny_compressed, tiny_merged, tiny_switch
+from tests.modeling.linears import dense
+from tests.models import EXPERTS, KEPT, batch, logits, tiny_compressed, tiny_merged, tiny_switch
 
-MODELS = {"merged": tiny_merged, "compressed": tiny_compressed}
+MODELS: dict[str, Callable[..., Any]] = {
+    "merged": tiny_merged,
+    "row": tiny_compressed,
+    "column": partial(tiny_compressed, "column"),
+    "element": partial(tiny_compressed, "element"),
+    "low-rank-only": partial(tiny_compressed, "none"),
+    "sparse-only": partial(tiny_compressed, rank=0),
+}
 
 
 @pytest.fixture(params=MODELS)
@@ -33,13 +42,6 @@ def spread(model):
                 state[f"{path}.experts.expert_{expert}.{key}.weight"] = weight[slot]
     stock.load_state_dict(state)
     return stock
-
-
-def dense(linears):
-    if isinstance(linears, StackedLinears):
-        return linears.weight.detach()
-    weight = (linears.u @ linears.v).detach()
-    return weight.index_put((linears.row_expert(), linears.row_index), linears.rows.detach(), accumulate=True)
 
 
 @pytest.mark.parametrize("capacity", [1000, 3, 1])
@@ -152,19 +154,11 @@ def test_save_pretrained_twice_is_the_same(model, tmp_path):
     again.save_pretrained(tmp_path / "second")
     names = sorted(path.name for path in (tmp_path / "first").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "second").iterdir())
-    assert {"configuration_mcsmoe_switch.py", "modeling_mcsmoe_switch.py"} < set(names)
+    code = {"configuration_mcsmoe_switch.py", "linears_mcsmoe.py", "modeling_mcsmoe_switch.py"}
+    assert {name for name in names if name.endswith(".py")} == code
     for name in names:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     assert torch.equal(logits(again), logits(model))
-
-
-def test_factorised_equals_dense_while_all_rows_are_kept():
-    torch.manual_seed(0)
-    weight, tokens = torch.randn(3, 10, 6), torch.randn(8, 6)
-    u, v = torch.randn(3, 10, 2), torch.randn(3, 2, 6)
-    linears = FactorisedLinears.from_factors(u, v, weight - u @ v)
-    want = torch.cat([F.linear(part, matrix) for part, matrix in zip(tokens.split([5, 0, 3]), weight)])
-    assert torch.allclose(linears(tokens, [5, 0, 3]), want, atol=1e-5)
 
 
 def test_reloaded_weights_lie_in_aligned_memory(model, tmp_path):
@@ -174,33 +168,70 @@ def test_reloaded_weights_lie_in_aligned_memory(model, tmp_path):
     assert again.lm_head.weight is again.shared.weight
 
 
-def test_keep_rows_drops_the_others_for_good():
-    torch.manual_seed(0)
-    u, v, s, tokens = torch.randn(3, 10, 2), torch.randn(3, 2, 6), torch.randn(3, 10, 6), torch.randn(8, 6)
-    linears = FactorisedLinears.from_factors(u, v, s.clone())
-    first, second = torch.rand(3, 10) < 0.7, torch.rand(3, 10) < 0.7
-    linears.keep_rows(first)
-    linears.keep_rows(second)  # rows that are gone do not come back
-    kept = first & second
-    assert len(linears.rows) == kept.sum()
-    assert torch.equal(linears.row_ptr.diff(), kept.sum(1))
-    assert torch.equal(linears.rows, s[kept])
-    assert torch.equal(linears.row_index, kept.nonzero()[:, 1])
-    weight = u @ v + s * kept[..., None]
-    want = torch.cat([F.linear(part, matrix) for part, matrix in zip(tokens.split([5, 0, 3]), weight)])
-    assert torch.allclose(linears(tokens, [5, 0, 3]), want, atol=1e-5)
-
-
 def test_update_config_tells_what_the_modules_hold():
-    layers = tiny_compressed().config.to_dict()["moe_layers"]
-    state = tiny_compressed().sparse_mlps()["encoder.3"].experts.state_dict()
-    rows = {"wi": len(state["wi.rows"]), "wo": len(state["wo.rows"])}
-    assert layers["encoder.3"] == {"experts": 3, "rank": 4, "rows": rows}
-    assert layers["decoder.3"]["rows"] == {"wi": 0, "wo": 0}
-    dense = tiny_merged()
-    dense.update_config()
-    assert dense.config.to_dict()["moe_layers"]["encoder.1"] == {
-        "experts": 1,
-        "rank": 0,
-        "rows": {"wi": 0, "wo": 0},
-    }
+    for structure, rank in (("row", 4), ("column", 4), ("element", 0)):
+        layers = tiny_compressed(structure, rank).config.to_dict()["moe_layers"]
+        state = tiny_compressed(structure, rank).sparse_mlps()["encoder.3"].experts.state_dict()
+        kept = {key: len(state[f"{key}.sparse.values"]) for key in ("wi", "wo")}
+        assert layers["encoder.3"] == {"experts": 3, "rank": rank, "structure": structure, "kept": kept}
+        assert layers["decoder.3"]["kept"] == {"wi": 0, "wo": 0}
+    entry = {"experts": 3, "rank": 4, "structure": "none", "kept": {"wi": 0, "wo": 0}}
+    assert tiny_compressed("none").config.to_dict()["moe_layers"]["encoder.3"] == entry
+    merged = tiny_merged()
+    merged.update_config()
+    assert merged.config.to_dict()["moe_layers"]["encoder.1"] == {"experts": 1}
+
+
+class TestExcludedExperts:
+    """Those that the index map sends to −1."""
+
+    MAP = torch.tensor([0, -1, 1, -1, -1, 2, 0, -1])
+    TOKENS = torch.randn(5, 7, 32, generator=torch.Generator().manual_seed(0))
+
+    @pytest.fixture
+    def model(self):
+        model = tiny_compressed()
+        model.sparse_mlps()["encoder.3"].expert_map.copy_(self.MAP)
+        return model
+
+    @pytest.fixture
+    def mlp(self, model):
+        return model.sparse_mlps()["encoder.3"]
+
+    def test_are_never_selected_and_the_others_share_their_probability(self, mlp):
+        raw = self.TOKENS @ mlp.router.classifier.weight.T
+        assert (self.MAP[raw.argmax(-1)] < 0).any()
+        expert, gate, found = mlp.router(self.TOKENS, mlp.expert_map < 0)
+        assert (self.MAP[expert] >= 0).all()
+        left = raw.exp() * (self.MAP >= 0)
+        want, best = (left / left.sum(-1, keepdim=True)).max(-1)
+        assert torch.equal(expert, best)
+        torch.testing.assert_close(gate[..., 0], want)
+        assert (found == float("-inf")).sum() == self.TOKENS[..., 0].numel() * (self.MAP < 0).sum()
+
+    def test_output_is_that_of_the_others_alone(self, mlp):
+        stays = (self.MAP >= 0).nonzero()[:, 0]
+        smaller = copy.deepcopy(mlp)
+        smaller.expert_map = self.MAP[stays]
+        smaller.router.num_experts = len(stays)
+        smaller.router.classifier.weight = torch.nn.Parameter(mlp.router.classifier.weight[stays])
+        torch.testing.assert_close(mlp(self.TOKENS), smaller(self.TOKENS))
+
+    def test_survive_training_generation_and_saving(self, model, tmp_path):
+        model.train()(input_ids=batch()["input_ids"], labels=batch()["decoder_input_ids"]).loss.backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        router = model.sparse_mlps()["encoder.3"].router.classifier.weight.grad
+        assert not router[self.MAP < 0].any()
+        model.eval().generate(input_ids=batch()["input_ids"], max_new_tokens=3)
+        model.save_pretrained(tmp_path)
+        again = MCSMoESwitchForConditionalGeneration.from_pretrained(tmp_path)
+        assert torch.equal(again.sparse_mlps()["encoder.3"].expert_map, self.MAP)
+        assert torch.equal(logits(again), logits(model))
+
+
+def test_excluded_experts_in_half_precision():
+    mlp = tiny_merged().to(torch.bfloat16).sparse_mlps()["decoder.1"]
+    mlp.expert_map.copy_(torch.arange(EXPERTS) - 4)
+    expert, gate, _ = mlp.router(torch.randn(2, 9, 32).bfloat16(), mlp.expert_map < 0)
+    assert expert.min() >= 4
+    assert gate.isfinite().all()
