@@ -1,19 +1,27 @@
 """The reference implementation's small Switch and what it measured; it counts every position, padding too."""
 
 import json
+from atexit import register
 from functools import cache
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mcsmoe.architectures.layer import MoELayer
-from mcsmoe.architectures.registry import sparse_layers
+from mcsmoe.architectures.registry import family_of, sparse_layers
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.routing.collect import collect
+from mcsmoe.routing.differentiate import write_gradients
+from mcsmoe.routing.gradients import Gradients
 from mcsmoe.routing.statistics import RoutingStatistics
 from mcsmoe.routing.watch import every_token
+from mcsmoe.similarity.correlation import measure_correlations
+from mcsmoe.similarity.registry import Evidence
 from tests.shared import GOLDEN
 
 SWITCH = GOLDEN / "switch"
@@ -36,12 +44,29 @@ def golden_batch() -> dict[str, Tensor]:
 
 @cache
 def golden_statistics() -> RoutingStatistics:
-    """Our statistics of that batch, counting what the reference counts."""
-    from mcsmoe.architectures.registry import family_of
-
-    model = load_model(SWITCH)
+    """Our statistics of that batch, with all that similarities need, counting what the reference counts."""
+    model, layers, batches = load_model(SWITCH), golden_layers(), [golden_batch()]
     family = family_of(model.config)
-    return collect(model, family, golden_layers(), [golden_batch()], masks=every_token)
+    statistics = collect(model, family, layers, batches, also=["outputs", "pair-errors"], masks=every_token)
+    statistics.measured = measure_correlations(model, family, layers, batches, masks=every_token)
+    return statistics
+
+
+@cache
+def golden_gradients() -> Gradients:
+    """Our gradients of the rows that the reference took them on, the first 16."""
+    directory = Path(mkdtemp())
+    register(rmtree, directory)
+    rows = {name: value[:16] for name, value in golden_batch().items()}
+    write_gradients(directory, load_model(SWITCH), golden_layers(), [rows], ["gradients"])
+    return Gradients(directory)
+
+
+def golden_evidence(layer: MoELayer) -> Evidence:
+    """What our similarities look at of one layer."""
+    statistics = golden_statistics()
+    measured = statistics.measured[layer.name]
+    return Evidence(layer, statistics[layer.name], golden_checkpoint(), golden_gradients(), measured)
 
 
 def golden_groupings() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """One pass over the calibration sample that fills the routing statistics of every sparse layer."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +8,17 @@ from torch import Tensor, nn
 from mcsmoe.architectures.experts import forward, hidden
 from mcsmoe.architectures.layer import Expert, Family, MoELayer, Routing
 from mcsmoe.errors import CheckpointError
+from mcsmoe.routing.every_expert import add_outputs, add_pair_errors
 from mcsmoe.routing.statistics import LayerStatistics, RoutingStatistics
 from mcsmoe.routing.watch import Batch, Masks, real_tokens, watch
+
+Reduce = Callable[[Tensor], Tensor]
+"""A sum over the tokens of this process → the sum over those of all processes."""
+
+
+def alone(value: Tensor) -> Tensor:
+    """The `Reduce` of a single process."""
+    return value
 
 
 def in_memory(model: nn.Module, layer: MoELayer, expert: int) -> Expert:
@@ -23,36 +32,38 @@ def collect(
     layers: Sequence[MoELayer],
     batches: Iterable[Batch],
     *,
-    activations: bool = False,
+    also: Collection[str] = (),
     masks: Masks = real_tokens,
+    reduce: Reduce = alone,
 ) -> RoutingStatistics:
     """Statistics over the tokens that `masks` marks as real; no token tensor is kept.
 
-    How the sample is cut into batches and ordered changes nothing beyond the rounding of float64 sums.
+    `also` names optional sums: `outputs`, `pair-errors`, `activations`. How the sample is cut into batches,
+    ordered and shared out among processes changes nothing beyond the rounding of float64 sums.
     Raises `CheckpointError` naming the layer whose sums are not finite.
     """
     sums: dict[str, LayerStatistics] = {}
     for layer in layers:
         device = next(model.get_submodule(layer.router_path).parameters()).device
-        d_ff = layer.d_ff if activations else None
-        sums[layer.name] = LayerStatistics.zeros(layer.experts, layer.d_model, d_ff, device)
+        sums[layer.name] = LayerStatistics.zeros(layer.experts, layer.d_model, layer.d_ff, also, device)
 
     def see(layer: MoELayer, x: Tensor, routing: Routing) -> None:
         accumulate(sums[layer.name], layer, x, routing, lambda e: in_memory(model, layer, e))
 
     watch(model, family, layers, batches, see, masks)
-    for name, layer_sums in sums.items():
+    statistics = RoutingStatistics(sums).map(reduce).map(Tensor.cpu)
+    for name, layer_sums in statistics.layers.items():
         if not all(bool(value.isfinite().all()) for value in layer_sums.tensors().values()):
             raise CheckpointError(
                 f"routing statistics of {name} are not finite: the checkpoint holds NaN or huge weights"
             )
-    return RoutingStatistics(sums).map(Tensor.cpu)
+    return statistics
 
 
 def accumulate(
     sums: LayerStatistics, layer: MoELayer, x: Tensor, routing: Routing, expert: Callable[[int], Expert]
 ) -> None:
-    """Add the tokens x [T, d] and what the router did with them to `sums`, in place.
+    """Add the tokens x [T, d] and what the router did with them to the `sums` that are there, in place.
 
     Expert outputs are computed from the experts' weights on all tokens that select them, whatever the
     capacity.
@@ -80,3 +91,7 @@ def accumulate(
             z = hidden(weights, layer.layout, layer.activation, x[rows]).double()  # [n_e, f]
             sums.hidden_gram[e] += z.T @ z
             sums.output_hidden[e] += y.T @ z
+    if sums.output_gram is not None:
+        add_outputs(sums, layer, x, expert)
+    if sums.pair_errors is not None:
+        add_pair_errors(sums, layer, x, chosen.bool(), expert)

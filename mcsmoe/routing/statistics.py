@@ -1,8 +1,8 @@
 """What calibration measured of one sparse layer, and of a model: sums only, so that shards add up."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from mcsmoe.errors import CheckpointError
 
 STATISTICS = "statistics.safetensors"
 PROVENANCE = "provenance.json"
+MEASURED = "measured.safetensors"
 
 
 @dataclass
@@ -38,17 +39,27 @@ class LayerStatistics:
     input_abs_sums: Tensor  # [E, d]: Σ |x| over tokens of e
     input_square_sums: Tensor  # [E, d]: Σ x² over tokens of e
     output_sums: Tensor  # [E, d]: Σ f_e(x) over tokens of e
+    all_outputs: Tensor | None = None  # [E, d]: Σ f_e(x) over all T tokens
+    output_gram: Tensor | None = None  # [E, E]: Σ ⟨f_i(x), f_j(x)⟩ over all T tokens
+    pair_errors: Tensor | None = None  # [E, E]: Σ ‖f_i(x) − f_ij(x)‖² over tokens of i, f_ij the averaged pair
     hidden_gram: Tensor | None = None  # [E, f, f]: Σ z zᵀ over tokens of e, z the hidden activations
     output_hidden: Tensor | None = None  # [E, d, f]: Σ f_e(x) zᵀ over tokens of e
 
     @classmethod
-    def zeros(cls, experts: int, d_model: int, d_ff: int | None = None, device: Any = "cpu") -> Self:
-        """No token seen yet; with `d_ff` also the activation Gram matrices."""
+    def zeros(cls, experts: int, d_model: int, d_ff: int = 0, also: Collection[str] = (), device: Any = "cpu") -> Self:
+        """No token seen yet; of the optional sums those that `also` names, as `collect.also` does."""
 
         def zero(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
 
         E, d, f = experts, d_model, d_ff
+        optional: dict[str, Tensor] = {}
+        if "outputs" in also:
+            optional |= {"all_outputs": zero(E, d), "output_gram": zero(E, E)}
+        if "pair-errors" in also:
+            optional |= {"pair_errors": zero(E, E)}
+        if "activations" in also:
+            optional |= {"hidden_gram": zero(E, f, f), "output_hidden": zero(E, d, f)}
         return cls(
             tokens=zero(),
             coselection=zero(E, E),
@@ -61,8 +72,7 @@ class LayerStatistics:
             input_abs_sums=zero(E, d),
             input_square_sums=zero(E, d),
             output_sums=zero(E, d),
-            hidden_gram=None if f is None else zero(E, f, f),
-            output_hidden=None if f is None else zero(E, d, f),
+            **optional,
         )
 
     @property
@@ -99,45 +109,47 @@ class LayerStatistics:
         return type(self)(**{name: change(value) for name, value in self.tensors().items()})
 
     def __add__(self, other: Self) -> Self:
-        theirs = other.tensors()
-        if theirs.keys() != self.tensors().keys():
-            raise ValueError("only one of the two statistics holds activation Gram matrices")
-        return type(self)(**{name: value + theirs[name] for name, value in self.tensors().items()})
+        ours, theirs = self.tensors(), other.tensors()
+        if lone := ours.keys() ^ theirs.keys():
+            raise ValueError(f"only one of the two statistics holds {', '.join(sorted(lone))}")
+        return type(self)(**{name: value + theirs[name] for name, value in ours.items()})
 
 
 @dataclass
 class RoutingStatistics:
     """Statistics of each sparse layer, in the order of the forward pass, and where they come from.
 
-    `provenance` tells the calibration sample: its fingerprint, seed and size.
+    `provenance` tells the calibration sample: its fingerprint, seed and size. `measured` holds, by layer and
+    name, [E, E] matrices that are no sums: they belong to the whole sample and do not add up over shards.
     """
 
     layers: dict[str, LayerStatistics]
     provenance: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def __getitem__(self, layer: str) -> LayerStatistics:
         return self.layers[layer]
 
     def __add__(self, other: Self) -> Self:
-        """Statistics over the tokens of both; the provenance is the left one's."""
+        """Statistics over the tokens of both; the provenance is the left one's.
+
+        Raises `ValueError` for different layers or sums, and where either holds measured matrices.
+        """
         if self.layers.keys() != other.layers.keys():
             raise ValueError("statistics of different layers cannot be added")
+        if self.measured or other.measured:
+            raise ValueError("measured matrices are no sums and cannot be added: measure them on the whole sample")
         return type(self)({name: self[name] + other[name] for name in self.layers}, self.provenance)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """Each sum of each layer changed by `change`."""
-        return type(self)({name: layer.map(change) for name, layer in self.layers.items()}, self.provenance)
+        """Each sum of each layer changed by `change`; the rest stays."""
+        return replace(self, layers={name: layer.map(change) for name, layer in self.layers.items()})
 
     def save(self, directory: Path) -> None:
-        """Write `statistics.safetensors` and `provenance.json` (with tokens by layer) into `directory`."""
+        """Write sums, measured matrices, and `provenance.json` (with tokens by layer) into `directory`."""
         directory.mkdir(parents=True, exist_ok=True)
-        # Contiguous copies: safetensors refuses tensors that share storage.
-        flat = {
-            f"{layer}/{name}": value.cpu().clone(memory_format=torch.contiguous_format)
-            for layer, statistics in self.layers.items()
-            for name, value in statistics.tensors().items()
-        }
-        save_file(flat, directory / STATISTICS)
+        _write(directory / STATISTICS, {name: layer.tensors() for name, layer in self.layers.items()})
+        _write(directory / MEASURED, self.measured)
         tokens = {name: int(layer.tokens) for name, layer in self.layers.items()}
         text = json.dumps({**self.provenance, "tokens": tokens}, indent=2)
         (directory / PROVENANCE).write_text(text + "\n")
@@ -146,21 +158,31 @@ class RoutingStatistics:
     def load(cls, directory: Path) -> Self:
         """Read what `save` wrote. Raises `CheckpointError` when it is missing or damaged."""
         try:
-            flat = load_file(directory / STATISTICS)
+            sums, measured = _read(directory / STATISTICS), _read(directory / MEASURED)
             provenance = json.loads((directory / PROVENANCE).read_text())
-            layers = _by_layer(flat, list(provenance["tokens"]))
+            layers = {name: LayerStatistics(**sums[name]) for name in provenance.pop("tokens")}
         except FileNotFoundError as error:
             raise CheckpointError(f"no routing statistics in {directory} ({error}): run collect") from None
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"routing statistics in {directory} are damaged ({error}): run collect again"
             ) from None
-        return cls(layers, {k: v for k, v in provenance.items() if k != "tokens"})
+        return cls(layers, provenance, measured)
 
 
-def _by_layer(flat: Mapping[str, Tensor], order: list[str]) -> dict[str, LayerStatistics]:
-    layers: dict[str, dict[str, Tensor]] = {name: {} for name in order}
-    for key, value in flat.items():
+def _write(path: Path, layers: Mapping[str, Mapping[str, Tensor]]) -> None:
+    # Contiguous copies: safetensors refuses tensors that share storage.
+    flat = {
+        f"{layer}/{name}": value.cpu().clone(memory_format=torch.contiguous_format)
+        for layer, values in layers.items()
+        for name, value in values.items()
+    }
+    save_file(flat, path)
+
+
+def _read(path: Path) -> dict[str, dict[str, Tensor]]:
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, value in load_file(path).items():
         layer, name = key.rsplit("/", 1)
-        layers[layer][name] = value
-    return {layer: LayerStatistics(**values) for layer, values in layers.items()}
+        layers.setdefault(layer, {})[name] = value
+    return layers

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from mcsmoe.architectures.layer import Family, MoELayer, Routing
+from mcsmoe.tasks.batches import IGNORED
 
 Batch = Mapping[str, Tensor]
 Masks = Callable[[Batch], Mapping[str, Tensor]]
 See = Callable[[MoELayer, Tensor, Routing], None]
-
-NO_LABEL = -100
 
 
 def real_tokens(batch: Batch) -> dict[str, Tensor]:
@@ -22,7 +21,7 @@ def real_tokens(batch: Batch) -> dict[str, Tensor]:
     A decoder position counts when it has a label to predict.
     """
     attention = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
-    return {"encoder": attention.bool(), "decoder": batch["labels"] != NO_LABEL}
+    return {"encoder": attention.bool(), "decoder": batch["labels"] != IGNORED}
 
 
 def every_token(batch: Batch) -> dict[str, Tensor]:

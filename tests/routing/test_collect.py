@@ -13,47 +13,9 @@ from mcsmoe.routing.collect import collect
 from mcsmoe.routing.statistics import LayerStatistics, RoutingStatistics
 from mcsmoe.routing.watch import count, every_token
 from tests.models import VOCABULARY, tiny_switch
+from tests.routing.samples import ROWS, batches, exact_switch, samples
 
-ROWS = 7
-
-
-def exact_switch(**changes: Any) -> Any:
-    """A Switch that computes in float64 throughout, so that only the order of sums can make a difference."""
-    model = tiny_switch(**changes).double()
-    for module in model.modules():
-        if hasattr(module, "jitter_noise"):
-            module.dtype = torch.float64  # the configuration refuses float64 routers
-        if hasattr(module, "variance_epsilon"):
-            module.forward = lambda x, m=module: (  # the stock norm takes its variance in float32
-                m.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + m.variance_epsilon)
-            )
-    return model
-
-
-def samples(rows: int = ROWS) -> list[tuple[Tensor, Tensor]]:
-    """Sources and targets of different lengths."""
-    generator = torch.Generator().manual_seed(5)
-
-    def draw(low: int, high: int) -> Tensor:
-        length = int(torch.randint(low, high, (), generator=generator))
-        return torch.randint(2, VOCABULARY, (length,), generator=generator)
-
-    return [(draw(4, 15), draw(2, 9)) for _ in range(rows)]
-
-
-def batches(rows: list[tuple[Tensor, Tensor]], size: int, extra: int = 0) -> list[dict[str, Tensor]]:
-    """Right-padded batches, with `extra` columns of padding."""
-
-    def pad(values: tuple[Tensor, ...], fill: int) -> Tensor:
-        width = max(len(v) for v in values) + extra
-        return torch.stack([torch.nn.functional.pad(v, (0, width - len(v)), value=fill) for v in values])
-
-    made = []
-    for start in range(0, len(rows), size):
-        sources, targets = zip(*rows[start : start + size])
-        mask = pad(tuple(torch.ones_like(s) for s in sources), 0)
-        made.append({"input_ids": pad(sources, 0), "attention_mask": mask, "labels": pad(targets, -100)})
-    return made
+ALSO = ["outputs", "pair-errors", "activations"]
 
 
 def measure(model: Any, parts: list[dict[str, Tensor]], **options: Any) -> RoutingStatistics:
@@ -74,9 +36,14 @@ def by_hand(model: Any, layer: MoELayer, parts: list[dict[str, Tensor]]) -> Laye
     block = model.get_submodule(layer.path)
     seen: list[Tensor] = []
     handle = block.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    sums = LayerStatistics.zeros(layer.experts, layer.d_model, layer.d_ff)
+    sums = LayerStatistics.zeros(layer.experts, layer.d_model, layer.d_ff, ALSO)
+    assert sums.all_outputs is not None
+    assert sums.output_gram is not None
+    assert sums.pair_errors is not None
     assert sums.hidden_gram is not None
     assert sums.output_hidden is not None
+    wi = torch.stack([block.experts[f"expert_{e}"].wi.weight.detach() for e in range(layer.experts)])
+    wo = torch.stack([block.experts[f"expert_{e}"].wo.weight.detach() for e in range(layer.experts)])
     for part in parts:
         with torch.no_grad():
             model(**part)
@@ -87,9 +54,8 @@ def by_hand(model: Any, layer: MoELayer, parts: list[dict[str, Tensor]]) -> Laye
                     continue
                 h = block.router.classifier.weight.detach() @ x
                 e, g = int(h.argmax()), h.softmax(0).max()
-                expert = block.experts[f"expert_{e}"]
-                z = (expert.wi.weight.detach() @ x).relu()
-                y = expert.wo.weight.detach() @ z
+                z = (wi[e] @ x).relu()
+                y = wo[e] @ z
                 sums.tokens += 1
                 sums.coselection[e, e] += 1
                 sums.gates[e] += g
@@ -103,6 +69,12 @@ def by_hand(model: Any, layer: MoELayer, parts: list[dict[str, Tensor]]) -> Laye
                 sums.output_sums[e] += y
                 sums.hidden_gram[e] += torch.outer(z, z)
                 sums.output_hidden[e] += torch.outer(y, z)
+                every = torch.stack([wo[i] @ (wi[i] @ x).relu() for i in range(layer.experts)])
+                sums.all_outputs += every
+                sums.output_gram += every @ every.T
+                for j in range(layer.experts):
+                    pair = (wo[e] + wo[j]) / 2 @ ((wi[e] + wi[j]) / 2 @ x).relu()
+                    sums.pair_errors[e, j] += (y - pair).square().sum()
     handle.remove()
     return sums
 
@@ -110,7 +82,7 @@ def by_hand(model: Any, layer: MoELayer, parts: list[dict[str, Tensor]]) -> Laye
 def test_against_a_count_by_hand():
     model = exact_switch()
     parts = batches(samples(), 3)
-    found = measure(model, parts, activations=True)
+    found = measure(model, parts, also=ALSO)
     layers = family_of(model.config).layers(model.config)
     assert list(found.layers) == [layer.name for layer in layers]
     expected = RoutingStatistics({layer.name: by_hand(model, layer, parts) for layer in layers})
@@ -120,10 +92,10 @@ def test_against_a_count_by_hand():
 @pytest.mark.parametrize("size", [1, 2, 5, ROWS])
 def test_batch_size_order_and_padding_change_nothing(size: int):
     model = exact_switch()
-    reference = measure(model, batches(samples(), 3), activations=True)
-    assert_close(measure(model, batches(samples(), size), activations=True), reference)
-    assert_close(measure(model, batches(samples()[::-1], size), activations=True), reference)
-    assert_close(measure(model, batches(samples(), size, extra=4), activations=True), reference)
+    reference = measure(model, batches(samples(), 3), also=ALSO)
+    assert_close(measure(model, batches(samples(), size), also=ALSO), reference)
+    assert_close(measure(model, batches(samples()[::-1], size), also=ALSO), reference)
+    assert_close(measure(model, batches(samples(), size, extra=4), also=ALSO), reference)
 
 
 def test_padding_never_counts_and_no_token_is_dropped():
@@ -143,6 +115,14 @@ def test_every_token_counts_padding_too():
 def test_shards_add_up():
     model, parts = exact_switch(), batches(samples(), 2)
     assert_close(measure(model, parts[::2]) + measure(model, parts[1::2]), measure(model, parts))
+
+
+def test_processes_share_the_sample():
+    model, parts = exact_switch(), batches(samples(), 2)
+    theirs = measure(model, parts[1::2], also=ALSO)
+    other = iter([value for layer in theirs.layers.values() for value in layer.tensors().values()])
+    both = measure(model, parts[::2], also=ALSO, reduce=lambda value: value + next(other))
+    assert_close(both, measure(model, parts, also=ALSO))
 
 
 def test_tokens_over_capacity_stay_with_the_expert_they_selected():

@@ -1,0 +1,16 @@
+"""Experts are alike when their tokens use the same input dimensions, on average and whatever the sign."""
+
+from torch import Tensor
+
+from mcsmoe.similarity.cosine import cosine
+from mcsmoe.similarity.registry import SIMILARITIES, Evidence
+
+
+@SIMILARITIES.register("feature.abs")
+def feature_abs(evidence: Evidence) -> Tensor:
+    """cos′ [E, E] of the mean |x| of the tokens routed to each expert; without tokens, e is at 0.5 from all.
+
+    A cosine is the same for sums as for means.
+    """
+    sums = evidence.statistics.input_abs_sums  # [E, d]
+    return cosine(sums @ sums.T)
