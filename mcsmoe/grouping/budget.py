@@ -12,8 +12,8 @@ from mcsmoe.registry import Registry
 Frequencies = Mapping[str, Tensor]
 """ν [E] of each merged layer, in the order of the forward pass."""
 
-Budget = Callable[[Frequencies, float], dict[str, list[int]]]
-"""(frequencies, groups a layer) → dominant experts of each layer, most used first."""
+Budget = Callable[[Frequencies, float, int | None], dict[str, list[int]]]
+"""(frequencies, groups a layer, most members of a group) → dominant experts of each layer, most used first."""
 
 BUDGETS: Registry[Budget] = Registry("budget", "mcsmoe.grouping")
 
@@ -23,7 +23,14 @@ def total_groups(groups: float, layers: int) -> int:
     return int(Fraction(str(groups)) * layers)
 
 
-def check(groups: float, experts: Mapping[str, int], budget: str, name: str = "merge.groups") -> None:
+def least_groups(experts: int, capacity: int | None) -> int:
+    """Groups that a layer needs so that none has more than `capacity` members."""
+    return 1 if capacity is None else -(-experts // capacity)
+
+
+def check(
+    groups: float, experts: Mapping[str, int], budget: str, capacity: int | None = None, name: str = "merge.groups"
+) -> None:
     """Raise `ParameterError` when `groups` a layer cannot be had from layers with so many experts each.
 
     `name` is the parameter that `groups` comes from.
@@ -34,12 +41,18 @@ def check(groups: float, experts: Mapping[str, int], budget: str, name: str = "m
         if groups != int(groups):
             raise ParameterError(name, groups, "a uniform budget needs a whole number")
         room, asked = min(experts.values(), default=0), int(groups)
+        least = max((least_groups(count, capacity) for count in experts.values()), default=0)
         what = "the smallest merged layer"
     else:
         room, asked = sum(experts.values()), total_groups(groups, len(experts))
+        least = sum(least_groups(count, capacity) for count in experts.values())
         what = "all merged layers together"
     if experts and asked > room:
         raise ParameterError(name, groups, f"{asked} groups asked of {what} with {room} experts; lower it")
+    if asked < least:
+        raise ParameterError(
+            "merge.capacity", capacity, f"{name} = {groups} gives {asked} groups where {least} are needed; raise one"
+        )
 
 
 def by_use(frequency: Tensor) -> list[int]:
@@ -48,25 +61,26 @@ def by_use(frequency: Tensor) -> list[int]:
 
 
 @BUDGETS.register("global")
-def global_budget(frequencies: Frequencies, groups: float) -> dict[str, list[int]]:
+def global_budget(frequencies: Frequencies, groups: float, capacity: int | None = None) -> dict[str, list[int]]:
     """Exactly K_tot = groups × layers dominant experts over all merged layers (paper §3.2).
 
-    Every layer keeps its most used expert; the other slots go to the highest ν of all layers, ties to the
-    earlier layer, then to the lower id.
+    Every layer keeps its most used expert, or as many as `capacity` asks for; the other slots go to the
+    highest ν of all layers, ties to the earlier layer, then to the lower id.
     """
-    check(groups, {name: len(nu) for name, nu in frequencies.items()}, "global")
+    check(groups, {name: len(nu) for name, nu in frequencies.items()}, "global", capacity)
     ranked = {name: by_use(nu) for name, nu in frequencies.items()}
-    chosen = {name: order[:1] for name, order in ranked.items()}
-    rest = [(name, e) for name, order in ranked.items() for e in sorted(order[1:])]
+    chosen = {name: order[: least_groups(len(order), capacity)] for name, order in ranked.items()}
+    rest = [(name, e) for name, order in ranked.items() for e in order[len(chosen[name]) :]]
     nu = torch.tensor([float(frequencies[name][e]) for name, e in rest], dtype=torch.float64)
-    for i in by_use(nu)[: total_groups(groups, len(frequencies)) - len(frequencies)]:
+    given = sum(len(order) for order in chosen.values())
+    for i in by_use(nu)[: total_groups(groups, len(frequencies)) - given]:
         name, e = rest[i]
         chosen[name].append(e)
     return chosen
 
 
 @BUDGETS.register("uniform")
-def uniform_budget(frequencies: Frequencies, groups: float) -> dict[str, list[int]]:
+def uniform_budget(frequencies: Frequencies, groups: float, capacity: int | None = None) -> dict[str, list[int]]:
     """The `groups` most used experts of every layer; `groups` is a whole number."""
-    check(groups, {name: len(nu) for name, nu in frequencies.items()}, "uniform")
+    check(groups, {name: len(nu) for name, nu in frequencies.items()}, "uniform", capacity)
     return {name: by_use(nu)[: int(groups)] for name, nu in frequencies.items()}

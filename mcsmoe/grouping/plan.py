@@ -27,17 +27,19 @@ class Group:
 class LayerPlan:
     """The groups of one layer, in the order of the merged experts; `merged` is False where it is left alone.
 
-    `router` names what happens to the router's rows; `map` keeps all and sends their tokens by an index map.
+    The router keeps all its rows and an index map sends their tokens to the merged experts. `dropped` are
+    experts in no group: the router gives them no probability.
     """
 
     groups: tuple[Group, ...]
     merged: bool
-    router: str = "map"
+    dropped: tuple[int, ...] = ()
 
     @property
     def expert_map(self) -> Tensor:
-        """The merged expert that stands for each expert: [E] int64."""
-        labels = torch.empty(sum(len(group.members) for group in self.groups), dtype=torch.int64)
+        """The merged expert that stands for each expert, −1 for a dropped one: [E] int64."""
+        experts = sum(len(group.members) for group in self.groups) + len(self.dropped)
+        labels = torch.full((experts,), -1)
         for k, group in enumerate(self.groups):
             labels[list(group.members)] = k
         return labels
@@ -50,13 +52,19 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole merge: the layers' groups, and how the members of a group are aligned and combined."""
+    """A whole merge: the layers' groups, and how the members of a group are aligned and combined.
+
+    With `keep` nothing is merged yet: experts are dropped one after another while the model trains, until
+    `keep` are left over all layers but those in `excluded`.
+    """
 
     method: str
     rule: str
     alignment: str
     reference: str
     layers: Mapping[str, LayerPlan]
+    keep: int | None = None
+    excluded: tuple[str, ...] = ()
 
     @property
     def experts(self) -> dict[str, int]:
@@ -81,11 +89,11 @@ class Plan:
                 name: LayerPlan(
                     tuple(Group(g["dominant"], tuple(g["members"]), tuple(g["weights"])) for g in layer["groups"]),
                     layer["merged"],
-                    layer["router"],
+                    tuple(layer["dropped"]),
                 )
                 for name, layer in values.pop("layers").items()
             }
-            return cls(**values, layers=layers)
+            return cls(**values | {"excluded": tuple(values["excluded"])}, layers=layers)
         except FileNotFoundError:
             raise CheckpointError(f"no plan at {path}: run merge") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -97,7 +105,7 @@ def _one_line_a_group(values: dict[str, Any]) -> str:
     layers = []
     for name, layer in values["layers"].items():
         groups = ",\n".join(f"        {json.dumps(group)}" for group in layer["groups"])
-        rest = [f"      {json.dumps(key)}: {json.dumps(layer[key])}" for key in ("merged", "router")]
+        rest = [f"      {json.dumps(key)}: {json.dumps(layer[key])}" for key in ("merged", "dropped")]
         body = ",\n".join([*rest, f'      "groups": [\n{groups}\n      ]'])
         layers.append(f"    {json.dumps(name)}: {{\n{body}\n    }}")
     inner = ",\n".join(layers)

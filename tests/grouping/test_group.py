@@ -1,14 +1,17 @@
 import pytest
 import torch
 
+from mcsmoe.errors import ParameterError
 from mcsmoe.grouping.budget import BUDGETS
-from mcsmoe.grouping.group import group
+from mcsmoe.grouping.group import Grouping, group
 from mcsmoe.grouping.plan import LayerPlan
-from mcsmoe.grouping.registry import GROUPERS, Problem
+from mcsmoe.grouping.registry import GROUPERS
 from mcsmoe.routing.statistics import LayerStatistics, RoutingStatistics
-from mcsmoe.similarity.registry import SIMILARITIES
+from mcsmoe.similarity.cosine import cosine
 from tests.golden_switch import golden_groupings, golden_layers, golden_statistics
 from tests.shared import needs_golden
+
+EVERY = pytest.mark.parametrize("grouper", [name for name in GROUPERS if name != "none"])
 
 
 def statistics(counts: list[list[int]], seed: int = 0) -> RoutingStatistics:
@@ -29,20 +32,13 @@ def plans(
     excluded: tuple[str, ...] = (),
     grouper: str = "routing-guided",
     budget: str = "global",
+    capacity: int | None = None,
+    seed: int = 0,
 ) -> dict[str, LayerPlan]:
-    similarity = SIMILARITIES["router-logits"]
-    return group(values, excluded, similarity, GROUPERS[grouper], BUDGETS[budget], groups)
+    def similarity(name: str) -> torch.Tensor:
+        return cosine(values[name].logits_gram)
 
-
-def test_every_other_expert_joins_the_most_similar_dominant_one():
-    similarity = torch.tensor([[1, 0.2, 0.9, 0.1], [0.2, 1, 0.3, 0.4], [0.9, 0.3, 1, 0], [0.1, 0.4, 0, 1]])
-    problem = Problem(torch.tensor([0.1, 0.5, 0.1, 0.3]), [1, 0], lambda: similarity)
-    assert GROUPERS["routing-guided"](problem).tolist() == [1, 0, 1, 0]
-
-
-def test_equal_similarities_go_to_the_more_used():
-    problem = Problem(torch.tensor([0.2, 0.5, 0.3]), [1, 2], lambda: torch.full((3, 3), 0.5))
-    assert GROUPERS["routing-guided"](problem).tolist() == [0, 0, 1]
+    return group(values, excluded, Grouping(GROUPERS[grouper], BUDGETS[budget], groups, similarity, capacity, seed))
 
 
 def test_dominant_experts_are_the_most_used_of_their_groups():
@@ -89,11 +85,64 @@ def test_none_merges_nothing_whatever_the_budget():
     assert layer.expert_map.tolist() == [0, 1, 2]
 
 
-def test_a_second_call_starts_afresh():
-    values = statistics([[5, 1, 9, 2], [1, 2, 3, 4]])
-    first = plans(values, 2)
-    plans(values, 3)
-    assert plans(values, 2) == first
+@EVERY
+def test_a_second_call_starts_afresh(grouper: str):
+    values = statistics([[5, 1, 9, 2, 2], [1, 2, 3, 4, 0]])
+    first = plans(values, 2, grouper=grouper)
+    plans(values, 3, grouper=grouper)
+    assert plans(values, 2, grouper=grouper) == first
+
+
+@EVERY
+@pytest.mark.parametrize("budget", list(BUDGETS))
+def test_every_grouper_gives_exactly_the_budget_and_leaves_excluded_layers_alone(grouper: str, budget: str):
+    values = statistics([[5, 1, 9, 0, 3, 2], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0], [0, 7, 0, 0, 7, 0]])
+    plan = plans(values, 3, ("encoder.1",), grouper, budget)
+    assert plan["encoder.1"] == LayerPlan.untouched(values["encoder.1"].frequency)
+    merged = [layer for name, layer in plan.items() if name != "encoder.1"]
+    assert sum(len(layer.groups) for layer in merged) == 9
+    for layer in merged:
+        assert sorted(e for part in layer.groups for e in part.members) == list(range(6))
+        assert layer.merged == (len(layer.groups) < 6)
+
+
+def test_nothing_is_asked_of_excluded_layers():
+    asked = []
+
+    def similarity(name: str) -> torch.Tensor:
+        asked.append(name)
+        return torch.ones(3, 3)
+
+    values = statistics([[5, 1, 9], [1, 2, 3], [3, 2, 1]])
+    group(values, ("encoder.0",), Grouping(GROUPERS["routing-guided"], BUDGETS["uniform"], 2, similarity))
+    assert asked == ["encoder.1", "encoder.2"]
+
+
+def test_capacity_holds_in_every_layer():
+    values = statistics([[90, 1, 1, 1, 1, 1], [3, 3, 3, 3, 3, 3]])
+    assert [len(layer.groups) for layer in plans(values, 2).values()] == [1, 3]
+    for layer in plans(values, 2, capacity=3).values():
+        assert [len(part.members) for part in layer.groups] == [3, 3]
+
+
+def test_a_capacity_that_the_grouper_would_ignore_is_refused_before_any_work():
+    def never(name: str) -> torch.Tensor:
+        raise AssertionError(name)
+
+    how = Grouping(GROUPERS["k-means"], BUDGETS["global"], 2, never, capacity=3)
+    with pytest.raises(ParameterError, match=r"merge\.capacity = 3"):
+        group(statistics([[1, 2, 3, 4]]), (), how)
+
+
+def test_every_layer_and_every_seed_draws_its_own_groups():
+    values = statistics([[8, 7, 6, 5, 4, 3, 2, 1]] * 3)
+
+    def drawn(seed: int) -> list[list[int]]:
+        return [layer.expert_map.tolist() for layer in plans(values, 3, (), "random", "uniform", seed=seed).values()]
+
+    six = drawn(0) + drawn(1)
+    assert len(set(map(tuple, six))) == 6
+    assert drawn(0) == six[:3]
 
 
 def golden_cases() -> list[tuple[float, str]]:

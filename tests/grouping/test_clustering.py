@@ -1,0 +1,92 @@
+from itertools import product
+
+import pytest
+import torch
+
+from mcsmoe.grouping.clustering import embed, exactly, most_used_first
+from mcsmoe.grouping.registry import GROUPERS
+from mcsmoe.similarity.cosine import cosine
+from tests.grouping.problems import problem, vectors
+
+
+def test_groups_are_numbered_by_their_most_used_member():
+    labels = torch.tensor([7, 2, 7, 5, 2, 5])
+    frequency = torch.tensor([0.0, 0.1, 0.2, 0.4, 0.2, 0.1])
+    assert most_used_first(labels, frequency).tolist() == [1, 2, 1, 0, 2, 0]  # 2 and 4 tie: the lower id is first
+
+
+def test_missing_groups_are_split_off_where_members_are_least_alike():
+    similarity = torch.tensor(
+        [
+            [1.0, 0.9, 0.8, 0.0, 0.0],
+            [0.9, 1.0, 0.3, 0.0, 0.0],
+            [0.8, 0.3, 1.0, 0.0, 0.0],
+            [0.0, 0.0, 0.0, 1.0, 0.58],
+            [0.0, 0.0, 0.0, 0.58, 1.0],
+        ]
+    )
+    labels = torch.tensor([4, 4, 4, 1, 1])
+    # Means: 0.85, 0.6, 0.55, 0.58, 0.58; without expert 2: 0.9, 0.9, alone, 0.58, 0.58.
+    assert exactly(2, labels, similarity).tolist() == [1, 1, 1, 0, 0]
+    assert exactly(3, labels, similarity).tolist() == [1, 1, 2, 0, 0]
+    assert exactly(4, labels, similarity).tolist() == [1, 1, 2, 3, 0]
+    assert exactly(5, labels, similarity).tolist() == [4, 1, 2, 3, 0]
+
+
+def test_points_have_the_similarities_as_inner_products():
+    similarity = cosine(vectors(8, 0, width=3) @ vectors(8, 0, width=3).T)
+    points = embed(similarity)
+    torch.testing.assert_close(points @ points.T, similarity, rtol=0, atol=1e-12)
+
+
+def test_points_of_what_is_no_inner_product_have_the_nearest():
+    noise = vectors(8, 0, width=8)
+    similarity = (noise + noise.T).fill_diagonal_(1.0)
+    points = embed(similarity)
+    values, axes = torch.linalg.eigh(similarity)
+    assert values.min() < -1
+    torch.testing.assert_close(points @ points.T, axes @ values.clamp(min=0).diag() @ axes.T, rtol=0, atol=1e-12)
+
+
+def test_twins_are_one_point():
+    x = vectors(4, 0).repeat(2, 1)
+    points = embed(cosine(x @ x.T))
+    assert (points[:4] - points[4:]).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize("name", ["k-means", "spectral", "hierarchical-average", "hierarchical-ward"])
+@pytest.mark.parametrize("groups", [2, 3, 4])
+def test_planted_blocks_are_found(name: str, groups: int):
+    centres = torch.eye(groups, 20, dtype=torch.float64) * 5
+    planted = torch.arange(12) % groups
+    x = centres[planted] + 0.5 * vectors(12, groups)
+    assert GROUPERS[name](problem(cosine(x @ x.T), groups)).tolist() == planted.tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_k_means_finds_the_best_of_all_partitions(seed: int):
+    """The spread Σ_C Σ_{i∈C} ‖x_i − mean_C‖² of E points is E − Σ_C Σ_{i,j∈C} s_ij / |C|."""
+    similarity = cosine(vectors(7, seed, width=4) @ vectors(7, seed, width=4).T)
+
+    def spread(labels: tuple[int, ...]) -> float:
+        parts = [[e for e in range(7) if labels[e] == k] for k in range(3)]
+        return 7 - sum(float(similarity[part][:, part].sum()) / len(part) for part in parts)
+
+    found = tuple(GROUPERS["k-means"](problem(similarity, 3, seed=seed)).tolist())
+    partitions = (labels for labels in product(range(3), repeat=7) if set(labels) == {0, 1, 2})
+    assert spread(found) == pytest.approx(min(map(spread, partitions)), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["k-means", "spectral"])
+@pytest.mark.parametrize("seed", [0, 1, 2**40])
+def test_any_seed_does(name: str, seed: int):
+    x = vectors(8, 0)
+    assert len(GROUPERS[name](problem(cosine(x @ x.T), 3, seed=seed)).unique()) == 3
+
+
+def test_k_means_of_fewer_points_than_groups():
+    """Three different experts of six, five groups: twins stay together until no other is left."""
+    x = vectors(3, 0).repeat(2, 1)
+    labels = GROUPERS["k-means"](problem(cosine(x @ x.T), 5))
+    assert len(labels.unique()) == 5
+    assert int((labels[:3] == labels[3:]).sum()) == 1
