@@ -1,7 +1,7 @@
 """Decide which experts become one, and write the merged checkpoint with its plan."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -15,23 +15,37 @@ OUTPUT = Path("artifacts/merge")
 def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     """Merge artifacts/permute by the statistics of artifacts/collect; write artifacts/merge/METHOD."""
     params = start()
+    from mcsmoe.alignment.activations import LazyTokens
     from mcsmoe.architectures.registry import family_of
     from mcsmoe.checkpoint.atomic import atomic_directory
+    from mcsmoe.checkpoint.load import load_model, load_tokenizer
     from mcsmoe.checkpoint.probe import probe_batch
     from mcsmoe.checkpoint.reader import Checkpoint
     from mcsmoe.checkpoint.verify import verify_checkpoint
+    from mcsmoe.merging.material import Material
     from mcsmoe.merging.write import write_merged
-    from mcsmoe.recipes.load import load_recipe, validate_recipes
+    from mcsmoe.recipes.load import load_recipe
     from mcsmoe.recipes.plan import make_plan
+    from mcsmoe.recipes.validate import validate_recipes
+    from mcsmoe.routing.gradients import Gradients
     from mcsmoe.routing.statistics import RoutingStatistics
+    from mcsmoe.tasks.calibration import draw_calibration
+
+    def calibration() -> tuple[Any, list[Any]]:
+        tokenizer, settings = load_tokenizer(SOURCE), params.collect
+        sample = draw_calibration(params.task, tokenizer, settings.samples, params.seed)
+        return load_model(SOURCE), sample.batches(tokenizer.pad_token_id, settings.batch_size)
 
     recipe = load_recipe(method, params)
     source = Checkpoint(SOURCE)
-    layers = family_of(source.config).layers(source.config)
+    family = family_of(source.config)
+    layers = family.layers(source.config)
     validate_recipes(params, layers)
-    plan = make_plan(method, recipe, params.merge, RoutingStatistics.load(STATISTICS), layers)
+    statistics, gradients = RoutingStatistics.load(STATISTICS), Gradients(STATISTICS)
+    plan = make_plan(method, recipe, params.merge, statistics, layers, source, gradients, params.seed)
+    material = Material(statistics, gradients, LazyTokens(family, calibration), params.seed)
     with atomic_directory(OUTPUT / method) as directory:
-        write_merged(source, plan, directory)
+        write_merged(source, plan, material, directory)
         verify_checkpoint(directory, probe_batch(source.config["vocab_size"]), None)
     kept, all_experts = sum(plan.experts.values()), sum(layer.experts for layer in layers)
     print(f"{method}: {all_experts} experts → {kept}, {Checkpoint(OUTPUT / method).size_bytes:,} bytes")

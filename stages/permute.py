@@ -14,9 +14,8 @@ def main() -> None:
     params = start()
     from torch import Tensor
 
-    from mcsmoe.alignment.activations import activation_moments
-    from mcsmoe.alignment.layer import REFERENCES, summary, weight_matches
-    from mcsmoe.alignment.matching import activation_match
+    from mcsmoe.alignment.activations import layer_tokens
+    from mcsmoe.alignment.layer import REFERENCES, activation_matches, summary, weight_matches
     from mcsmoe.alignment.unchanged import largest_change
     from mcsmoe.alignment.write import write_permuted
     from mcsmoe.architectures.registry import family_of
@@ -42,8 +41,7 @@ def main() -> None:
         if params.permute.matching == "weight":
             matches = weight_matches(source, layer, reference)
         else:
-            moments = activation_moments(model, family, layer, batches, reference)
-            matches = {e: activation_match(sums) for e, sums in moments.items()}
+            matches = activation_matches(source, layer, reference, layer_tokens(model, family, layer, batches))
         orders |= {(layer.name, e): match.perm for e, match in matches.items()}
         report[layer.name] = summary(reference, matches)
     del model

@@ -1,39 +1,95 @@
-"""Hidden activations of experts on calibration tokens, summed up for activation matching."""
+"""What reaches a layer on calibration text, and the hidden activations of its experts on it, summed up for matching."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from mcsmoe.alignment.costs import ActivationMoments
-from mcsmoe.architectures.experts import hidden
+from mcsmoe.alignment.costs import ActivationMoments, promoted
+from mcsmoe.architectures.experts import TensorSource, hidden, read_expert
 from mcsmoe.architectures.layer import Expert, Family, MoELayer, Routing
-from mcsmoe.routing.collect import in_memory
 from mcsmoe.routing.watch import Batch, Masks, real_tokens, watch
 
+CHUNK = 4096
+"""Tokens whose activations are in memory at once."""
 
-def activation_moments(
-    model: nn.Module,
-    family: Family,
-    layer: MoELayer,
-    batches: Iterable[Batch],
-    reference: int,
-    masks: Masks = real_tokens,
-) -> dict[int, ActivationMoments]:
-    """Moments of every other expert of one layer with the reference, over the tokens routed to either.
 
-    One pass over the batches for one layer: the moments take E·f² doubles, more than the layer itself.
+@dataclass(frozen=True)
+class LayerTokens:
+    """The T real tokens of one layer: inputs [T, d] and the experts that each selects, index [T, k].
+
+    Kept rather than summed up: the sums of one pair of experts take f² doubles, of all pairs more than the
+    layer itself, and another forward pass for each pair would take longest.
     """
-    moments = {e: ActivationMoments.zeros(layer.d_ff) for e in range(layer.experts) if e != reference}
 
-    def activations(expert: Expert, x: Tensor) -> Tensor:
-        return hidden(expert, layer.layout, layer.activation, x)
+    inputs: Tensor
+    index: Tensor
+
+    def routed_to(self, experts: Sequence[int]) -> Tensor:
+        """Inputs [n, d] of the tokens that select any of `experts`."""
+        return self.inputs[torch.isin(self.index, torch.tensor(experts)).any(1)]
+
+
+def layer_tokens(
+    model: nn.Module, family: Family, layer: MoELayer, batches: Iterable[Batch], masks: Masks = real_tokens
+) -> LayerTokens:
+    """The tokens of one layer, by one pass over the batches."""
+    seen: list[tuple[Tensor, Tensor]] = []
 
     def see(layer: MoELayer, x: Tensor, routing: Routing) -> None:
-        ours = activations(in_memory(model, layer, reference), x)  # [T, f]
-        to_reference = (routing.index == reference).any(1)  # [T]
-        for e, sums in moments.items():
-            either = to_reference | (routing.index == e).any(1)
-            sums.add(ours[either], activations(in_memory(model, layer, e), x[either]))
+        seen.append((x.cpu(), routing.index.cpu()))
 
     watch(model, family, [layer], batches, see, masks)
+    inputs, index = zip(*seen, strict=True)
+    return LayerTokens(torch.cat(inputs), torch.cat(index))
+
+
+class LazyTokens:
+    """The tokens of one layer after another, found when they are asked for; those of the last one are kept.
+
+    `load` gives the model and the batches. It is called once, at the first question.
+    """
+
+    def __init__(self, family: Family, load: Callable[[], tuple[nn.Module, Sequence[Batch]]]) -> None:
+        self._family, self._load = family, load
+        self._loaded: tuple[nn.Module, Sequence[Batch]] | None = None
+        self._last: tuple[str, LayerTokens] | None = None
+
+    def __call__(self, layer: MoELayer) -> LayerTokens:
+        """The tokens of `layer`."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        if self._last is None or self._last[0] != layer.name:
+            self._last = None  # the layer before goes before this one comes
+            model, batches = self._loaded
+            self._last = (layer.name, layer_tokens(model, self._family, layer, batches))
+        return self._last[1]
+
+
+def activations(layer: MoELayer, experts: Sequence[Expert], x: Tensor) -> Iterator[Tensor]:
+    """Hidden neurons of m experts, one expert after another, on the tokens x [T, d]: parts [n, m·f] of [T, m·f].
+
+    Computed in float32 or better.
+    """
+    exact = [{name: promoted(tensor) for name, tensor in expert.items()} for expert in experts]
+    for part in promoted(x).split(CHUNK):
+        yield torch.cat([hidden(expert, layer.layout, layer.activation, part) for expert in exact], 1)
+
+
+def activation_moments(layer: MoELayer, x: Tensor, reference: Expert, expert: Expert) -> ActivationMoments:
+    """Moments of the hidden neurons of two experts on the tokens x [T, d]."""
+    moments = ActivationMoments.zeros(layer.d_ff)
+    for ours, theirs in zip(activations(layer, [reference], x), activations(layer, [expert], x), strict=True):
+        moments.add(ours, theirs)
     return moments
+
+
+def pair_moments(
+    source: TensorSource, layer: MoELayer, tokens: LayerTokens, reference: int, others: Sequence[int]
+) -> Iterator[tuple[int, ActivationMoments]]:
+    """Each of `others` with its moments over the tokens routed to it or to `reference`; one at a time in memory."""
+    target = read_expert(source, layer, reference)
+    for e in others:
+        x = tokens.routed_to([reference, e])
+        yield e, activation_moments(layer, x, target, read_expert(source, layer, e))

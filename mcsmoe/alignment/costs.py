@@ -9,12 +9,17 @@ from torch import Tensor
 from mcsmoe.architectures.layer import Expert, Layout
 
 
+def promoted(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in its own dtype where that is better."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def by_neuron(name: str, expert: Expert, layout: Layout) -> Tensor | None:
     """Tensor `name`, hidden neurons as rows [f, n] (bias: n = 1), float32 or better; None if it has none."""
     axis = layout[name].hidden_axis
     if axis is None:
         return None
-    tensor = expert[name].to(torch.promote_types(expert[name].dtype, torch.float32))
+    tensor = promoted(expert[name])
     return tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)
 
 
@@ -64,22 +69,25 @@ class ActivationMoments:
         self.expert += u.sum(0)
         self.reference_square += z.square().sum(0)
         self.expert_square += u.square().sum(0)
-        self.cross += z.T @ u
+        self.cross.addmm_(z.T, u)
 
 
 def activation_cost(moments: ActivationMoments) -> Tensor:
     """Correlation [f, f] of the reference's neurons with the expert's; 0 for a neuron that never varies."""
     n = moments.tokens.clamp(min=1)
     z, u = moments.reference / n, moments.expert / n
-    covariance = moments.cross / n - torch.outer(z, u)
-    spread = torch.outer(
-        _deviation(moments.reference_square / n, z),
-        _deviation(moments.expert_square / n, u),
-    )
-    return torch.where(spread > 0, covariance / spread.clamp(min=torch.finfo(spread.dtype).tiny), 0.0)
+    correlation = (moments.cross / n).addr_(z, u, alpha=-1)  # in place: for ZipIt this is no small matrix
+    correlation *= _inverse(deviation(moments.reference_square / n, z))[:, None]
+    correlation *= _inverse(deviation(moments.expert_square / n, u))
+    return correlation
 
 
-def _deviation(square: Tensor, mean: Tensor) -> Tensor:
+def deviation(square: Tensor, mean: Tensor) -> Tensor:
+    """Standard deviation from the mean square and the mean; 0 for what never varies."""
     variance = square - mean.square()
     # What rounding leaves of a constant is no variance: dividing by it would give any correlation.
     return torch.where(variance > 1e-12 * square, variance, 0.0).sqrt()
+
+
+def _inverse(deviations: Tensor) -> Tensor:
+    return torch.where(deviations > 0, deviations, torch.inf).reciprocal()

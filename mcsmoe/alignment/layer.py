@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from mcsmoe.alignment.matching import Match, weight_match
+from mcsmoe.alignment.activations import LayerTokens, pair_moments
+from mcsmoe.alignment.matching import Match, activation_match, weight_match
 from mcsmoe.architectures.experts import TensorSource, read_expert
 from mcsmoe.architectures.layer import MoELayer
 
@@ -25,6 +26,13 @@ def weight_matches(source: TensorSource, layer: MoELayer, reference: int) -> dic
         for e in range(layer.experts)
         if e != reference
     }
+
+
+def activation_matches(source: TensorSource, layer: MoELayer, reference: int, tokens: LayerTokens) -> dict[int, Match]:
+    """Activation matching of every other expert to expert `reference`, on the tokens routed to either."""
+    others = [e for e in range(layer.experts) if e != reference]
+    pairs = pair_moments(source, layer, tokens, reference, others)
+    return {e: activation_match(moments) for e, moments in pairs}
 
 
 def summary(reference: int, matches: Mapping[int, Match]) -> dict[str, float]:

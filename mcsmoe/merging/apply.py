@@ -1,39 +1,44 @@
-"""Applying a plan to a checkpoint, tensor by tensor: a pure function of (checkpoint, plan)."""
+"""Applying a plan to a checkpoint, tensor by tensor: a pure function of (checkpoint, plan, what was measured)."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from mcsmoe.alignment.apply import align
+from mcsmoe.alignment.apply import permute
 from mcsmoe.architectures.experts import TensorSource, read_expert
 from mcsmoe.architectures.layer import Expert, Family, MoELayer
 from mcsmoe.errors import CheckpointError
 from mcsmoe.grouping.plan import Group, Plan
-from mcsmoe.merging.registry import RULES, Rule
-
-Align = Callable[[Expert, Expert, MoELayer], Expert]
-"""(expert, reference, layer) → the expert, its hidden neurons in the reference's order."""
-
-ALIGNMENTS: dict[str, Align] = {
-    "weight": lambda expert, reference, layer: align(expert, reference, layer.layout),
-    "none": lambda expert, reference, layer: expert,
-}
-REFERENCES: dict[str, Callable[[Group], int]] = {
-    "dominant": lambda group: group.dominant,
-    "first": lambda group: group.members[0],
-}
+from mcsmoe.merging.align import ALIGNMENTS, REFERENCES
+from mcsmoe.merging.material import Material
+from mcsmoe.merging.registry import RULES, Members
 
 
-def merge_group(
-    source: TensorSource, layer: MoELayer, group: Group, rule: Rule, align: Align, reference: int
-) -> Expert:
-    """One merged expert: the members, aligned to expert `reference`, combined by `rule`."""
+def merge_group(source: TensorSource, layer: MoELayer, group: Group, plan: Plan, material: Material) -> Expert:
+    """One merged expert: the members, aligned to the plan's reference, combined by its rule."""
     if len(group.members) == 1:
         return read_expert(source, layer, group.members[0])
-    target = read_expert(source, layer, reference)
-    members = [target if e == reference else align(read_expert(source, layer, e), target, layer) for e in group.members]
-    return rule(members, torch.tensor(group.weights, dtype=torch.float64))
+    reference = REFERENCES[plan.reference](group)
+    others = [e for e in group.members if e != reference]
+    orders = ALIGNMENTS[plan.alignment](source, layer, reference, others, material)
+
+    def aligned(e: int, expert: Expert) -> Expert:
+        return permute(expert, layer.layout, orders[e]) if e in orders else expert
+
+    members = Members(
+        experts=[aligned(e, read_expert(source, layer, e)) for e in group.members],
+        weights=torch.tensor(group.weights, dtype=torch.float64),
+        dominant=group.members.index(group.dominant),
+        layer=layer,
+        statistics=material.statistics[layer.name],
+        fisher=lambda kind: [aligned(e, material.gradients.read(kind, layer, e)) for e in group.members],
+        inputs=lambda: material.tokens(layer).routed_to(group.members),
+        # Another draw for each group, the same on every machine.
+        seed=zlib.crc32(f"{material.seed}/{layer.name}/{group.dominant}".encode()),
+    )
+    return RULES[plan.rule](members)
 
 
 class MergedTensors:
@@ -43,9 +48,10 @@ class MergedTensors:
     memory.
     """
 
-    def __init__(self, source: TensorSource, family: Family, layers: Sequence[MoELayer], plan: Plan) -> None:
-        self._source, self._plan = source, plan
-        self._rule, self._align = RULES[plan.rule], ALIGNMENTS[plan.alignment]
+    def __init__(
+        self, source: TensorSource, family: Family, layers: Sequence[MoELayer], plan: Plan, material: Material
+    ) -> None:
+        self._source, self._plan, self._material = source, plan, material
         self._stacks = {family.merged_tensor(layer, name): (layer, name) for layer in layers for name in layer.layout}
         self._maps = {family.merged_map(layer): layer for layer in layers}
         self._merged: tuple[str, list[Expert]] = ("", [])
@@ -66,12 +72,9 @@ class MergedTensors:
             return
         if self._merged[0] != layer.name:
             self._merged = ("", [])  # the layer before goes before this one comes
-            self._merged = (layer.name, [self._group(layer, group) for group in plan.groups])
+            merged = [merge_group(self._source, layer, group, self._plan, self._material) for group in plan.groups]
+            self._merged = (layer.name, merged)
         yield from (expert[name] for expert in self._merged[1])
-
-    def _group(self, layer: MoELayer, group: Group) -> Expert:
-        reference = REFERENCES[self._plan.reference](group)
-        return merge_group(self._source, layer, group, self._rule, self._align, reference)
 
 
 def merged_shapes(

@@ -1,16 +1,13 @@
 """Members count alike."""
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor
 
 from mcsmoe.architectures.layer import Expert
 from mcsmoe.merging.combine import combine
-from mcsmoe.merging.registry import RULES
+from mcsmoe.merging.registry import RULES, Members
 
 
 @RULES.register("average")
-def average(members: Sequence[Expert], weights: Tensor) -> Expert:
+def average(members: Members) -> Expert:
     """W = Σ W_e / m, whatever the frequencies (the paper's baseline "averaging")."""
-    return combine(members, torch.ones_like(weights))
+    return combine(members.experts, torch.ones_like(members.weights))

@@ -11,10 +11,8 @@ from mcsmoe.architectures.layer import Expert
 def combine(members: Sequence[Expert], weights: Tensor) -> Expert:
     """Σ w_e W_e / Σ w_e of every tensor, with weights [m] float64, summed in float64 and cast back.
 
-    A single member comes back bit-identical; weights that sum to 0 give the plain mean.
+    Weights that sum to 0 give the plain mean.
     """
-    if len(members) == 1:
-        return members[0]
     total = weights.sum()
     shares = (weights / total if total > 0 else torch.full_like(weights, 1 / len(weights))).tolist()
     return {name: _weighted([member[name] for member in members], shares) for name in members[0]}

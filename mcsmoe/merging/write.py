@@ -12,9 +12,10 @@ from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.merging.apply import MergedTensors, merged_shapes
+from mcsmoe.merging.material import Material
 
 
-def write_merged(source: Checkpoint, plan: Plan, directory: Path) -> None:
+def write_merged(source: Checkpoint, plan: Plan, material: Material, directory: Path) -> None:
     """Write `source` with `plan` applied into the empty `directory`, one layer in memory at a time.
 
     Raises `CheckpointError` where `source` is no stock checkpoint or holds NaN, `DiskFullError` without
@@ -29,7 +30,7 @@ def write_merged(source: Checkpoint, plan: Plan, directory: Path) -> None:
         for name in layer.layout:
             dtypes[family.merged_tensor(layer, name)] = source.dtype(layer.tensor(0, name))
     specs = {name: TensorSpec(dtypes[name], shape) for name, shape in shapes.items()}
-    write_safetensors(directory / WEIGHTS, specs, MergedTensors(source, family, layers, plan).chunks)
+    write_safetensors(directory / WEIGHTS, specs, MergedTensors(source, family, layers, plan, material).chunks)
     config = family.merged_config(source.config, plan.experts)
     write_json(directory / "config.json", config)
     write_remote_code(config, directory)

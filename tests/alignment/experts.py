@@ -1,9 +1,11 @@
 """Experts of several kinds for tests."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from mcsmoe.architectures.layer import Expert, Layout, Role
+from mcsmoe.architectures.layer import Expert, Layout, MoELayer, Role
 
 PLAIN: Layout = {"wi": Role.UP, "wo": Role.DOWN}
 GATED: Layout = {
@@ -36,3 +38,16 @@ def noisy(expert: Expert, scale: float, generator: torch.Generator) -> Expert:
         return value + scale * torch.randn(value.shape, generator=generator)
 
     return {name: add(value) for name, value in expert.items()}
+
+
+class InMemory:
+    """A checkpoint that holds the experts of one layer."""
+
+    def __init__(self, experts: Sequence[Expert], layer: MoELayer) -> None:
+        self._tensors = {
+            layer.tensor(e, name): value for e, expert in enumerate(experts) for name, value in expert.items()
+        }
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor under `name`."""
+        return self._tensors[name]

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
+from mcsmoe.merging.material import Material
 from mcsmoe.merging.write import write_merged
 from tests.golden_switch import (
     SWITCH,
@@ -25,9 +27,11 @@ from tests.golden_switch import (
     golden_layers,
     golden_statistics,
 )
+from tests.merging.material import nothing_measured
 from tests.models import EXPERTS, logits, tiny_switch
 from tests.shared import needs_golden
 
+ROOT = Path(__file__).parent.parent.parent
 USE = torch.arange(EXPERTS, dtype=torch.float64) / 28
 
 
@@ -47,15 +51,19 @@ def layer_plan(labels: Sequence[int]) -> LayerPlan:
 
 def plan_of(checkpoint: Checkpoint, layers: Mapping[str, Sequence[int]], **how: str) -> Plan:
     """Groups by label in the named layers; the others are left alone."""
-    options = {"rule": "frequency", "alignment": "weight", "reference": "dominant"} | how
+    options: dict[str, Any] = {"rule": "frequency", "alignment": "weight", "reference": "dominant"} | how
     names = [layer.name for layer in family_of(checkpoint.config).layers(checkpoint.config)]
     plans = {n: layer_plan(layers[n]) if n in layers else LayerPlan.untouched(USE) for n in names}
     return Plan("test", layers=plans, **options)
 
 
+def material(source: Checkpoint) -> Material:
+    return nothing_measured(family_of(source.config).layers(source.config))
+
+
 def written(source: Checkpoint, plan: Plan, directory: Path) -> Checkpoint:
     directory.mkdir()
-    write_merged(source, plan, directory)
+    write_merged(source, plan, material(source), directory)
     return Checkpoint(directory)
 
 
@@ -202,13 +210,15 @@ import torch
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.merging.write import write_merged
+from tests.merging.test_write import material
 import mcsmoe.architectures.switch
 source, target = Checkpoint(Path(sys.argv[1])), Path(sys.argv[2])
 source.tensor(source.names()[0])
 plan = Plan.load(Path(sys.argv[3]))
 from transformers import SwitchTransformersConfig
+given = material(source)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-write_merged(source, plan, target)
+write_merged(source, plan, given, target)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
@@ -222,7 +232,7 @@ def test_peak_memory_is_about_one_layer(tmp_path: Path):
     (tmp_path / "merged").mkdir()
     plan.save(tmp_path)
     arguments = [str(tmp_path / "stock"), str(tmp_path / "merged"), str(tmp_path)]
-    ran = subprocess.run([sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, check=True, cwd=ROOT)
     layer_bytes = EXPERTS * 2 * 256 * 2048 * 4
     assert stock.size_bytes > 5 * layer_bytes
     assert int(ran.stdout) * 1024 < 2 * layer_bytes
