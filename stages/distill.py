@@ -1,5 +1,6 @@
 """Recover a merged model by knowledge distillation from the full one."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
@@ -8,6 +9,8 @@ from stages.common import run
 from stages.recovery import MakeFit, recover
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mcsmoe.params import Params
     from mcsmoe.training.loop import Fit
 
@@ -16,8 +19,25 @@ def main(method: Annotated[str, Option(help="Recipe whose merged model recovers.
     """Train artifacts/merge/METHOD with artifacts/finetune as teacher; write artifacts/distill/METHOD."""
 
     def train(params: "Params", student: Any, make_fit: MakeFit) -> "Fit":
-        fit = make_fit(params.distill)
-        fit.run(f"distill {method}")
+        from mcsmoe.architectures.registry import family_of
+        from mcsmoe.grouping.plan import PLAN, Plan
+        from mcsmoe.training.dropping import ExpertDropper
+
+        origin, fit = Path("artifacts/merge") / method, make_fit(params.distill)
+        # The dense baseline has no plan.
+        plan = Plan.load(origin) if (origin / PLAN).is_file() else None
+        if plan is None or plan.keep is None:
+            fit.run(f"distill {method}")
+            return fit
+        family = family_of(student.config)
+        layers = family.layers(student.config)
+
+        def total(counts: "Tensor") -> "Tensor":
+            return fit.accelerator.reduce(counts.to(fit.accelerator.device), "sum").cpu()
+
+        dropper = ExpertDropper(student, family, layers, plan.keep, plan.excluded, total)
+        with dropper.dropping(fit):
+            fit.run(f"distill {method}")
         return fit
 
     recover("distill", "merge", method, train)

@@ -59,6 +59,11 @@ class MoELayer:
         """Module path of the router."""
         return f"{self.path}.router"
 
+    @property
+    def router_weight(self) -> str:
+        """The checkpoint's name of the router matrix R [E, d]."""
+        return f"{self.router_path}.classifier.weight"
+
     def tensor(self, expert: int, name: str) -> str:
         """The checkpoint's name of tensor `name` of one expert."""
         return f"{self.path}.experts.expert_{expert}.{name}.weight"
@@ -92,3 +97,5 @@ class Family:
     """(layer, tensor name) → name of the stacked tensor [K, ...] in the merged checkpoint."""
     merged_map: Callable[[MoELayer], str]
     """layer → name of the index map E → K in the merged checkpoint."""
+    dense_config: Callable[[Any], dict[str, Any]] | None = None
+    """source config → configuration of a dense model of the same active size, the baseline; None: there is none."""

@@ -11,6 +11,24 @@ from mcsmoe.architectures.registry import FAMILIES
 
 LAYOUT = {"wi": Role.UP, "wo": Role.DOWN}
 FEED_FORWARD = {"encoder": 1, "decoder": 2}  # place of the feed-forward layer in a block
+SHARED_WITH_T5 = (
+    "vocab_size",
+    "d_model",
+    "d_kv",
+    "d_ff",
+    "num_layers",
+    "num_decoder_layers",
+    "num_heads",
+    "relative_attention_num_buckets",
+    "relative_attention_max_distance",
+    "dropout_rate",
+    "layer_norm_epsilon",
+    "initializer_factor",
+    "pad_token_id",
+    "eos_token_id",
+    "decoder_start_token_id",
+    "tie_word_embeddings",
+)
 REMOTE_CODE = {
     "AutoConfig": "configuration_mcsmoe_switch.MCSMoESwitchConfig",
     "AutoModelForSeq2SeqLM": "modeling_mcsmoe_switch.MCSMoESwitchForConditionalGeneration",
@@ -63,10 +81,7 @@ def merged_config(config: Any, experts: Mapping[str, int]) -> dict[str, Any]:
     Layers that `experts` leaves out keep all of theirs.
     """
     values = dict(config) if isinstance(config, Mapping) else config.to_dict()
-    moe_layers = {
-        layer.name: {"experts": experts.get(layer.name, layer.experts), "rank": 0, "rows": {"wi": 0, "wo": 0}}
-        for layer in layers(config)
-    }
+    moe_layers = {layer.name: {"experts": experts.get(layer.name, layer.experts)} for layer in layers(config)}
     return values | {
         "model_type": MERGED.model_type,
         "architectures": [REMOTE_CODE["AutoModelForSeq2SeqLM"].split(".")[1]],
@@ -85,6 +100,12 @@ def merged_map(layer: MoELayer) -> str:
     return f"{layer.path}.expert_map"
 
 
+def dense_config(config: Any) -> dict[str, Any]:
+    """A T5 of the same sizes: Switch is T5 with experts, and each token runs one of them."""
+    kept = {name: getattr(config, name) for name in SHARED_WITH_T5}
+    return kept | {"model_type": "t5", "feed_forward_proj": config.dense_act_fn}
+
+
 SWITCH = Family(
     model_type="switch_transformers",
     auto_class="AutoModelForSeq2SeqLM",
@@ -93,8 +114,9 @@ SWITCH = Family(
     merged_config=merged_config,
     merged_tensor=merged_tensor,
     merged_map=merged_map,
+    dense_config=dense_config,
 )
-MERGED = replace(SWITCH, model_type="mcsmoe_switch")
+MERGED = replace(SWITCH, model_type="mcsmoe_switch", dense_config=None)
 
 FAMILIES.register(SWITCH.model_type)(SWITCH)
 FAMILIES.register(MERGED.model_type)(MERGED)

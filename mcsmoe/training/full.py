@@ -43,10 +43,12 @@ class FullLoss:
                 handle.remove()
 
     def __call__(self, model: nn.Module, batch: Batch, label_tokens: Tensor) -> Losses:
-        """Terms `loss`, `task`, `router_z` and `balance` of one batch; see `Fit` for `label_tokens`."""
+        """Terms `loss`, `task` and, with experts, `router_z` and `balance` of one batch; see `Fit.loss`."""
         task = _cross_entropy(model(**batch).logits, batch["labels"]) / label_tokens
         masks = {stack: mask.flatten() for stack, mask in real_tokens(batch).items()}
         pairs = [(self._logits[layer.name], masks[layer.stack]) for layer in self._layers]
+        if not pairs:  # a dense model
+            return {"loss": task, "task": task}
         router_z = torch.stack([z_loss(*pair) for pair in pairs]).mean()
         balance = torch.stack([balance_loss(*pair) for pair in pairs]).mean()
         loss = task + self._settings.router_z_loss * router_z + self._settings.balance_loss * balance

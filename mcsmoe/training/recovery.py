@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mcsmoe.architectures.registry import sparse_layers
 from mcsmoe.params import Compress, Distill, Params
 from mcsmoe.tasks.selection import hold_out
 from mcsmoe.tasks.task import TASKS
@@ -16,8 +17,8 @@ def make_recovery(params: Params, settings: Distill | Compress, student: Any, te
     """
     task, accelerator = TASKS[params.task.name], make_accelerator()
     train, _ = hold_out(task.examples(params.task, "train"), params.task.selection, params.seed)
-    for mlp in student.sparse_mlps().values():
-        mlp.router.requires_grad_(False)
+    for layer in sparse_layers(student.config):
+        student.get_submodule(layer.router_path).requires_grad_(False)
     return Fit(
         model=student,
         settings=settings,

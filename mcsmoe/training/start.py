@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from mcsmoe.architectures.registry import family_of, sparse_layers
 from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
 from mcsmoe.errors import ParameterError
 from mcsmoe.params import Model
@@ -41,6 +42,42 @@ def start_model(settings: Model, examples: Sequence[Example]) -> tuple[Any, Any]
     ids = (len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     config = _configuration(settings, dict(zip(FROM_TOKENIZER, ids)))
     return transformers.AutoModelForSeq2SeqLM.from_config(config), tokenizer
+
+
+def check_dense(settings: Model, config: Any) -> None:
+    """Refuse a dense baseline of a model with configuration `config` that `start_dense` could not have.
+
+    Raises `ParameterError`, or `CheckpointError` for a checkpoint that is not there.
+    """
+    if settings.source is None:
+        if family_of(config).dense_config is None:
+            raise ParameterError("methods.dense", ["dense"], f"{config.model_type} has no dense counterpart")
+    elif settings.dense_source is None:
+        raise ParameterError("model.dense_source", None, "methods.dense needs a dense checkpoint beside model.source")
+    elif sparse_layers(load_config(settings.dense_source, trust_remote_code=settings.trust_remote_code)):
+        raise ParameterError("model.dense_source", settings.dense_source, "has experts; name a dense model")
+
+
+def start_dense(settings: Model, config: Any, tokenizer: Any) -> Any:
+    """The dense baseline of a model with configuration `config`, with as many active parameters a token.
+
+    A checkpoint's where the full model has a `source`, else random weights. Raises what `check_dense` raises,
+    and `ParameterError` for a checkpoint whose vocabulary is smaller than the tokenizer's.
+    """
+    check_dense(settings, config)
+    dense_config = family_of(config).dense_config
+    if settings.source is None and dense_config is not None:
+        import transformers
+
+        return transformers.AutoModelForSeq2SeqLM.from_config(transformers.AutoConfig.for_model(**dense_config(config)))
+    model = load_model(str(settings.dense_source), trust_remote_code=settings.trust_remote_code)
+    if model.config.vocab_size < len(tokenizer):
+        raise ParameterError(
+            "model.dense_source",
+            settings.dense_source,
+            f"has {model.config.vocab_size} tokens, the tokenizer of model.source {len(tokenizer)}",
+        )
+    return model
 
 
 def _configuration(settings: Model, ids: dict[str, int]) -> Any:

@@ -8,6 +8,7 @@ import pytest
 
 from mcsmoe.errors import UserError
 from stages import check
+from tests.models import tiny_switch
 from tests.stages.workplace import write_params
 
 ROOT = Path(__file__).parent.parent.parent
@@ -23,11 +24,18 @@ ROOT = Path(__file__).parent.parent.parent
         ({"merge": {"grups": 2}}, "merge.grups = 2 in params.yaml: Extra inputs are not permitted"),
         ({"merge": {"exclude": {"encoder": [0], "decoder": []}}}, "merge.exclude.encoder = 0"),
         ({"compress": {"rank": 60}}, "compress.rank = 60 in params.yaml"),
+        ({"compress": {"rank": None, "rank_ratio": 0.95}}, "compress.rank_ratio = 0.95 in params.yaml"),
+        ({"compress": {"rank": 0, "structure": "element", "final_ratio": 0.5}}, "compress.final_ratio = 0.5 in"),
+        ({"compress": {"rank": 8, "rank_ratio": 0.1}}, "compress.rank or compress.rank_ratio"),
+        ({"compress": {"rank": 0, "structure": "none"}}, "nothing of a weight"),
+        ({"compress": {"uncertainty": 1.0}}, "compress.uncertainty = 1.0"),
+        ({"compress": {"structure": "diagonal"}}, "compress.structure = 'diagonal'"),
+        ({"methods": {"merge": ["dense"]}}, "methods.merge has 'dense', which is no recipe"),
         ({"compress": {"initial_warmup": 0.8, "final_warmup": 0.4}}, "compress."),
         ({"task": {"name": "sts2"}}, "unknown task 'sts2'; known: copa, denoise, skills, sst2"),
         ({"task": {"name": "sst2", "data": "./nowhere"}}, "task.data = './nowhere': there is no such directory"),
         ({"model": {"source": "./nowhere"}}, "nowhere: no such directory"),
-        ({"recipes": {"m-smoe": {"rule": "avarage"}}}, "'avarage'; known: average, frequency"),
+        ({"recipes": {"m-smoe": {"rule": "avarage"}}}, "'avarage'; known: average, "),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, monkeypatch, sections, message):
@@ -55,3 +63,26 @@ def test_the_embedded_default_passes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_params()
     check.main()
+
+
+@pytest.mark.parametrize("structure", ["row", "column", "element", "none"])
+def test_every_structure_and_a_rank_by_ratio_pass(tmp_path, monkeypatch, structure):
+    monkeypatch.chdir(tmp_path)
+    write_params(compress={"structure": structure, "rank": None, "rank_ratio": 0.3}, methods={"dense": ["dense"]})
+    check.main()
+
+
+@pytest.mark.parametrize(
+    ("dense_source", "message"),
+    [
+        (None, r"^model\.dense_source = None.*needs a dense checkpoint"),
+        ("./gone", "gone: no such directory"),
+        ("full", r"^model\.dense_source = 'full'.*has experts"),
+    ],
+)
+def test_dense_needs_a_checkpoint_beside_a_source(tmp_path, monkeypatch, dense_source, message):
+    monkeypatch.chdir(tmp_path)
+    tiny_switch().save_pretrained("full")
+    write_params(model={"source": "full", "dense_source": dense_source}, methods={"dense": ["dense"]})
+    with pytest.raises(UserError, match=message):
+        check.main()

@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mcsmoe.checkpoint.load import load_model
+from mcsmoe.params import Launch, Params
 from mcsmoe.routing.statistics import RoutingStatistics
+from stages.launch import LAUNCHED, launched
 from tests.stages.workplace import enter, write_params
 
 ROOT = Path(__file__).parent.parent.parent
+COLLECT = {
+    "also": ["outputs", "pair-errors", "correlation", "gradients", "activations"],
+    "gradient_samples": 10,
+}
 FINETUNE = {"epochs": 1, "evaluations": 1, "batch_size": 32}
 
 pytestmark = pytest.mark.slow
@@ -29,11 +36,12 @@ def run(stage: str) -> None:
 def test_two_processes_collect_what_one_collects(tmp_path, monkeypatch):
     enter(tmp_path, monkeypatch)
     shutil.copytree("artifacts/finetune", "artifacts/permute")
-    found = []
+    found, gradients = [], []
     for processes in (1, 2):
-        write_params(launch={"processes": processes})
+        write_params(launch={"processes": processes}, collect=COLLECT)
         run("collect")
         found.append(RoutingStatistics.load(Path("artifacts/collect")))
+        gradients.append(load_file("artifacts/collect/gradients.safetensors"))
     one, two = found
     assert one.provenance == two.provenance
     for name, layer in one.layers.items():
@@ -41,6 +49,22 @@ def test_two_processes_collect_what_one_collects(tmp_path, monkeypatch):
         for key, value in layer.tensors().items():
             # Sums are float64; the model's own float32 rounding differs with the batches that the shards make.
             torch.testing.assert_close(two.layers[name].tensors()[key], value, rtol=1e-5, atol=1e-5)
+        for key, value in one.measured[name].items():
+            torch.testing.assert_close(two.measured[name][key], value, rtol=0, atol=1e-5)
+    for key, value in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], value, rtol=1e-3, atol=1e-5)
+    # Really two: the model's float32 sums come in another order.
+    assert any(not torch.equal(a, b) for a, b in zip(gradients[0].values(), gradients[1].values(), strict=True))
+
+
+def test_fewer_processes_than_asked_for_are_an_error(monkeypatch):
+    params = Params.load(ROOT / "params.yaml").model_copy(update={"launch": Launch(processes=2)})
+    monkeypatch.setenv(LAUNCHED, "1")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(RuntimeError, match=r"launch\.processes = 2, but 1 were started"):
+        launched(params, "stages.collect")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert launched(params, "stages.collect")
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path, monkeypatch):

@@ -16,6 +16,8 @@ from mcsmoe.checkpoint.probe import probe_batch
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError, ParameterError, UnknownNameError
 from mcsmoe.grouping.plan import Plan
+from mcsmoe.merging.registry import NEEDS
+from mcsmoe.recipes.load import known_recipes
 from mcsmoe.routing.statistics import RoutingStatistics
 from stages import collect, merge, permute
 from tests.models import EXPERTS
@@ -92,6 +94,40 @@ def test_excluded_layers_stay_as_they_were(merged: Path):
     assert result.tensor(f"{layer.path}.expert_map").tolist() == list(range(EXPERTS))
 
 
+def test_activations_come_from_the_calibration_sample(merged: Path):
+    written = [(MERGED / "m-smoe" / WEIGHTS).read_bytes()]
+    recipes = {"m-smoe": {"alignment": "activation", "rule": "zipit-activation"}}
+    for samples in (40, 8):
+        write_params(recipes=recipes, collect={"samples": samples, "batch_size": 16})
+        merge.main("m-smoe")
+        written.append((MERGED / "m-smoe" / WEIGHTS).read_bytes())
+    assert len(set(written)) == 3
+
+
+@pytest.mark.parametrize(("rule", "also"), NEEDS.items())
+def test_fisher_information_must_have_been_collected(merged: Path, rule: str, also: str):
+    before = stamps()
+    write_params(recipes={"m-smoe": {"rule": rule}})
+    with pytest.raises(ParameterError, match=rf"collect\.also = \[\].*rule '{rule}'.*needs '{also}'"):
+        merge.main("m-smoe")
+    assert stamps() == before
+    settings = {"samples": 40, "batch_size": 16, "also": [also], "gradient_samples": 2}
+    write_params(recipes={"m-smoe": {"rule": rule}}, collect=settings)
+    collect.main()
+    frequency = (MERGED / "m-smoe" / WEIGHTS).read_bytes()
+    merge.main("m-smoe")
+    assert (MERGED / "m-smoe" / WEIGHTS).read_bytes() != frequency
+
+
+def test_a_progressive_method_merges_nothing_yet(merged: Path):
+    write_params(recipes={"m-smoe": {"progressive": True}})
+    merge.main("m-smoe")
+    plan = Plan.load(MERGED / "m-smoe")
+    assert plan.keep == 2 * len(plan.layers)
+    assert set(plan.experts.values()) == {EXPERTS}
+    assert torch.equal(logits(MERGED / "m-smoe"), logits(Path("artifacts/permute")))
+
+
 @pytest.mark.parametrize("matching", ["weight", "activation"])
 @pytest.mark.parametrize("reference", ["most-used", "first"])
 def test_permute_improves_matching_and_changes_nothing_else(place: Path, matching: str, reference: str):
@@ -148,7 +184,7 @@ def stamps(directory: str = "artifacts") -> dict[Path, int]:
         ({"merge": {"groups": 9}}, "m-smoe", ParameterError, "merge.groups = 9"),
         ({"merge": {"groups": 0.5}}, "m-smoe", ParameterError, "merge.groups = 0.5"),
         ({"merge": {"exclude": {"encoder": [0], "decoder": []}}}, "m-smoe", ParameterError, "encoder = 0"),
-        ({"recipes": {"m-smoe": {"rule": "x"}}}, "m-smoe", UnknownNameError, "known: average, frequency"),
+        ({"recipes": {"m-smoe": {"rule": "x"}}}, "m-smoe", UnknownNameError, "known: average, dominant"),
     ],
 )
 def test_mistakes_in_params_leave_artifacts_alone(
@@ -179,14 +215,14 @@ def test_damaged_or_foreign_checkpoints(merged: Path, stage: str, damage: str):
         (source / WEIGHTS).write_bytes((source / WEIGHTS).read_bytes()[:-100])
     elif damage == "another architecture":
         config = json.loads((source / "config.json").read_text())
-        (source / "config.json").write_text(json.dumps(config | {"model_type": "t5"}))
+        (source / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
     else:
         model = load_model(source)
         with torch.no_grad():
             model.decoder.block[3].layer[2].mlp.experts["expert_2"].wo.weight[0, 0] = torch.nan
         model.save_pretrained(source)
     before = stamps()
-    message = {"truncated": "copy", "NaN": "NaN", "another architecture": "'t5' is not supported"}[damage]
+    message = {"truncated": "copy", "NaN": "NaN", "another architecture": "'bert' is not supported"}[damage]
     with pytest.raises(CheckpointError, match=message):
         {"permute": permute.main, "collect": collect.main, "merge": lambda: merge.main("m-smoe")}[stage]()
     assert stamps() == before
@@ -213,4 +249,4 @@ def test_one_line_and_exit_code_two(place: Path):
         text=True,
     )
     assert ran.returncode == 2
-    assert ran.stderr == "error: unknown method 'm-smo'; known: average, m-smoe, none, one\n"
+    assert ran.stderr == f"error: unknown method 'm-smo'; known: {', '.join(known_recipes())}\n"

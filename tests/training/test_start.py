@@ -19,6 +19,7 @@ def model(**changes):
     values = {
         "source": None,
         "revision": None,
+        "dense_source": None,
         "trust_remote_code": False,
         "config": CONFIG,
         "tokenizer": {"kind": "word", "vocab_size": 100},

@@ -1,0 +1,110 @@
+"""Task-specific progressive dropping of experts while a model trains: the paper's baseline "task-specific"."""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mcsmoe.architectures.layer import Family, MoELayer
+from mcsmoe.compression.merged_model import MergedModel
+from mcsmoe.routing.watch import real_tokens
+from mcsmoe.tasks.batches import Batch
+from mcsmoe.training.loop import Fit, Losses
+
+UNTIL = 0.5
+"""Share of the training after which only the experts that stay are left (Chen et al. drop in the first half)."""
+
+
+class ExpertDropper:
+    """Drops the least used experts one after another (Chen et al., arXiv 2206.00277).
+
+    Their number falls evenly from all to `keep` over the first half of the training; who goes is who was
+    selected by the smallest share of real tokens since the last drop, over all layers but `excluded`, ties to
+    the later layer and the higher id; every layer keeps one. A dropped expert's logits are −∞ from then on:
+    it can never be selected again, and its former tokens choose among those that are left.
+    """
+
+    def __init__(
+        self,
+        model: MergedModel,
+        family: Family,
+        layers: Collection[MoELayer],
+        keep: int,
+        excluded: Collection[str],
+        reduce: Callable[[Tensor], Tensor] = lambda counts: counts,
+    ) -> None:
+        """`model` has an index map of its own for each expert; `reduce` sums counts over processes."""
+        self._model, self._family, self._keep, self._reduce = model, family, keep, reduce
+        self._layers = [layer for layer in layers if layer.name not in excluded]
+        self._mlps = {layer.name: model.sparse_mlps()[layer.name] for layer in self._layers}
+        self._counts = {layer.name: torch.zeros(layer.experts, dtype=torch.int64) for layer in self._layers}
+        self._masks: dict[str, Tensor] = {}
+        self._total = self._left = sum(layer.experts for layer in self._layers)
+        self._end = 1
+
+    @contextmanager
+    def dropping(self, fit: Fit) -> Iterator[None]:
+        """Count in each forward pass of `fit` and drop after its steps; dropped experts are removed at the end."""
+        self._end = max(1, round(UNTIL * fit.steps))
+        loss, fit.hooks, fit.figures = fit.loss, self, lambda: {"experts": self._left}
+
+        def counted(model: nn.Module, batch: Batch, label_tokens: Tensor) -> Losses:
+            self._masks = {stack: mask.flatten() for stack, mask in real_tokens(batch).items()}
+            return loss(model, batch, label_tokens)
+
+        fit.loss = counted
+        with ExitStack() as stack:
+            for layer in self._layers:
+                hook = self._mlps[layer.name].router.register_forward_hook(self._count(layer))
+                stack.callback(hook.remove)
+            yield
+        self._drop_to(self._keep)
+        self._remove()
+
+    def before_step(self) -> None:
+        """Nothing: gradients are left alone."""
+
+    def after_step(self, step: int) -> None:
+        """Drop as many experts as should be gone after optimiser step `step` (1 is the first)."""
+        gone = (self._total - self._keep) * min(step, self._end) // self._end
+        self._drop_to(self._total - gone)
+
+    def _count(self, layer: MoELayer) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            chosen = self._family.routing(module, output).index[self._masks[layer.stack]]
+            self._counts[layer.name] += torch.bincount(chosen.flatten().cpu(), minlength=layer.experts)
+
+        return hook
+
+    @torch.no_grad()
+    def _drop_to(self, left: int) -> None:
+        if left >= self._left:
+            return
+        candidates: list[tuple[float, str, int]] = []
+        for layer in reversed(self._layers):
+            counts = self._reduce(self._counts[layer.name])
+            shares = (counts / counts.sum().clamp(min=1)).tolist()
+            alive = (self._mlps[layer.name].expert_map >= 0).nonzero().flatten().tolist()
+            candidates += [(shares[e], layer.name, e) for e in reversed(alive)]
+        for _, name, e in sorted(candidates, key=lambda candidate: candidate[0]):  # stable: ties as listed
+            expert_map = self._mlps[name].expert_map
+            if self._left > left and (expert_map >= 0).sum() > 1:
+                expert_map[e] = -1
+                self._left -= 1
+        for each in self._counts.values():
+            each.zero_()
+
+    @torch.no_grad()
+    def _remove(self) -> None:
+        """Take dropped experts out of the stacks; the others move up in the index map."""
+        for mlp in self._mlps.values():
+            kept = mlp.expert_map >= 0
+            slots = mlp.expert_map[kept]
+            for module in mlp.experts.children():
+                if isinstance(getattr(module, "weight", None), Tensor):
+                    module.weight = nn.Parameter(module.weight[slots])
+            mlp.expert_map[kept] = torch.arange(len(slots), device=slots.device)
+            mlp.experts.num_experts = len(slots)
+        self._model.update_config()

@@ -1,0 +1,30 @@
+"""Train the dense baseline: a dense model of the full one's active size, on the same data and settings."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from stages.common import run, start
+from stages.launch import launched
+
+FULL = Path("artifacts/finetune")
+OUTPUT = Path("artifacts/merge")  # it takes the place of a merged model: distill goes on from there
+
+
+def main(method: Annotated[str, Option(help="Name of the baseline.")] = "dense") -> None:
+    """Train a dense counterpart of artifacts/finetune as `finetune` says; write artifacts/merge/METHOD."""
+    params = start()
+    if not launched(params, "stages.dense"):
+        return
+    from mcsmoe.checkpoint.load import load_config, load_tokenizer
+    from mcsmoe.training.finetune import finetune, split_train
+    from mcsmoe.training.start import start_dense
+
+    tokenizer = load_tokenizer(FULL)
+    model = start_dense(params.model, load_config(FULL), tokenizer)
+    finetune(params, model, tokenizer, split_train(params), OUTPUT / method, Path("plots/dense.json"))
+
+
+if __name__ == "__main__":
+    run(main)
