@@ -1,4 +1,5 @@
 # make repro   install, run the pipeline on params.yaml, print the table of results
+# make compare the paper's methods on equal terms, three seeds (about two hours): benchmarks/results/compare.md
 # make test    install, then lint, types and tests (FAST=1 leaves out the tests marked slow)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -9,11 +10,14 @@ SELECT := $(if $(FAST),-m "not slow")
 # dvc runs stages through the shell: they must find this Python.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test
+.PHONY: repro compare test
 
 repro: .venv/.installed
 	dvc repro
 	@cat report/table.md
+
+compare: .venv/.installed
+	python -m benchmarks.compare
 
 test: .venv/.installed-test
 	ruff check .

@@ -28,14 +28,22 @@ class Launch(Section):
 
 
 class Methods(Section):
-    """Recipes by how far they go: merged, then distilled, then compressed."""
+    """Recipes by how far they go: merged, then distilled, then compressed.
+
+    `dense` is empty, or names the baseline that is trained, then distilled, beside the full model: a dense
+    model of its active size.
+    """
 
     merge: list[str]
     distill: list[str]
     compress: list[str]
+    dense: list[Literal["dense"]]
 
     @model_validator(mode="after")
     def _each_step_feeds_the_next(self) -> Self:
+        for step in ("merge", "distill", "compress"):
+            if "dense" in getattr(self, step):
+                raise ValueError(f"methods.{step} has 'dense', which is no recipe: list it under methods.dense")
         for earlier, later in (("merge", "distill"), ("distill", "compress")):
             missing = set(getattr(self, later)) - set(getattr(self, earlier))
             if missing:
@@ -51,10 +59,14 @@ class Tokenizer(Section):
 
 
 class Model(Section):
-    """A checkpoint to start from (hub id or directory), or a configuration to start from nothing."""
+    """A checkpoint to start from (hub id or directory), or a configuration to start from nothing.
+
+    `dense_source` is the checkpoint that the dense baseline starts from where the full model has a `source`.
+    """
 
     source: str | None
     revision: str | None
+    dense_source: str | None
     trust_remote_code: bool
     config: dict[str, Any]
     tokenizer: Tokenizer | None
@@ -106,11 +118,17 @@ class Permute(Section):
 
 
 class Collect(Section):
-    """The calibration sample; `activations` also sums the Gram matrices that least-squares merging needs."""
+    """The calibration sample, and what is measured on it beside the routing statistics.
+
+    `also`: `outputs` of every expert on every token, `pair-errors` of averaged pairs, `correlation` of hidden
+    neurons, `gradients` of the task loss with the empirical Fisher information, `exact-fisher` (both on
+    `gradient_samples` rows), `activations` for least-squares merging.
+    """
 
     samples: Positive
     batch_size: Positive
-    activations: bool
+    also: list[Literal["outputs", "pair-errors", "correlation", "gradients", "exact-fisher", "activations"]]
+    gradient_samples: Positive
 
 
 class Exclude(Section):
@@ -121,10 +139,14 @@ class Exclude(Section):
 
 
 class Merge(Section):
-    """The budget: `groups` a layer, on average over the merged layers (global) or in each (uniform)."""
+    """The budget: `groups` a layer, on average over the merged layers (global) or in each (uniform).
+
+    `capacity` limits the members of a group, its dominant expert included; null: no limit.
+    """
 
     groups: Annotated[float, Field(ge=1)]
     budget: Literal["global", "uniform"]
+    capacity: Positive | None
     exclude: Exclude
 
 
@@ -145,15 +167,30 @@ class Distill(Training):
 
 
 class Compress(Training):
-    """Low rank plus structured-sparse rows, pruned on a cubic schedule while distilling."""
+    """Low rank plus structured sparsity, pruned on a cubic schedule while distilling.
 
-    rank: Positive
-    final_ratio: Fraction  # share of output neurons of S kept
+    Either `rank` or `rank_ratio` is given. Rank 0 leaves sparsity alone, structure `none` low rank alone.
+    """
+
+    rank: Natural | None
+    rank_ratio: Fraction | None  # parameters of U and V as a share of the weight's
+    structure: Literal["row", "column", "element", "none"]  # what S is pruned by
+    final_ratio: Fraction  # share of the rows (columns, elements) of S kept
     initial_warmup: Fraction  # share of steps before pruning starts
     final_warmup: Fraction  # share of steps after pruning ends
     interval: Positive  # steps between two updates of the mask
+    importance: Literal["sensitivity", "magnitude"]
     beta: Annotated[float, Field(ge=0, lt=1)]  # moving average of the importance
+    uncertainty: Annotated[float, Field(ge=0, lt=1)] | None  # moving average of its deviations; null: they do not count
     loss: Distillation
+
+    @model_validator(mode="after")
+    def _one_rank(self) -> Self:
+        if (self.rank is None) == (self.rank_ratio is None):
+            raise ValueError("give compress.rank or compress.rank_ratio, and set the other to null")
+        if self.structure == "none" and (self.rank == 0 or self.rank_ratio == 0):
+            raise ValueError("compress.structure = none with rank 0 would leave nothing of a weight")
+        return self
 
 
 class Evaluate(Section):
@@ -168,6 +205,7 @@ class Params(Section):
     seed: Natural
     threads: Positive
     launch: Launch
+    plugins: list[str]  # Python modules that register methods of their own
     methods: Methods
     recipes: dict[str, dict[str, Any]]
     model: Model

@@ -1,7 +1,7 @@
 """Check a whole params file against the model and the data it names, before anything expensive begins."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stages.common import run, start
 
@@ -16,18 +16,20 @@ def main() -> None:
     from mcsmoe.architectures.registry import sparse_layers
     from mcsmoe.compression.schedule import CubicSchedule
     from mcsmoe.compression.size import check_size
-    from mcsmoe.recipes.load import validate_recipes
+    from mcsmoe.recipes.validate import validate_recipes
     from mcsmoe.tasks.task import TASKS
-    from mcsmoe.training.start import check_model
+    from mcsmoe.training.start import check_dense, check_model
 
     task = TASKS[params.task.name]
-    layers = sparse_layers(check_model(params.model))
+    config = check_model(params.model)
+    layers = sparse_layers(config)
     validate_recipes(params, layers)
     excluded = excluded_layers(params.merge.exclude, layers)
+    if params.methods.dense:
+        check_dense(params.model, config)
     if params.methods.compress:
-        check_size(
-            dict(shape for layer in layers if layer.name not in excluded for shape in shapes(layer)), params.compress
-        )
+        weights = dict(shape for layer in layers if layer.name not in excluded for shape in shapes(layer))
+        check_size(weights, params.compress, value_bytes(config))
     CubicSchedule.of(params.compress, steps=1)
     for split in ("train", "test"):
         task.examples(params.task, split)
@@ -39,6 +41,15 @@ def shapes(layer: "MoELayer") -> Iterator[tuple[str, tuple[int, int, int]]]:
         if role.is_weight:
             sizes = (layer.d_ff, layer.d_model) if role.hidden_axis == 0 else (layer.d_model, layer.d_ff)
             yield f"{layer.name}.{name}", (1, *sizes)
+
+
+def value_bytes(config: Any) -> int:
+    """Bytes of one weight: models keep the dtype of their checkpoint, which is float32 where it names none."""
+    import torch
+
+    dtype = config.dtype or torch.float32
+    size: int = dtype.itemsize
+    return size
 
 
 if __name__ == "__main__":

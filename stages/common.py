@@ -1,6 +1,7 @@
 """What every stage does first and last: read params, set threads, and turn a user's mistake into one line."""
 
 import errno
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 
 import typer
 
-from mcsmoe.errors import DiskFullError, UserError
+from mcsmoe.errors import DiskFullError, ParameterError, UserError
 from mcsmoe.params import Params
 
 USER_ERROR = 2
@@ -52,4 +53,15 @@ def start(path: Path = Path("params.yaml")) -> Params:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     transformers.set_seed(params.seed)
+    for module in params.plugins:
+        _import_plugin(module)
     return params
+
+
+def _import_plugin(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise ParameterError("plugins", name, "there is no such module; it is looked up as in `import`") from None

@@ -7,8 +7,6 @@ from typer import Option
 
 from stages.common import run, start
 
-SIMILARITY = "router-logits"
-
 
 def main(method: Annotated[str, Option(help="Recipe whose groups are framed.")]) -> None:
     """Write report/groups/METHOD.svg."""
@@ -17,17 +15,17 @@ def main(method: Annotated[str, Option(help="Recipe whose groups are framed.")])
     from mcsmoe.evaluation.heatmaps import similarity_groups
     from mcsmoe.grouping.plan import Plan
     from mcsmoe.routing.statistics import RoutingStatistics
-    from mcsmoe.similarity.registry import SIMILARITIES
+    from mcsmoe.similarity.cosine import cosine
 
     statistics = RoutingStatistics.load(Path("artifacts/collect"))
     plan = Plan.load(Path("artifacts/merge") / method)
-    similarity = {name: SIMILARITIES[SIMILARITY](layer).numpy() for name, layer in statistics.layers.items()}
+    similarity = {name: cosine(layer.logits_gram).numpy() for name, layer in statistics.layers.items()}
     groups = {
         name: [[group.dominant, *(e for e in group.members if e != group.dominant)] for group in layer.groups]
         for name, layer in plan.layers.items()
         if layer.merged
     }
-    title = f"{method}: similarity of experts by {SIMILARITY.replace('-', ' ')}, and its groups"
+    title = f"{method}: similarity of experts by router logits, and its groups"
     save(similarity_groups(similarity, groups, title), Path("report/groups") / f"{method}.svg")
 
 

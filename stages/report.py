@@ -22,7 +22,8 @@ def main() -> None:
     # By the names in params, never by glob: a file of a method that is no longer listed is stale.
     names = [("full", "–", "full")]
     for step in ("merge", "distill", "compress"):
-        names += [(step, method, f"{step}-{method}") for method in getattr(params.methods, step)]
+        methods = getattr(params.methods, step) + (params.methods.dense if step != "compress" else [])
+        names += [(step, method, f"{step}-{method}") for method in methods]
     results = [Result(step, method, json.loads((METRICS / f"{file}.json").read_text())) for step, method, file in names]
     task = TASKS[params.task.name]
     metric = Metric(task.metric, task.higher_is_better)

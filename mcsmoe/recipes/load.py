@@ -1,25 +1,22 @@
 """A method by name: a recipe file of this package, changed or added to by `recipes:` in the params file."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from mcsmoe.architectures.exclude import excluded_layers
-from mcsmoe.architectures.layer import MoELayer
 from mcsmoe.errors import ParameterError, UnknownNameError
-from mcsmoe.grouping.budget import check
 from mcsmoe.params import Merge, Params, Section
 
 DIRECTORY = Path(__file__).parent
 
 
 class Recipe(Section):
-    """A method: what is compared, how experts are grouped, aligned and combined.
+    """A method: what is compared, how experts are grouped, aligned and combined, what the router does.
 
-    `groups` overrides `merge.groups`; `reference` is whom the members of a group are aligned to.
+    `groups` and `budget` override those of `merge`; `reference` is whom the members of a group are aligned
+    to. With `progressive`, experts are dropped during distillation instead of being merged before it.
     """
 
     similarity: str
@@ -27,16 +24,20 @@ class Recipe(Section):
     alignment: str
     reference: str
     rule: str
+    router: str = "map"
+    progressive: bool = False
     groups: float | None = None
+    budget: str | None = None
 
-    def budget(self, merge: Merge) -> float:
-        """Groups a layer."""
-        return merge.groups if self.groups is None else self.groups
+    def with_budget(self, merge: Merge) -> Merge:
+        """The section `merge` with this recipe's own budget, where it has one; no capacity limits that."""
+        own = {key: value for key in ("groups", "budget") if (value := getattr(self, key)) is not None}
+        return merge.model_copy(update=own | ({"capacity": None} if "groups" in own else {}))
 
 
-def known_recipes(params: Params) -> list[str]:
-    """Names of the recipes of this package and of the params file."""
-    return sorted({path.stem for path in DIRECTORY.glob("*.yaml")} | params.recipes.keys())
+def known_recipes() -> list[str]:
+    """Names of the recipes of this package."""
+    return sorted(path.stem for path in DIRECTORY.glob("*.yaml"))
 
 
 def load_recipe(name: str, params: Params) -> Recipe:
@@ -45,12 +46,8 @@ def load_recipe(name: str, params: Params) -> Recipe:
     Raises `UnknownNameError` for an unknown name, also of what the recipe is made of, and `ParameterError`
     for a recipe with a missing, surplus or ill-typed key.
     """
-    if name not in known_recipes(params):
-        raise UnknownNameError("method", name, known_recipes(params))
-    path = DIRECTORY / f"{name}.yaml"
-    values = (yaml.safe_load(path.read_text()) if path.is_file() else {}) | params.recipes.get(name, {})
     try:
-        recipe = Recipe.model_validate(values)
+        recipe = Recipe.model_validate(_read(name) | params.recipes.get(name, {}))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(["recipes", name, *(str(part) for part in first["loc"])])
@@ -59,15 +56,25 @@ def load_recipe(name: str, params: Params) -> Recipe:
     return recipe
 
 
+def _read(name: str) -> dict[str, Any]:
+    """The values of a recipe file; `like` names another one that it changes."""
+    if name not in known_recipes():
+        raise UnknownNameError("method", name, known_recipes())
+    values: dict[str, Any] = yaml.safe_load((DIRECTORY / f"{name}.yaml").read_text())
+    return _read(values.pop("like")) | values if "like" in values else values
+
+
 def _shown(value: Any) -> Any:
     return "{…}" if isinstance(value, dict) else value
 
 
 def _check_names(name: str, recipe: Recipe) -> None:
+    from mcsmoe.grouping.budget import BUDGETS
     from mcsmoe.grouping.registry import GROUPERS
-    from mcsmoe.merging.apply import ALIGNMENTS, REFERENCES
+    from mcsmoe.merging.align import ALIGNMENTS, REFERENCES
     from mcsmoe.merging.registry import RULES
-    from mcsmoe.similarity.registry import SIMILARITIES
+    from mcsmoe.router.registry import POLICIES
+    from mcsmoe.similarity.registry import REVERSE, SIMILARITIES
 
     known: dict[str, list[str]] = {
         "similarity": list(SIMILARITIES),
@@ -75,22 +82,11 @@ def _check_names(name: str, recipe: Recipe) -> None:
         "alignment": list(ALIGNMENTS),
         "reference": list(REFERENCES),
         "rule": list(RULES),
+        "router": list(POLICIES),
     }
+    values = recipe.model_dump() | {"similarity": recipe.similarity.removeprefix(REVERSE)}
+    if recipe.budget is not None:
+        known["budget"] = list(BUDGETS)
     for key, names in known.items():
-        if getattr(recipe, key) not in names:
-            raise UnknownNameError(f"recipes.{name}.{key}", getattr(recipe, key), names)
-
-
-def validate_recipes(params: Params, layers: Sequence[MoELayer] | None = None) -> None:
-    """Check every method of the params file and, where the model's layers are known, its budget.
-
-    Meant for the start of a run. Raises what `load_recipe`, `excluded_layers` and `budget.check` raise.
-    """
-    recipes = {name: load_recipe(name, params) for name in params.methods.merge}
-    if layers is None:
-        return
-    excluded = excluded_layers(params.merge.exclude, layers)
-    experts = {layer.name: layer.experts for layer in layers if layer.name not in excluded}
-    for name, recipe in recipes.items():
-        parameter = "merge.groups" if recipe.groups is None else f"recipes.{name}.groups"
-        check(recipe.budget(params.merge), experts, params.merge.budget, parameter)
+        if values[key] not in names:
+            raise UnknownNameError(f"recipes.{name}.{key}", values[key], names)

@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,13 +7,15 @@ from mcsmoe.architectures.exclude import excluded_layers
 from mcsmoe.architectures.registry import sparse_layers
 from mcsmoe.errors import CheckpointError, ParameterError, UnknownNameError
 from mcsmoe.params import Params
-from mcsmoe.recipes.load import known_recipes, load_recipe, validate_recipes
+from mcsmoe.recipes.load import known_recipes, load_recipe
 from mcsmoe.recipes.plan import make_plan
+from mcsmoe.recipes.validate import validate_recipes
 from mcsmoe.routing.statistics import LayerStatistics, RoutingStatistics
 from tests.models import EXPERTS, tiny_switch
 from tests.recipes.params import small_params
 
 METHODS = ["none", "m-smoe", "average", "one"]
+TABLE_2 = ["pruning", "task-specific", "averaging", "zipit", "repair", "git-rebasin", "m-smoe"]
 
 
 def params(**changes: Any) -> Params:
@@ -37,14 +38,31 @@ def statistics(experts: int = EXPERTS) -> RoutingStatistics:
     return RoutingStatistics(made)
 
 
+class NoTensors:
+    """A checkpoint that must not be read: these recipes look at statistics only."""
+
+    def tensor(self, name: str) -> torch.Tensor:
+        raise AssertionError(f"{name} was read")
+
+
 def plan(method: str, **changes: Any):
     values = params(**changes)
-    return make_plan(method, load_recipe(method, values), values.merge, statistics(), layers())
+    return make_plan(method, load_recipe(method, values), values.merge, statistics(), layers(), NoTensors())
 
 
 def test_every_recipe_of_the_package_loads():
-    assert set(METHODS) <= set(known_recipes(params()))
-    validate_recipes(params(methods={"merge": METHODS, "distill": [], "compress": []}), layers())
+    assert set(METHODS) <= set(known_recipes())
+    for name in known_recipes():
+        load_recipe(name, params())
+
+
+def test_the_methods_of_the_papers_table_differ_only_where_they_say():
+    """Groups, budget and training are those of m-smoe; alignment, rule and router policy are what is compared."""
+    shared = {"similarity": "router-logits", "grouping": "routing-guided", "groups": None, "budget": None}
+    for name in TABLE_2:
+        recipe = load_recipe(name, params()).model_dump()
+        assert {key: recipe[key] for key in shared} == shared, name
+        assert recipe["router"] == ("exclude" if name == "task-specific" else "map"), name
 
 
 def test_what_the_recipes_do():
@@ -57,20 +75,38 @@ def test_what_the_recipes_do():
     assert all(not layer.merged for layer in none.layers.values())
 
 
-def test_a_recipe_can_be_changed_and_added_in_params():
-    new = {"m-smoe": {"rule": "average"}, "mine": {**load_recipe("one", params()).model_dump(), "groups": 3}}
-    values = params(recipes=new)
+def test_a_recipe_can_be_changed_in_params():
+    values = params(recipes={"m-smoe": {"rule": "average"}})
     assert load_recipe("m-smoe", values).rule == "average"
     assert load_recipe("m-smoe", values).alignment == "weight"
-    assert load_recipe("mine", values).groups == 3
+    assert load_recipe("m-smoe-uniform", values).rule == "frequency"  # what is like a recipe is like its file
+
+
+def test_a_recipe_of_its_own_is_a_file():
+    """dvc keeps track of a recipe by its file: one that stands only in params.yaml could not be re-run."""
+    with pytest.raises(UnknownNameError, match="'mine'; known: average"):
+        validate_recipes(params(recipes={"mine": {"rule": "average"}}))
+
+
+def test_the_ablations_of_the_budget_and_of_the_router():
+    uniform, pruned, dropped = (plan(name) for name in ("m-smoe-uniform", "pruning-excluded", "task-specific"))
+    assert set(uniform.experts.values()) == {2}
+    assert pruned.experts == plan("m-smoe").experts
+    for name, layer in pruned.layers.items():
+        kept = [group.dominant for group in layer.groups]
+        assert kept == [group.dominant for group in plan("m-smoe").layers[name].groups]
+        assert sorted([*kept, *layer.dropped]) == list(range(EXPERTS))
+        assert layer.expert_map.tolist() == [kept.index(e) if e in kept else -1 for e in range(EXPERTS)]
+    assert dropped.keep == 2 * len(layers())
+    assert all(not layer.merged for layer in dropped.layers.values())
 
 
 def test_unknown_method():
-    with pytest.raises(UnknownNameError, match="unknown method 'm-smo'; known: average, m-smoe, none, one"):
-        validate_recipes(params(methods={"merge": ["m-smo"], "distill": [], "compress": []}))
+    with pytest.raises(UnknownNameError, match="unknown method 'm-smo'; known: average, averaging, by-"):
+        validate_recipes(params(methods={"merge": ["m-smo"], "distill": [], "compress": [], "dense": []}))
 
 
-@pytest.mark.parametrize("key", ["similarity", "grouping", "alignment", "reference", "rule"])
+@pytest.mark.parametrize("key", ["similarity", "grouping", "alignment", "reference", "rule", "router", "budget"])
 def test_unknown_part_of_a_recipe(key: str):
     with pytest.raises(UnknownNameError, match=rf"recipes\.m-smoe\.{key} 'nonsense'; known: "):
         load_recipe("m-smoe", params(recipes={"m-smoe": {key: "nonsense"}}))
@@ -81,7 +117,7 @@ def test_unknown_part_of_a_recipe(key: str):
     [
         ({"m-smoe": {"rul": "average"}}, r"recipes\.m-smoe\.rul = 'average'"),
         ({"m-smoe": {"groups": "many"}}, r"recipes\.m-smoe\.groups = 'many'"),
-        ({"mine": {"rule": "average"}}, r"recipes\.mine\.similarity"),
+        ({"one": {"progressive": "perhaps"}}, r"recipes\.one\.progressive"),
     ],
 )
 def test_bad_recipe(change: dict[str, Any], message: str):
@@ -108,6 +144,31 @@ def test_groups_of_a_recipe_are_checked_under_its_own_name():
         validate_recipes(params(recipes={"one": {"groups": 0}}), layers())
 
 
+@pytest.mark.parametrize(
+    ("method", "also", "message"),
+    [
+        ("by-mse", ["outputs"], r"collect\.also = .*similarity 'mse' of method 'by-mse' needs 'pair-errors' in it"),
+        ("m-smoe-fisher", [], r"collect\.also = .*rule 'fisher' of method 'm-smoe-fisher' needs 'gradients' in it"),
+    ],
+)
+def test_what_a_method_needs_must_be_collected(method: str, also: list[str], message: str):
+    methods = {"merge": [method], "distill": [], "compress": [], "dense": []}
+    collect = small_params()["collect"]
+    with pytest.raises(ParameterError, match=message):
+        validate_recipes(params(methods=methods, collect=collect | {"also": also}))
+    validate_recipes(params(methods=methods, collect=collect | {"also": ["pair-errors", "gradients"]}))
+
+
+def test_capacity_is_for_groupings_that_keep_to_it_and_not_for_the_control():
+    merge = small_params()["merge"] | {"capacity": 5}
+    methods = {"merge": ["m-smoe", "one"], "distill": [], "compress": [], "dense": []}
+    validate_recipes(params(methods=methods, merge=merge), layers())
+    with pytest.raises(ParameterError, match=r"merge\.capacity = 5 .*'k-means' of method 'grouped-k-means' cannot"):
+        validate_recipes(params(methods=methods | {"merge": ["grouped-k-means"]}, merge=merge), layers())
+    with pytest.raises(ParameterError, match=r"merge\.capacity = 3 .*gives 8 groups where 12 are needed"):
+        validate_recipes(params(methods=methods, merge=merge | {"capacity": 3}), layers())
+
+
 def test_excluded_layers():
     exclude = params(merge=small_params()["merge"] | {"exclude": {"encoder": [1], "decoder": [3]}}).merge.exclude
     assert excluded_layers(exclude, layers()) == ["encoder.1", "decoder.3"]
@@ -117,9 +178,4 @@ def test_statistics_of_another_checkpoint():
     values = params()
     recipe = load_recipe("m-smoe", values)
     with pytest.raises(CheckpointError, match="another checkpoint"):
-        make_plan("m-smoe", recipe, values.merge, statistics(EXPERTS * 2), layers())
-
-
-def test_recipes_are_files_of_their_names():
-    directory = Path(load_recipe.__code__.co_filename).parent
-    assert {path.stem for path in directory.glob("*.yaml")} == set(METHODS)
+        make_plan("m-smoe", recipe, values.merge, statistics(EXPERTS * 2), layers(), NoTensors())

@@ -1,0 +1,71 @@
+"""Compare the paper's methods on equal terms: one fine-tuned model a seed, the same groups, budget and training.
+
+    python -m benchmarks.compare --jobs 2
+
+benchmarks/compare.yaml names presets, seeds and methods. Writes benchmarks/results/compare.json and .md.
+"""
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from benchmarks.runs import RESULTS, Figures, mean, revision, run_seeds, spread
+from mcsmoe.checkpoint.atomic import write_json
+
+PLAN = Path(__file__).with_suffix(".yaml")
+
+
+def main(
+    jobs: Annotated[int, typer.Option(help="Pipelines at a time.")] = 2,
+    rev: Annotated[str, typer.Option(help="Commit of this repository whose code and presets run.")] = "HEAD",
+) -> None:
+    """Run every method of compare.yaml on every preset and seed; write one table of means and spreads."""
+    plan, commit, command = (
+        yaml.safe_load(PLAN.read_text()),
+        revision(rev),
+        f"python -m benchmarks.compare --jobs {jobs}",
+    )
+    runs = {
+        preset: run_seeds(preset, plan["seeds"], commit, jobs, "compare", methods=plan["methods"])
+        for preset in plan["presets"]
+    }
+    record = {"command": command, "revision": commit, "cores": os.cpu_count(), "runs": runs}
+    write_json(RESULTS / "compare.json", record)
+    seeds = len(plan["seeds"])
+    parts = [f"# The methods of the paper, {seeds} seeds\n\n`{command}`; mean ± standard deviation over seeds.\n"]
+    for preset, found in runs.items():
+        parts.append(section(preset, plan["metrics"][preset], plan["methods"], list(found.values())))
+    (RESULTS / "compare.md").write_text("\n".join(parts))
+    print("\n".join(parts))
+
+
+def section(preset: str, metric: str, methods: Mapping[str, Sequence[str]], runs: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: a row a method with its quality one-shot and after distillation, and what it costs to keep."""
+    figures: list[Figures] = [run["figures"] for run in runs]
+    minutes = statistics.mean(run["minutes"] for run in runs)
+    full = mean(figures, "full", "bytes")
+    lines = [
+        f"## {preset}: {metric.replace('_', ' ')}",
+        "",
+        f"The full model: {spread(figures, 'full', metric)}, {full / 1e6:.2f} MB. {minutes:.0f} minutes a seed.",
+        "",
+        "| method | one-shot | distilled | experts | size of full |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for method in [*methods["dense"], *methods["merge"]]:
+        shot, distilled = f"merge-{method}", f"distill-{method}"
+        # Experts and size after distillation: progressive dropping happens during it.
+        last = distilled if distilled in figures[0] else shot
+        cells = [spread(figures, row, metric) if row in figures[0] else "" for row in (shot, distilled)]
+        size = mean(figures, last, "bytes") / full
+        lines.append(f"| {method} | {' | '.join(cells)} | {mean(figures, last, 'experts'):.0f} | {size:.1%} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,41 @@
+"""Draw the stable rank of the experts before merging, after it, and after distillation."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from stages.common import run, start
+
+
+def main(method: Annotated[str, Option(help="Recipe whose experts are measured.")]) -> None:
+    """Write report/stable-rank/METHOD.svg, and its values as plots/stable-rank/METHOD.json."""
+    start()
+    from mcsmoe.architectures.registry import family_of
+    from mcsmoe.checkpoint.atomic import write_json
+    from mcsmoe.checkpoint.reader import Checkpoint
+    from mcsmoe.evaluation.figure import save
+    from mcsmoe.evaluation.stable_rank import merged_ranks, stable_rank_figure, stock_ranks
+
+    def ranks(directory: Path) -> dict[str, float]:
+        checkpoint = Checkpoint(directory)
+        family = family_of(checkpoint.config)
+        return merged_ranks(checkpoint, family, family.layers(checkpoint.config))
+
+    full = Checkpoint(Path("artifacts/permute"))
+    moments = {
+        "before": stock_ranks(full, family_of(full.config).layers(full.config)),
+        "merged": ranks(Path("artifacts/merge") / method),
+        "distilled": ranks(Path("artifacts/distill") / method),
+    }
+    rows = [
+        {"moment": moment, "layer": layer, "stable_rank": round(rank, 3)}
+        for moment, layers in moments.items()
+        for layer, rank in layers.items()
+    ]
+    write_json(Path("plots/stable-rank") / f"{method}.json", rows)
+    save(stable_rank_figure(method, moments), Path("report/stable-rank") / f"{method}.svg")
+
+
+if __name__ == "__main__":
+    run(main)
