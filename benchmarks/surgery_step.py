@@ -7,18 +7,23 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from transformers import SwitchTransformersConfig
 
 from mcsmoe.alignment.layer import weight_matches
 from mcsmoe.alignment.write import write_permuted
+from mcsmoe.architectures.layer import MoELayer
 from mcsmoe.architectures.registry import sparse_layers
 from mcsmoe.checkpoint.atomic import write_json
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
+from mcsmoe.merging.material import Material
 from mcsmoe.merging.write import write_merged
+from mcsmoe.routing.gradients import Gradients
+from mcsmoe.routing.statistics import LayerStatistics, RoutingStatistics
 
 
 def make(directory: Path, count: int) -> None:
@@ -67,9 +72,16 @@ def merge(alignment: str, kept: int) -> Callable[[Checkpoint, Path], None]:
             for g in range(kept)
         )
         plans = {layer.name: LayerPlan(groups, merged=True) for layer in layers}
-        write_merged(source, Plan("benchmark", "frequency", alignment, "dominant", plans), directory)
+        statistics = {layer.name: LayerStatistics.zeros(layer.experts, layer.d_model) for layer in layers}
+        material = Material(RoutingStatistics(statistics), Gradients(directory), no_tokens)
+        write_merged(source, Plan("benchmark", "frequency", alignment, "dominant", plans), material, directory)
 
     return step
+
+
+def no_tokens(layer: MoELayer) -> NoReturn:
+    """Nothing here is aligned by activations."""
+    raise AssertionError(f"tokens of {layer.name} were asked for")
 
 
 def peak_mb() -> int:

@@ -13,7 +13,7 @@ DECIMALS = 12
 """Digits that count: rounding errors below would decide ties, and differ between two runs of a matrix product."""
 
 Clustering = Callable[[Tensor, int, int], Tensor]
-"""(similarity [E, E] float64, K, seed) → any label of each expert [E], at most K different ones; asked for 1 < K < E only."""
+"""(similarity [E, E] float64, K, seed) → any label of each expert [E], at most K different ones; 1 < K < E."""
 
 
 def grouper(clustering: Clustering) -> Grouper:

@@ -114,8 +114,8 @@ def test_padding_does_not_count(model):
         counted.append(int(dropper._counts["encoder.1"].sum()))
         drop(left)
 
-    fit._share = seen  # type: ignore[method-assign]
-    dropper._drop_to = before  # type: ignore[method-assign]
+    fit._share = seen
+    dropper._drop_to = before
     with dropper.dropping(fit):
         fit.run("drop")
     assert counted[0] == real[0]
