@@ -23,7 +23,7 @@ test: .venv/.installed-test
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest $(SELECT)
+	pytest -n 2 --dist loadfile $(SELECT)
 
 # The stamps make a second run install nothing while pyproject.toml and constraints.txt stay as they are.
 .venv/.installed: pyproject.toml constraints.txt
