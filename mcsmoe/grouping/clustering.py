@@ -56,7 +56,7 @@ def most_used_first(labels: Tensor, frequency: Tensor) -> Tensor:
 
 
 def embed(similarity: Tensor) -> Tensor:
-    """Points [E, E], a row an expert, whose inner products are the similarities [E, E].
+    """Points [E, E], a row an expert, whose inner products are the similarities [E, E], to `DECIMALS` digits.
 
     A similarity that no inner product has is replaced by the nearest that is one: negative eigenvalues
     become 0. So do those that only rounding tells from 0, whose roots would not be small. The symmetric
@@ -64,4 +64,4 @@ def embed(similarity: Tensor) -> Tensor:
     """
     values, vectors = torch.linalg.eigh(similarity)
     noise = len(values) * torch.finfo(values.dtype).eps * values.abs().max()
-    return (vectors * values.where(values > noise, 0.0).sqrt()) @ vectors.T
+    return ((vectors * values.where(values > noise, 0.0).sqrt()) @ vectors.T).round(decimals=DECIMALS)

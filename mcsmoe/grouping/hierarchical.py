@@ -8,7 +8,7 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
 
-from mcsmoe.grouping.clustering import DECIMALS, embed, grouper
+from mcsmoe.grouping.clustering import embed, grouper
 from mcsmoe.grouping.registry import GROUPERS
 
 Linkage = Literal["average", "single", "complete", "ward"]
@@ -27,7 +27,7 @@ def hierarchical(method: Linkage, similarity: Tensor, groups: int, seed: int) ->
     experts = len(similarity)
     labels = torch.arange(experts)
     # The first merges, not a height: a cut through ties would give another number of clusters.
-    merges = linkage(distance.round(DECIMALS), method)[: experts - groups, :2]
+    merges = linkage(distance, method)[: experts - groups, :2]
     for i, (a, b) in enumerate(merges.astype(int).tolist()):
         labels[(labels == a) | (labels == b)] = experts + i
     return labels

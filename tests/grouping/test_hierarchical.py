@@ -62,14 +62,3 @@ def test_ties_do_not_change_the_number_of_groups(linkage: str, groups: int):
     assert len(labels.unique()) == groups
     if groups > 1:
         assert not set(labels[:4].tolist()) & set(labels[4:].tolist())
-
-
-@pytest.mark.parametrize("linkage", ["average", "single", "complete", "ward"])
-@pytest.mark.parametrize("groups", range(2, 8))
-def test_rounding_errors_decide_no_tie(linkage: str, groups: int):
-    ties = torch.full((8, 8), 0.5, dtype=torch.float64)
-    ties[:4, :4] = ties[5:, 5:] = 0.75
-    ties.fill_diagonal_(1.0)
-    noise = 1e-15 * vectors(8, 1, width=8)
-    grouper = GROUPERS[f"hierarchical-{linkage}"]
-    assert torch.equal(grouper(problem(ties + noise + noise.T, groups)), grouper(problem(ties, groups)))
