@@ -30,8 +30,6 @@ def validate_recipes(params: Params, layers: Sequence[MoELayer] | None = None) -
     excluded = excluded_layers(params.merge.exclude, layers)
     experts = {layer.name: layer.experts for layer in layers if layer.name not in excluded}
     for name, recipe in recipes.items():
-        if recipe.grouping == "none":
-            continue
         merge = recipe.with_budget(params.merge)
         parameter = "merge.groups" if recipe.groups is None else f"recipes.{name}.groups"
         check(merge.groups, experts, merge.budget, merge.capacity, parameter)
