@@ -16,6 +16,7 @@ def main() -> None:
     from mcsmoe.architectures.registry import sparse_layers
     from mcsmoe.compression.schedule import CubicSchedule
     from mcsmoe.compression.size import check_size
+    from mcsmoe.errors import CheckpointError
     from mcsmoe.recipes.validate import validate_recipes
     from mcsmoe.tasks.task import TASKS
     from mcsmoe.training.start import check_dense, check_model
@@ -23,6 +24,8 @@ def main() -> None:
     task = TASKS[params.task.name]
     config = check_model(params.model)
     layers = sparse_layers(config)
+    if not layers:
+        raise CheckpointError(f"the model to start from is dense: {config.model_type} has no experts to merge")
     validate_recipes(params, layers)
     excluded = excluded_layers(params.merge.exclude, layers)
     if params.methods.dense:

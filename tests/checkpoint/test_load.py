@@ -80,7 +80,8 @@ def test_another_architecture_names_those_supported(tmp_path):
 
 
 @pytest.mark.parametrize("source", ["/no/such/place", "../place", "a/b/c", "artifacts/"])
-def test_a_missing_directory_is_seen_at_once(source):
+def test_a_missing_directory_is_seen_at_once(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match="no such directory"):
         check_source(source)
 

@@ -9,7 +9,7 @@ from tests.pipeline.conftest import Clone, copy_checkout
 
 FIGURES = (".json", ".svg", ".md")
 BELOW_MERGE = {"merge", "distill", "compress", "evaluate-merge", "evaluate-distill", "evaluate-compress"}
-DRAWN = {"groups", "report"}
+DRAWN = {"groups", "stable-rank", "report"}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_nothing_changed_runs_nothing(done):
         (
             "distill.learning_rate",
             0.123,
-            {"distill", "compress", "evaluate-distill", "evaluate-compress", "report"},
+            {"distill", "compress", "evaluate-distill", "evaluate-compress", "stable-rank", "report"},
         ),
         ("collect.samples", 7, {"permute", "collect"} | BELOW_MERGE | DRAWN),
         ("threads", 2, set()),

@@ -75,10 +75,17 @@ def test_a_downloaded_checkpoint_is_fine_tuned(place, pickled):
     assert not list(Path("artifacts/finetune").glob("*.bin"))
 
 
-def test_another_architecture_is_refused(place):
+@pytest.mark.parametrize(
+    ("model_type", "message"),
+    [
+        ("bert", "'bert' is not supported; supported: mcsmoe_switch, switch_transformers"),
+        ("t5", "t5 has no experts to merge"),
+    ],
+)
+def test_another_architecture_is_refused(place, model_type, message):
     (place / "switch-base-32").mkdir()
-    (place / "switch-base-32/config.json").write_text(json.dumps({"model_type": "t5"}))
-    with pytest.raises(UserError, match="'t5' is not supported; supported: mcsmoe_switch, switch_transformers"):
+    (place / "switch-base-32/config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(UserError, match=message):
         check.main()
 
 
