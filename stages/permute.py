@@ -1,6 +1,8 @@
 """Align the hidden neurons of each layer's experts to one of them; the model computes the same."""
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from stages.common import run, start
 
@@ -14,7 +16,7 @@ def main() -> None:
     params = start()
     from torch import Tensor
 
-    from mcsmoe.alignment.activations import layer_tokens
+    from mcsmoe.alignment.activations import LazyTokens
     from mcsmoe.alignment.layer import REFERENCES, activation_matches, summary, weight_matches
     from mcsmoe.alignment.unchanged import largest_change
     from mcsmoe.alignment.write import write_permuted
@@ -32,8 +34,17 @@ def main() -> None:
     tokenizer = load_tokenizer(SOURCE)
     sample = draw_calibration(params.task, tokenizer, params.collect.samples, params.seed)
     batches = sample.batches(tokenizer.pad_token_id, params.collect.batch_size)
-    model = load_model(SOURCE)
-    counts = count(model, family, layers, batches)
+
+    # What needs no forward pass loads no model.
+    @cache
+    def model() -> Any:
+        return load_model(SOURCE)
+
+    @cache
+    def counts() -> dict[str, Tensor]:
+        return count(model(), family, layers, batches)
+
+    tokens = LazyTokens(family, lambda: (model(), batches))
     orders: dict[tuple[str, int], Tensor] = {}
     report: dict[str, dict[str, float]] = {}
     for layer in layers:
@@ -41,10 +52,11 @@ def main() -> None:
         if params.permute.matching == "weight":
             matches = weight_matches(source, layer, reference)
         else:
-            matches = activation_matches(source, layer, reference, layer_tokens(model, family, layer, batches))
+            matches = activation_matches(source, layer, reference, tokens(layer))
         orders |= {(layer.name, e): match.perm for e, match in matches.items()}
         report[layer.name] = summary(reference, matches)
-    del model
+    del tokens
+    model.cache_clear()
     with atomic_directory(OUTPUT) as directory:
         write_permuted(source, layers, orders, directory)
         verify_checkpoint(directory, batches[0], None)

@@ -9,11 +9,13 @@ from mcsmoe.alignment.matching import Match, activation_match, weight_match
 from mcsmoe.architectures.experts import TensorSource, read_expert
 from mcsmoe.architectures.layer import MoELayer
 
-References = Callable[[MoELayer, Mapping[str, Tensor]], int]
-"""(layer, tokens of each expert by layer) → the expert that the others are aligned to."""
+Counts = Callable[[], Mapping[str, Tensor]]
+"""Gives the tokens that select each expert, by layer; costs forward passes when it is first asked."""
+References = Callable[[MoELayer, Counts], int]
+"""(layer, counts) → the expert that the others are aligned to."""
 
 REFERENCES: dict[str, References] = {
-    "most-used": lambda layer, counts: int(counts[layer.name].argmax()),
+    "most-used": lambda layer, counts: int(counts()[layer.name].argmax()),
     "first": lambda layer, counts: 0,
 }
 
