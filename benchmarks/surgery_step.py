@@ -40,8 +40,8 @@ def make(directory: Path, count: int) -> None:
     for layer in sparse_layers(config):
         shapes[f"{layer.router_path}.classifier.weight"] = (layer.experts, layer.d_model)
         for e in range(layer.experts):
-            shapes[layer.tensor(e, "wi")] = (layer.d_ff, layer.d_model)
-            shapes[layer.tensor(e, "wo")] = (layer.d_model, layer.d_ff)
+            shapes[layer.places["wi"].name(e)] = (layer.d_ff, layer.d_model)
+            shapes[layer.places["wo"].name(e)] = (layer.d_model, layer.d_ff)
     generator = torch.Generator().manual_seed(0)
     specs = {name: TensorSpec(torch.float32, shape) for name, shape in shapes.items()}
     write_safetensors(directory / WEIGHTS, specs, lambda name: [torch.randn(shapes[name], generator=generator) * 0.03])

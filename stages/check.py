@@ -1,12 +1,11 @@
 """Check a whole params file against the model and the data it names, before anything expensive begins."""
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stages.common import run, start
 
 if TYPE_CHECKING:
-    from mcsmoe.architectures.layer import MoELayer
+    pass
 
 
 def main() -> None:
@@ -31,19 +30,17 @@ def main() -> None:
     if params.methods.dense:
         check_dense(params.model, config)
     if params.methods.compress:
-        weights = dict(shape for layer in layers if layer.name not in excluded for shape in shapes(layer))
+        weights = {
+            f"{layer.name}.{name}": (1, shape[0], shape[1])
+            for layer in layers
+            if layer.name not in excluded
+            for name, shape in layer.shapes().items()
+            if layer.layout[name].is_weight
+        }
         check_size(weights, params.compress, value_bytes(config))
     CubicSchedule.of(params.compress, steps=1)
     for split in ("train", "test"):
         task.examples(params.task, split)
-
-
-def shapes(layer: "MoELayer") -> Iterator[tuple[str, tuple[int, int, int]]]:
-    """Name and shape of each weight of one expert, as `check_size` takes them."""
-    for name, role in layer.layout.items():
-        if role.is_weight:
-            sizes = (layer.d_ff, layer.d_model) if role.hidden_axis == 0 else (layer.d_model, layer.d_ff)
-            yield f"{layer.name}.{name}", (1, *sizes)
 
 
 def value_bytes(config: Any) -> int:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from mcsmoe.alignment.costs import ActivationMoments, promoted
-from mcsmoe.architectures.experts import TensorSource, hidden, read_expert
-from mcsmoe.architectures.layer import Expert, Family, MoELayer, Routing
+from mcsmoe.architectures.experts import hidden, read_expert
+from mcsmoe.architectures.layer import Expert, Family, MoELayer, Routing, TensorSource
 from mcsmoe.routing.watch import Batch, Masks, real_tokens, watch
 
 CHUNK = 4096

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from mcsmoe.alignment.activations import LayerTokens, pair_moments
 from mcsmoe.alignment.matching import Match, activation_match, weight_match
-from mcsmoe.architectures.experts import TensorSource, read_expert
-from mcsmoe.architectures.layer import MoELayer
+from mcsmoe.architectures.experts import read_expert
+from mcsmoe.architectures.layer import MoELayer, TensorSource
 
 Counts = Callable[[], Mapping[str, Tensor]]
 """Gives the tokens that select each expert, by layer; costs forward passes when it is first asked."""

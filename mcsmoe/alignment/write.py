@@ -1,7 +1,8 @@
 """A checkpoint whose experts' hidden neurons are reordered, written tensor by tensor."""
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -17,21 +18,27 @@ Orders = Mapping[tuple[str, int], Tensor]
 
 
 def write_permuted(source: Checkpoint, layers: Iterable[MoELayer], orders: Orders, directory: Path) -> None:
-    """Write `source` with `orders` applied into the empty `directory`; one tensor in memory at a time."""
-    places = {
-        layer.tensor(e, name): (layer, e, name)
-        for layer in layers
-        for e in range(layer.experts)
-        if (layer.name, e) in orders
-        for name in layer.layout
-    }
+    """Write `source` with `orders` applied into the empty `directory`; one expert's tensor in memory at a time."""
+    holders: dict[str, list[tuple[MoELayer, int, str]]] = defaultdict(list)
+    """What each tensor holds of which expert, expert by expert."""
+    for layer in layers:
+        for e in range(layer.experts):
+            for name, place in layer.places.items():
+                holders[place.name(e)].append((layer, e, name))
 
-    def chunks(tensor: str) -> list[Tensor]:
-        value = source.tensor(tensor)
-        if tensor not in places:
-            return [value]
-        layer, e, name = places[tensor]
-        return [permute_tensor(value, name, layer.layout, orders[layer.name, e])]
+    def chunks(tensor: str) -> Iterator[Tensor]:
+        held = holders.get(tensor)
+        if held is None:
+            yield source.tensor(tensor)
+            return
+        layer, _, first = held[0]
+        stacked = layer.places[first].stacked
+        for e in dict.fromkeys(e for _, e, _ in held):
+            share = source.part(tensor, e) if stacked else source.tensor(tensor)
+            for name in (name for _, owner, name in held if owner == e and (layer.name, e) in orders):
+                ours = layer.places[name].view(share)
+                ours.copy_(permute_tensor(ours, name, layer.layout, orders[layer.name, e]))
+            yield share
 
     specs = {name: TensorSpec(source.dtype(name), source.shape(name)) for name in source.names()}
     write_safetensors(directory / WEIGHTS, specs, chunks)

@@ -1,9 +1,9 @@
 """An expert, a sparse layer and a family, as data: what algorithms know of a model."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -34,12 +34,60 @@ class Role(Enum):
 
 Layout = Mapping[str, Role]
 
+Activation = Callable[[Tensor | None, Tensor], Tensor]
+"""(gate [T, f], None for an expert without gate; up [T, f]) → hidden neurons [T, f]."""
+
+
+class TensorSource(Protocol):
+    """What gives tensors by name, such as a `Checkpoint`."""
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor under `name`."""
+
+    def part(self, name: str, index: int) -> Tensor:
+        """Entry `index` along the first axis of the tensor under `name`."""
+        return self.tensor(name)[index]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one kind of expert tensor lies: in a tensor of its own for each expert, or in a stack of all experts.
+
+    `tensor` is a name with `{expert}` in it, or that of a stack, whose first axis counts experts. In one expert's
+    share of it, transposed where `transposed` says so, `rows` are the tensor's own (None: all are).
+    """
+
+    tensor: str
+    rows: slice | None = None
+    transposed: bool = False
+
+    @property
+    def stacked(self) -> bool:
+        """True where all experts share the tensor."""
+        return "{expert}" not in self.tensor
+
+    def name(self, expert: int) -> str:
+        """Name of the tensor that holds this expert's."""
+        return self.tensor.replace("{expert}", str(expert))
+
+    def view(self, share: Tensor) -> Tensor:
+        """Ours of one expert's share of the tensor; writing to it writes there."""
+        turned = share.transpose(-1, -2) if self.transposed else share
+        return turned if self.rows is None else turned[self.rows]
+
+    def read(self, source: TensorSource, expert: int) -> Tensor:
+        """The tensor of one expert."""
+        name = self.name(expert)
+        return self.view(source.part(name, expert) if self.stacked else source.tensor(name))
+
 
 @dataclass(frozen=True)
 class MoELayer:
-    """One sparse layer of one checkpoint: sizes, and the names of its modules and tensors.
+    """One sparse layer of a model: sizes, modules, and where its experts lie.
 
-    `name` is short and unique ("encoder.1"); `path` is the module that owns router and experts.
+    `name` is short and unique ("encoder.1"); `path` is the module that owns router and experts. `places` are
+    where a stock checkpoint has each tensor of `layout`, `in_memory` where a loaded stock model has it.
+    `router_weight` is the checkpoint's name of the router matrix R [E, d].
     """
 
     name: str
@@ -49,24 +97,32 @@ class MoELayer:
     d_model: int
     d_ff: int
     layout: Layout
-    activation: str
-    router: str
+    activation: Activation = field(compare=False)
+    router_path: str
+    router_weight: str
     stack: str
     index: int
+    places: Mapping[str, Place]
+    in_memory: Mapping[str, Place]
 
     @property
-    def router_path(self) -> str:
-        """Module path of the router."""
-        return f"{self.path}.router"
+    def experts_path(self) -> str:
+        """Module path of the experts."""
+        return f"{self.path}.experts"
 
-    @property
-    def router_weight(self) -> str:
-        """The checkpoint's name of the router matrix R [E, d]."""
-        return f"{self.router_path}.classifier.weight"
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor of one expert."""
+        sizes = {
+            Role.DOWN: (self.d_model, self.d_ff),
+            Role.DOWN_BIAS: (self.d_model,),
+            Role.GATE_BIAS: (self.d_ff,),
+            Role.UP_BIAS: (self.d_ff,),
+        }
+        return {name: sizes.get(role, (self.d_ff, self.d_model)) for name, role in self.layout.items()}
 
-    def tensor(self, expert: int, name: str) -> str:
-        """The checkpoint's name of tensor `name` of one expert."""
-        return f"{self.path}.experts.expert_{expert}.{name}.weight"
+    def read(self, source: TensorSource, expert: int, name: str) -> Tensor:
+        """One tensor of one expert of a stock checkpoint. Raises `CheckpointError` where it is missing."""
+        return self.places[name].read(source, expert)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from mcsmoe.architectures.experts import expert_in_memory
 from mcsmoe.architectures.registry import family_of
 
 
@@ -21,9 +22,11 @@ def mapped_model(model: Any) -> Any:
     config = transformers.AutoConfig.for_model(**values)
     state = dict(model.state_dict())
     for layer in family.layers(model.config):
-        for name in layer.layout:
-            stack = [state.pop(layer.tensor(expert, name)) for expert in range(layer.experts)]
-            state[family.merged_tensor(layer, name)] = torch.stack(stack)
+        experts = [expert_in_memory(model, layer, e) for e in range(layer.experts)]
+        for name, place in layer.in_memory.items():
+            state[family.merged_tensor(layer, name)] = torch.stack([expert[name] for expert in experts]).detach()
+            for e in range(layer.experts):
+                state.pop(place.name(e), None)  # gate and up may share one tensor
         state[family.merged_map(layer)] = torch.arange(layer.experts, device=model.device)
     mapped = getattr(transformers, family.auto_class).from_config(config, dtype=model.dtype)
     mapped.to(model.device).load_state_dict(state)

@@ -1,15 +1,17 @@
 """Switch Transformers (arXiv 2101.03961): stock per-expert checkpoints, and their merged form."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from mcsmoe.architectures.layer import Family, MoELayer, Role, Routing
+from mcsmoe.architectures.layer import Activation, Family, MoELayer, Place, Role, Routing
 from mcsmoe.architectures.registry import FAMILIES
 
 LAYOUT = {"wi": Role.UP, "wo": Role.DOWN}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 FEED_FORWARD = {"encoder": 1, "decoder": 2}  # place of the feed-forward layer in a block
 SHARED_WITH_T5 = (
     "vocab_size",
@@ -46,23 +48,38 @@ def layers(config: Any) -> list[MoELayer]:
         filled = config
     blocks = {"encoder": filled.num_layers, "decoder": filled.num_decoder_layers}
     return [
-        MoELayer(
-            name=f"{stack}.{index}",
-            path=f"{stack}.block.{index}.layer.{FEED_FORWARD[stack]}.mlp",
-            experts=filled.num_experts,
-            top_k=1,
-            d_model=filled.d_model,
-            d_ff=filled.d_ff,
-            layout=LAYOUT,
-            activation=filled.dense_act_fn,
-            router="top-1",
-            stack=stack,
-            index=index,
-        )
+        _layer(filled, stack, index)
         for stack, count in blocks.items()
         for index in range(count)
         if _is_sparse(index, getattr(filled, f"{stack}_sparse_step"))
     ]
+
+
+def _layer(config: Any, stack: str, index: int) -> MoELayer:
+    path = f"{stack}.block.{index}.layer.{FEED_FORWARD[stack]}.mlp"
+    # In memory and on disk alike.
+    places = {name: Place(f"{path}.experts.expert_{{expert}}.{name}.weight") for name in LAYOUT}
+    return MoELayer(
+        name=f"{stack}.{index}",
+        path=path,
+        experts=config.num_experts,
+        top_k=1,
+        d_model=config.d_model,
+        d_ff=config.d_ff,
+        layout=LAYOUT,
+        activation=_activation(config.dense_act_fn),
+        router_path=f"{path}.router",
+        router_weight=f"{path}.router.classifier.weight",
+        stack=stack,
+        index=index,
+        places=places,
+        in_memory=places,
+    )
+
+
+def _activation(name: str) -> Activation:
+    act = ACTIVATIONS[name]
+    return lambda gate, up: act(up)
 
 
 def _is_sparse(index: int, step: int) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,17 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, checked for NaN and infinity."""
+        return self._read(name, lambda file: file.get_tensor(name))
+
+    def part(self, name: str, index: int) -> Tensor:
+        """Entry `index` along the first axis of one tensor, checked alike; no more than it is read."""
+        return self._read(name, lambda file: file.get_slice(name)[index])
+
+    def _read(self, name: str, read: Callable[[Any], Tensor]) -> Tensor:
         entry = self._entry(name)
         try:
             with safe_open(entry.file, "pt") as file:
-                value: Tensor = file.get_tensor(name)
+                value = read(file)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{entry.file}: cannot read {name} ({error}); copy the file again") from None
         if value.is_floating_point() and not value.isfinite().all():

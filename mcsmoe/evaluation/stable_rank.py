@@ -7,8 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mcsmoe.architectures.experts import TensorSource
-from mcsmoe.architectures.layer import Family, MoELayer
+from mcsmoe.architectures.layer import Family, MoELayer, TensorSource
 from mcsmoe.evaluation.figure import FAINT, PALETTE, STYLE
 
 MARKERS = {"before": ("o", FAINT), "merged": ("s", PALETTE[1]), "distilled": ("D", PALETTE[0])}
@@ -30,7 +29,7 @@ def stable_rank(weight: Tensor) -> Tensor:
 def stock_ranks(source: TensorSource, layers: Sequence[MoELayer]) -> dict[str, float]:
     """Mean stable rank of the experts of each layer of a stock checkpoint, one tensor in memory at a time."""
     return {
-        layer.name: _mean(source.tensor(layer.tensor(e, name)) for e in range(layer.experts) for name in weights(layer))
+        layer.name: _mean(layer.read(source, e, name) for e in range(layer.experts) for name in weights(layer))
         for layer in layers
     }
 

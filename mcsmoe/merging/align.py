@@ -7,8 +7,8 @@ from torch import Tensor
 from mcsmoe.alignment.activations import pair_moments
 from mcsmoe.alignment.assignment import assign
 from mcsmoe.alignment.costs import activation_cost, weight_cost
-from mcsmoe.architectures.experts import TensorSource, read_expert
-from mcsmoe.architectures.layer import MoELayer
+from mcsmoe.architectures.experts import read_expert
+from mcsmoe.architectures.layer import MoELayer, TensorSource
 from mcsmoe.grouping.plan import Group
 from mcsmoe.merging.material import Material
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from mcsmoe.alignment.apply import permute
-from mcsmoe.architectures.experts import TensorSource, read_expert
-from mcsmoe.architectures.layer import Expert, Family, MoELayer
+from mcsmoe.architectures.experts import read_expert
+from mcsmoe.architectures.layer import Expert, Family, MoELayer, TensorSource
 from mcsmoe.errors import CheckpointError
 from mcsmoe.grouping.plan import Group, Plan
 from mcsmoe.merging.align import ALIGNMENTS, REFERENCES
@@ -68,7 +68,7 @@ class MergedTensors:
         plan = self._plan.layers[layer.name]
         if not plan.merged:
             for group in plan.groups:
-                yield self._source.tensor(layer.tensor(group.dominant, name))
+                yield layer.read(self._source, group.dominant, name)
             return
         if self._merged[0] != layer.name:
             self._merged = ("", [])  # the layer before goes before this one comes
@@ -84,14 +84,14 @@ def merged_shapes(
 
     `shapes` are those of the source checkpoint. Raises `CheckpointError` where an expert is missing from it.
     """
-    ours = {layer.tensor(e, name) for layer in layers for e in range(layer.experts) for name in layer.layout}
+    ours = {place.name(e) for layer in layers for e in range(layer.experts) for place in layer.places.values()}
     missing = sorted(ours - shapes.keys())
     if missing:
         raise CheckpointError(f"no tensor {missing[0]}: merging needs a stock checkpoint, as permute writes it")
     merged = {name: shape for name, shape in shapes.items() if name not in ours}
     for layer in layers:
         count = len(plan.layers[layer.name].groups)
-        for name in layer.layout:
-            merged[family.merged_tensor(layer, name)] = (count, *shapes[layer.tensor(0, name)])
+        for name, shape in layer.shapes().items():
+            merged[family.merged_tensor(layer, name)] = (count, *shape)
         merged[family.merged_map(layer)] = (layer.experts,)
     return merged

@@ -28,7 +28,7 @@ def write_merged(source: Checkpoint, plan: Plan, material: Material, directory: 
     for layer in layers:
         dtypes[family.merged_map(layer)] = torch.int64
         for name in layer.layout:
-            dtypes[family.merged_tensor(layer, name)] = source.dtype(layer.tensor(0, name))
+            dtypes[family.merged_tensor(layer, name)] = source.dtype(layer.places[name].name(0))
     specs = {name: TensorSpec(dtypes[name], shape) for name, shape in shapes.items()}
     write_safetensors(directory / WEIGHTS, specs, MergedTensors(source, family, layers, plan, material).chunks)
     config = family.merged_config(source.config, plan.experts)

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mcsmoe.architectures.exclude import excluded_layers
-from mcsmoe.architectures.experts import TensorSource
-from mcsmoe.architectures.layer import MoELayer
+from mcsmoe.architectures.layer import MoELayer, TensorSource
 from mcsmoe.errors import CheckpointError
 from mcsmoe.grouping.budget import BUDGETS, total_groups
 from mcsmoe.grouping.group import Grouping, group

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mcsmoe.architectures.experts import forward, hidden
+from mcsmoe.architectures.experts import expert_in_memory, forward, hidden
 from mcsmoe.architectures.layer import Expert, Family, MoELayer, Routing
 from mcsmoe.errors import CheckpointError
 from mcsmoe.routing.every_expert import add_outputs, add_pair_errors
@@ -19,11 +19,6 @@ Reduce = Callable[[Tensor], Tensor]
 def alone(value: Tensor) -> Tensor:
     """The `Reduce` of a single process."""
     return value
-
-
-def in_memory(model: nn.Module, layer: MoELayer, expert: int) -> Expert:
-    """The tensors of one expert of a loaded model that has the family's stock layout."""
-    return {name: model.get_parameter(layer.tensor(expert, name)) for name in layer.layout}
 
 
 def collect(
@@ -48,7 +43,7 @@ def collect(
         sums[layer.name] = LayerStatistics.zeros(layer.experts, layer.d_model, layer.d_ff, also, device)
 
     def see(layer: MoELayer, x: Tensor, routing: Routing) -> None:
-        accumulate(sums[layer.name], layer, x, routing, lambda e: in_memory(model, layer, e))
+        accumulate(sums[layer.name], layer, x, routing, lambda e: expert_in_memory(model, layer, e))
 
     watch(model, family, layers, batches, see, masks)
     statistics = RoutingStatistics(sums).map(reduce).map(Tensor.cpu)

@@ -3,12 +3,12 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mcsmoe.architectures.layer import MoELayer
+from mcsmoe.architectures.layer import MoELayer, Place
 from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
 from mcsmoe.routing.collect import Reduce, alone
 from mcsmoe.routing.gradients import GRADIENTS, KINDS, Gradients
@@ -48,14 +48,14 @@ def write_gradients(
     kinds = [kind for entry in KINDS if entry in also for kind in KINDS[entry]]
     weights = {
         layer.name: {
-            (layer.name, e, name): model.get_parameter(layer.tensor(e, name))
+            (layer.name, e, name): Weight(model.get_parameter(place.name(e)), e, place)
             for e in range(layer.experts)
-            for name in layer.layout
+            for name, place in layer.in_memory.items()
         }
         for layer in layers
     }
     specs = {
-        Gradients.key(kind, *place): TensorSpec(_dtype(weight), tuple(weight.shape))
+        Gradients.key(kind, *place): TensorSpec(_dtype(weight.value), tuple(weight.value.shape))
         for places in weights.values()
         for place, weight in places.items()
         for kind in kinds
@@ -79,16 +79,33 @@ def write_gradients(
             chunks(key)
 
 
+class Weight(NamedTuple):
+    """One tensor of one expert in a loaded model: its own parameter, or its part of one that experts share."""
+
+    parameter: Tensor
+    expert: int
+    place: Place
+
+    def of(self, parameter: Tensor) -> Tensor:
+        """The expert's part of what has the shape of the parameter."""
+        return self.place.view(parameter[self.expert] if self.place.stacked else parameter)
+
+    @property
+    def value(self) -> Tensor:
+        """The expert's tensor."""
+        return self.of(self.parameter)
+
+
 def _dtype(weight: Tensor) -> torch.dtype:
     return torch.promote_types(weight.dtype, torch.float32)
 
 
-def _blocks(weights: Mapping[str, Mapping[Any, Tensor]], most: int) -> list[list[str]]:
+def _blocks(weights: Mapping[str, Mapping[Any, Weight]], most: int) -> list[list[str]]:
     """Names of layers that share a pass, in the order in which the file has them."""
     blocks: list[list[str]] = []
     room = 0
     for name in sorted(weights, key=lambda name: f"{name}/"):
-        size = sum(weight.nbytes for weight in weights[name].values())
+        size = sum(weight.value.nbytes for weight in weights[name].values())
         if not blocks or size > room:
             blocks.append([])
             room = most
@@ -98,12 +115,12 @@ def _blocks(weights: Mapping[str, Mapping[Any, Tensor]], most: int) -> list[list
 
 
 def _differentiate(
-    model: nn.Module, weights: Sequence[Tensor], batches: Sequence[Batch], kinds: Collection[str]
+    model: nn.Module, weights: Sequence[Weight], batches: Sequence[Batch], kinds: Collection[str]
 ) -> dict[str, list[Tensor]]:
     """Each kind for each weight, over the rows of this process."""
-    sums = {kind: [torch.zeros_like(weight, dtype=_dtype(weight)) for weight in weights] for kind in kinds}
-    device = weights[0].device
-    at_once = max(1, BATCH_BYTES // sum(weight.nbytes for weight in weights))
+    sums = {kind: [torch.zeros_like(w.value, dtype=_dtype(w.value)) for w in weights] for kind in kinds}
+    device = weights[0].parameter.device
+    at_once = max(1, BATCH_BYTES // sum(weight.value.nbytes for weight in weights))
     with ExitStack() as stack:
         stack.callback(model.train, model.training)
         stack.enter_context(torch.enable_grad())
@@ -125,13 +142,17 @@ def _differentiate(
     return sums
 
 
-def _gradients(values: Tensor, weights: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+def _gradients(values: Tensor, weights: Sequence[Weight]) -> Iterator[tuple[int, Tensor]]:
     """Gradients [n, …] of n values, in float32 or better, with the place of their weight; those there are."""
     each = torch.eye(len(values), dtype=values.dtype, device=values.device)
-    found = torch.autograd.grad(values, weights, each, retain_graph=True, allow_unused=True, is_grads_batched=True)
-    for place, gradients in enumerate(found):
+    parameters = list({id(weight.parameter): weight.parameter for weight in weights}.values())
+    found = torch.autograd.grad(values, parameters, each, retain_graph=True, allow_unused=True, is_grads_batched=True)
+    by_parameter = {id(parameter): gradients for parameter, gradients in zip(parameters, found, strict=True)}
+    for place, weight in enumerate(weights):
+        gradients = by_parameter[id(weight.parameter)]
         if gradients is not None:  # no token of the row reached the expert
-            yield place, gradients.to(_dtype(gradients))
+            ours = torch.stack([weight.of(gradient) for gradient in gradients])
+            yield place, ours.to(_dtype(ours))
 
 
 def rows(batches: Iterable[Batch]) -> Iterator[dict[str, Tensor]]:

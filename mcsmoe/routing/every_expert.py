@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mcsmoe.architectures.experts import ACTIVATIONS, forward
-from mcsmoe.architectures.layer import Expert, MoELayer, Role
+from mcsmoe.architectures.experts import forward
+from mcsmoe.architectures.layer import Activation, Expert, MoELayer, Role
 from mcsmoe.routing.statistics import LayerStatistics
 
 CHUNK = 512
@@ -41,7 +41,7 @@ def add_pair_errors(
             sums.pair_errors[i] += (y - y[i]).double().square().sum((1, 2))  # paired with itself, i is what it is
 
 
-def _averaged_with(i: int, stacks: dict[Role, Tensor], activation: str, x: Tensor) -> Tensor:
+def _averaged_with(i: int, stacks: dict[Role, Tensor], activation: Activation, x: Tensor) -> Tensor:
     """Outputs [E, n, d] on tokens x [n, d] of the averages of expert i with every expert."""
 
     def average(of: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def _averaged_with(i: int, stacks: dict[Role, Tensor], activation: str, x: Tenso
         pre = x @ stacks[weight].mT  # [E, n, f]
         return average(pre if bias not in stacks else pre + stacks[bias][:, None])
 
-    act, up = ACTIVATIONS[activation], projected(Role.UP, Role.UP_BIAS)
-    inner = act(projected(Role.GATE, Role.GATE_BIAS)) * up if Role.GATE in stacks else act(up)
+    gate = projected(Role.GATE, Role.GATE_BIAS) if Role.GATE in stacks else None
+    inner = activation(gate, projected(Role.UP, Role.UP_BIAS))
     y = inner @ average(stacks[Role.DOWN]).mT
     return y if Role.DOWN_BIAS not in stacks else y + average(stacks[Role.DOWN_BIAS])[:, None]

@@ -44,18 +44,19 @@ def watch(
     is kept from one batch to the next.
     """
     training, device = model.training, next(model.parameters()).device
-    seen: dict[str, Tensor] = {}
+    routed: dict[str, Routing] = {}
     kept: dict[str, Tensor] = {}
 
-    def before(layer: MoELayer) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen[layer.name] = inputs[0]
+    def after_router(layer: MoELayer) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            routed[layer.name] = family.routing(module, output)
 
         return hook
 
-    def after(layer: MoELayer) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            routing, x = family.routing(module, output), seen.pop(layer.name)
+    def before_experts(layer: MoELayer) -> Callable[..., None]:
+        # What the experts see: the router's input may be normalised, or not yet projected.
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            routing, x = routed.pop(layer.name), inputs[0]
             real = kept[layer.stack].flatten().to(x.device)  # [B·S]
             see(
                 layer,
@@ -69,9 +70,9 @@ def watch(
         stack.callback(model.train, training)
         model.eval()
         for layer in layers:
-            block, router = model.get_submodule(layer.path), model.get_submodule(layer.router_path)
-            stack.callback(block.register_forward_pre_hook(before(layer)).remove)
-            stack.callback(router.register_forward_hook(after(layer)).remove)
+            router, experts = model.get_submodule(layer.router_path), model.get_submodule(layer.experts_path)
+            stack.callback(router.register_forward_hook(after_router(layer)).remove)
+            stack.callback(experts.register_forward_pre_hook(before_experts(layer)).remove)
         for batch in batches:
             kept.update(masks(batch))
             model(**{name: value.to(device) for name, value in batch.items()})

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mcsmoe.alignment.assignment import assign
-from mcsmoe.architectures.experts import hidden
+from mcsmoe.architectures.experts import expert_in_memory, hidden
 from mcsmoe.architectures.layer import Family, MoELayer, Routing
-from mcsmoe.routing.collect import Reduce, alone, in_memory
+from mcsmoe.routing.collect import Reduce, alone
 from mcsmoe.routing.watch import Batch, Masks, real_tokens, watch
 
 BLOCK_BYTES = 4 * 2**30
@@ -145,6 +145,6 @@ def _measure(
 
 def _add(moments: PairMoments, model: nn.Module, layer: MoELayer, e: int, chosen: Tensor, x: Tensor) -> None:
     def activations(expert: int) -> Tensor:
-        return hidden(in_memory(model, layer, expert), layer.layout, layer.activation, x)
+        return hidden(expert_in_memory(model, layer, expert), layer.layout, layer.activation, x)
 
     moments.add(e, chosen, activations)

@@ -19,7 +19,7 @@ def gram(parts: Iterable[Tensor]) -> Tensor:
 def weights(evidence: Evidence, name: str) -> Iterator[Tensor]:
     """Tensor `name` of all experts in parts [E, rows, …] float64."""
     layer = evidence.layer
-    return _chunks([evidence.source.tensor(layer.tensor(e, name)) for e in range(layer.experts)])
+    return _chunks([layer.read(evidence.source, e, name) for e in range(layer.experts)])
 
 
 def gradients(evidence: Evidence, name: str, similarity: str) -> Iterator[Tensor]:

@@ -6,8 +6,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from mcsmoe.architectures.experts import TensorSource
-from mcsmoe.architectures.layer import MoELayer
+from mcsmoe.architectures.layer import MoELayer, TensorSource
 from mcsmoe.errors import CheckpointError
 from mcsmoe.registry import Registry
 from mcsmoe.routing.gradients import Gradients

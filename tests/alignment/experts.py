@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mcsmoe.architectures.layer import Expert, Layout, MoELayer, Role
+from mcsmoe.architectures.layer import Activation, Expert, Layout, MoELayer, Role, TensorSource
 
 PLAIN: Layout = {"wi": Role.UP, "wo": Role.DOWN}
 GATED: Layout = {
@@ -16,6 +16,15 @@ GATED: Layout = {
     "w2": Role.DOWN,
     "b2": Role.DOWN_BIAS,
 }
+
+
+def activation(name: str) -> Activation:
+    """act(gate) ⊙ up, or act(up) without gate, by the name that torch has for act."""
+    act = getattr(torch.nn.functional, name)
+    return lambda gate, up: act(up) if gate is None else act(gate) * up
+
+
+RELU = activation("relu")
 
 
 def random_expert(layout: Layout, f: int, d: int, generator: torch.Generator) -> Expert:
@@ -40,12 +49,12 @@ def noisy(expert: Expert, scale: float, generator: torch.Generator) -> Expert:
     return {name: add(value) for name, value in expert.items()}
 
 
-class InMemory:
+class InMemory(TensorSource):
     """A checkpoint that holds the experts of one layer."""
 
     def __init__(self, experts: Sequence[Expert], layer: MoELayer) -> None:
         self._tensors = {
-            layer.tensor(e, name): value for e, expert in enumerate(experts) for name, value in expert.items()
+            layer.places[name].name(e): value for e, expert in enumerate(experts) for name, value in expert.items()
         }
 
     def tensor(self, name: str) -> Tensor:

@@ -18,7 +18,7 @@ from mcsmoe.alignment.layer import activation_matches
 from mcsmoe.architectures.experts import forward, hidden
 from mcsmoe.architectures.layer import Layout
 from mcsmoe.architectures.registry import family_of
-from tests.alignment.experts import GATED, PLAIN, InMemory, noisy, random_expert
+from tests.alignment.experts import GATED, PLAIN, RELU, InMemory, noisy, random_expert
 from tests.merging.members import D, F, make_layer, random_experts, tokens
 from tests.models import batch, tiny_switch
 
@@ -45,7 +45,7 @@ def test_real_tokens_and_what_the_router_chose(stack: str):
         outputs, logits = block(found.inputs[None]), block.router(found.inputs[None])[2]
     assert torch.equal(found.index[:, 0], logits[0].argmax(-1))
     e = int(found.index[0, 0])
-    expert = {name: model.get_parameter(layer.tensor(e, name)) for name in layer.layout}
+    expert = {name: model.get_parameter(layer.places[name].name(e)) for name in layer.layout}
     gate = logits[0, 0].softmax(-1)[e]
     expected = gate * forward(expert, layer.layout, layer.activation, found.inputs[:1])
     torch.testing.assert_close(outputs[0, :1], expected)
@@ -88,7 +88,7 @@ def test_activations_of_several_experts_in_parts(layout: Layout, monkeypatch: py
     experts, x = random_experts(layout, 3), tokens(20)
     parts = list(activations(make_layer(layout), experts, x))
     assert [len(part) for part in parts] == [7, 7, 6]
-    expected = torch.cat([hidden(expert, layout, "relu", x) for expert in experts], 1)
+    expected = torch.cat([hidden(expert, layout, RELU, x) for expert in experts], 1)
     torch.testing.assert_close(torch.cat(parts), expected)
 
 
@@ -96,7 +96,7 @@ def test_low_precision_is_computed_in_high():
     layer, x = make_layer(PLAIN), tokens(20).bfloat16()
     a, b = random_experts(PLAIN, 2, torch.bfloat16)
     found = activation_moments(layer, x, a, b)
-    z, u = (hidden({k: v.double() for k, v in e.items()}, PLAIN, "relu", x.double()) for e in (a, b))
+    z, u = (hidden({k: v.double() for k, v in e.items()}, PLAIN, RELU, x.double()) for e in (a, b))
     torch.testing.assert_close(found.cross, z.T @ u, rtol=1e-5, atol=1e-5)
 
 
@@ -125,7 +125,7 @@ def test_a_pair_is_compared_on_the_tokens_of_either(top_k: int):
     assert list(pairs) == [0, 3]
     for e, moments in pairs.items():
         rows = x[[t for t in range(60) if {2, e} & set(index[t].tolist())]]
-        z, u = (hidden(experts[i], PLAIN, "relu", rows).double() for i in (2, e))
+        z, u = (hidden(experts[i], PLAIN, RELU, rows).double() for i in (2, e))
         assert moments.tokens == len(rows) < 60
         torch.testing.assert_close(moments.cross, z.T @ u)
         torch.testing.assert_close(moments.reference, z.sum(0))

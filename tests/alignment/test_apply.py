@@ -7,7 +7,7 @@ from mcsmoe.alignment.assignment import assign
 from mcsmoe.alignment.costs import weight_cost
 from mcsmoe.architectures.experts import forward
 from mcsmoe.architectures.layer import Layout, Role
-from tests.alignment.experts import GATED, PLAIN, noisy, random_expert
+from tests.alignment.experts import GATED, PLAIN, activation, noisy, random_expert
 from tests.shared import GOLDEN, needs_golden
 
 
@@ -17,7 +17,9 @@ def test_permuting_leaves_the_function(layout: Layout):
     expert = random_expert(layout, 10, 6, generator)
     moved = permute(expert, layout, torch.randperm(10, generator=generator))
     x = torch.randn(7, 6, generator=generator)
-    torch.testing.assert_close(forward(moved, layout, "silu", x), forward(expert, layout, "silu", x))
+    torch.testing.assert_close(
+        forward(moved, layout, activation("silu"), x), forward(expert, layout, activation("silu"), x)
+    )
     assert any(not torch.equal(moved[name], expert[name]) for name in layout)
 
 

@@ -5,6 +5,7 @@ from mcsmoe.architectures.experts import forward, hidden, read_expert
 from mcsmoe.architectures.layer import Role
 from mcsmoe.architectures.registry import sparse_layers
 from mcsmoe.checkpoint.reader import Checkpoint
+from tests.alignment.experts import RELU, activation
 from tests.models import tiny_switch
 
 
@@ -16,11 +17,11 @@ def test_an_expert_computes_what_the_model_computes(tmp_path):
     tokens = torch.randn(7, layer.d_model)
     module = model.get_submodule(f"{layer.path}.experts.expert_5")
     assert torch.allclose(forward(expert, layer.layout, layer.activation, tokens), module(tokens), atol=1e-6)
-    assert torch.equal(hidden(expert, layer.layout, "relu", tokens) > 0, module.wi(tokens) > 0)
+    assert torch.equal(hidden(expert, layer.layout, RELU, tokens) > 0, module.wi(tokens) > 0)
 
 
-@pytest.mark.parametrize("activation", ["relu", "silu", "gelu"])
-def test_gated_experts_with_biases(activation):
+@pytest.mark.parametrize("name", ["relu", "silu", "gelu"])
+def test_gated_experts_with_biases(name):
     layout = {role.value: role for role in Role}
     shapes = {
         "gate": (6, 4),
@@ -32,7 +33,7 @@ def test_gated_experts_with_biases(activation):
     }
     expert = {name: torch.randn(shape) for name, shape in shapes.items()}
     tokens = torch.randn(3, 4)
-    act = getattr(torch.nn.functional, activation)
+    act = getattr(torch.nn.functional, name)
     inner = act(tokens @ expert["gate"].T + expert["gate-bias"]) * (tokens @ expert["up"].T + expert["up-bias"])
     want = inner @ expert["down"].T + expert["down-bias"]
-    assert torch.allclose(forward(expert, layout, activation, tokens), want, atol=1e-5)
+    assert torch.allclose(forward(expert, layout, activation(name), tokens), want, atol=1e-5)

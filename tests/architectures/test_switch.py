@@ -15,7 +15,7 @@ def test_layers_are_those_of_the_model(sparse):
     assert routers == [layer.router_path for layer in layers]
     state = model.state_dict()
     for layer in layers:
-        assert state[layer.tensor(EXPERTS - 1, "wi")].shape == (layer.d_ff, layer.d_model)
+        assert state[layer.places["wi"].name(EXPERTS - 1)].shape == (layer.d_ff, layer.d_model)
 
 
 def test_old_configuration_files_without_sparse_steps():

@@ -7,16 +7,17 @@ import torch
 from torch import Tensor
 
 from mcsmoe.alignment.apply import permute
-from mcsmoe.architectures.layer import Expert, Layout, MoELayer, Role
+from mcsmoe.architectures.layer import Expert, Layout, MoELayer, Place, Role
 from mcsmoe.merging.registry import Members
 from mcsmoe.routing.statistics import LayerStatistics
-from tests.alignment.experts import random_expert
+from tests.alignment.experts import activation, random_expert
 
 D, F = 6, 10
 
 
-def make_layer(layout: Layout, d: int = D, f: int = F, experts: int = 8, top_k: int = 1) -> MoELayer:
+def make_layer(layout: Layout, d: int = D, f: int = F, experts: int = 8, top_k: int = 1, act: str = "relu") -> MoELayer:
     """A layer that no model has."""
+    places = {name: Place(f"encoder.block.1.experts.{{expert}}.{name}") for name in layout}
     return MoELayer(
         name="encoder.1",
         path="encoder.block.1",
@@ -25,10 +26,13 @@ def make_layer(layout: Layout, d: int = D, f: int = F, experts: int = 8, top_k: 
         d_model=d,
         d_ff=f,
         layout=layout,
-        activation="relu",
-        router="top-1",
+        activation=activation(act),
+        router_path="encoder.block.1.router",
+        router_weight="encoder.block.1.router.weight",
         stack="encoder",
         index=1,
+        places=places,
+        in_memory=places,
     )
 
 

@@ -10,7 +10,7 @@ from mcsmoe.architectures.experts import forward
 from mcsmoe.architectures.layer import Layout, Role
 from mcsmoe.merging.combine import combine
 from mcsmoe.merging.registry import NEEDS, RULES
-from tests.alignment.experts import GATED, PLAIN
+from tests.alignment.experts import GATED, PLAIN, RELU
 from tests.merging.members import copies, group, make_layer, odd_expert, random_experts, tokens, unused
 
 PAPER = {"frequency", "average", "reversed", "random", "fisher", "dominant", "repair", "zipit"}
@@ -78,8 +78,8 @@ def test_merging_permuted_copies_changes_nothing(rule: str, count: int, layout: 
     members = group(experts, make_layer(layout), x.abs() if positive else x)
     found = RULES[rule](members)
     new = tokens(50, seed=9)
-    expected = forward(expert, layout, "relu", new)
-    torch.testing.assert_close(forward(found, layout, "relu", new), expected, rtol=1e-5, atol=1e-5)
+    expected = forward(expert, layout, RELU, new)
+    torch.testing.assert_close(forward(found, layout, RELU, new), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_that_would_show():
@@ -87,7 +87,7 @@ def test_that_would_show():
     expert = odd_expert(GATED)
     found = RULES["average"](group(copies(expert, GATED, 2), make_layer(GATED)))
     new = tokens(50, seed=9)
-    assert (forward(found, GATED, "relu", new) - forward(expert, GATED, "relu", new)).abs().max() > 0.1
+    assert (forward(found, GATED, RELU, new) - forward(expert, GATED, RELU, new)).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("rule", list(RULES))

@@ -106,7 +106,7 @@ def test_layers_left_alone_are_bit_identical_also_after_reload(stock: Checkpoint
             continue
         assert reloaded[family.merged_map(layer)].tolist() == list(range(EXPERTS))
         for name in layer.layout:
-            stack = torch.stack([stock.tensor(layer.tensor(e, name)) for e in range(EXPERTS)])
+            stack = torch.stack([stock.tensor(layer.places[name].name(e)) for e in range(EXPERTS)])
             assert torch.equal(reloaded[family.merged_tensor(layer, name)], stack)
     for name in set(stock.names()) & set(merged.names()):
         assert torch.equal(stock.tensor(name), merged.tensor(name))
@@ -194,7 +194,7 @@ def test_golden_merge(rule: str, file: str, tmp_path: Path):
         for kind in layer.layout:
             stack = merged.tensor(family.merged_tensor(layer, kind))
             for e, label in enumerate(labels[layer.path]):
-                golden = experts[layer.tensor(e, kind)]
+                golden = experts[layer.places[kind].name(e)]
                 torch.testing.assert_close(stack[label], golden, rtol=0, atol=1e-6)
 
     forward = load_file(SWITCH / "merged" / f"{name}.forward.safetensors")

@@ -6,7 +6,7 @@ from mcsmoe.architectures.experts import hidden
 from mcsmoe.architectures.layer import Expert, Layout, Role
 from mcsmoe.merging.clusters import clusters
 from mcsmoe.merging.registry import RULES
-from tests.alignment.experts import GATED, PLAIN
+from tests.alignment.experts import GATED, PLAIN, RELU
 from tests.merging.members import F, group, make_layer, random_experts, tokens
 
 
@@ -35,7 +35,7 @@ def similarity(kind: str, experts: list[Expert], layout: Layout, x: Tensor) -> T
     if kind == "zipit":
         rows = torch.cat([neurons(expert, layout) for expert in experts])
         return torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=2)
-    return torch.corrcoef(torch.cat([hidden(expert, layout, "relu", x).double().T for expert in experts]))
+    return torch.corrcoef(torch.cat([hidden(expert, layout, RELU, x).double().T for expert in experts]))
 
 
 @pytest.mark.parametrize("rule", ["zipit", "zipit-activation"])

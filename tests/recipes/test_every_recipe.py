@@ -43,10 +43,10 @@ def planted(tmp_path_factory):
     with torch.no_grad():
         for layer in layers:
             for e in range(0, layer.experts, 2):
-                twin = {name: model.get_parameter(layer.tensor(e, name)) for name in layer.layout}
+                twin = {name: model.get_parameter(layer.places[name].name(e)) for name in layer.layout}
                 order = torch.randperm(layer.d_ff, generator=generator)
                 for name, value in permute(twin, layer.layout, order).items():
-                    model.get_parameter(layer.tensor(e + 1, name)).copy_(value)
+                    model.get_parameter(layer.places[name].name(e + 1)).copy_(value)
             router = model.get_parameter(layer.router_weight)
             router[1::2] = router[::2] + 0.02 * torch.randn(router[::2].shape, generator=generator)
     directory = tmp_path_factory.mktemp("planted")

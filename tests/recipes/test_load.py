@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mcsmoe.architectures.exclude import excluded_layers
+from mcsmoe.architectures.layer import TensorSource
 from mcsmoe.architectures.registry import sparse_layers
 from mcsmoe.errors import CheckpointError, ParameterError, UnknownNameError
 from mcsmoe.params import Params
@@ -38,7 +39,7 @@ def statistics(experts: int = EXPERTS) -> RoutingStatistics:
     return RoutingStatistics(made)
 
 
-class NoTensors:
+class NoTensors(TensorSource):
     """A checkpoint that must not be read: these recipes look at statistics only."""
 
     def tensor(self, name: str) -> torch.Tensor:

@@ -42,7 +42,7 @@ def test_the_rule_of_the_readme_merges(place):
     for layer in family.layers(source.config):
         stack = merged.tensor(family.merged_tensor(layer, "wi"))
         for found, group in zip(stack, plan.layers[layer.name].groups, strict=True):
-            members = torch.stack([source.tensor(layer.tensor(e, "wi")) for e in group.members])
+            members = torch.stack([source.tensor(layer.places["wi"].name(e)) for e in group.members])
             assert torch.equal(found, members.median(0).values)
 
 

@@ -42,7 +42,7 @@ def write(directory: Path, parts: list[dict[str, Tensor]], also: list[str], **op
 def by_parameter(found: Gradients, kind: str, layers: list[MoELayer]) -> dict[str, Tensor]:
     """What is on disk, by the model's name of a parameter."""
     return {
-        layer.tensor(e, name): value
+        layer.places[name].name(e): value
         for layer in layers
         for e in range(layer.experts)
         for name, value in found.read(kind, layer, e).items()

@@ -8,6 +8,7 @@ from mcsmoe.architectures.layer import Expert, MoELayer, Role
 from mcsmoe.routing import every_expert
 from mcsmoe.routing.every_expert import add_outputs, add_pair_errors
 from mcsmoe.routing.statistics import LayerStatistics
+from tests.merging.members import make_layer
 
 E, D, F, T = 4, 5, 7, 23
 SHAPES = {
@@ -20,10 +21,6 @@ SHAPES = {
 }
 PLAIN = {"wi": Role.UP, "wo": Role.DOWN}
 GATED = {role.value: role for role in SHAPES}
-
-
-def layer_of(layout: dict[str, Role], activation: str) -> MoELayer:
-    return MoELayer("l", "l", E, 2, D, F, layout, activation, "top-2", "decoder", 0)
 
 
 def random_experts(layer: MoELayer) -> list[Expert]:
@@ -39,7 +36,7 @@ def random_experts(layer: MoELayer) -> list[Expert]:
 
 @pytest.mark.parametrize(("layout", "activation"), [(PLAIN, "relu"), (GATED, "silu")])
 def test_against_experts_with_averaged_weights(layout, activation, monkeypatch):
-    layer = layer_of(layout, activation)
+    layer = make_layer(layout, D, F, E, 2, activation)
     experts = random_experts(layer)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(T, D, generator=generator, dtype=torch.float64)
@@ -47,7 +44,7 @@ def test_against_experts_with_averaged_weights(layout, activation, monkeypatch):
     chosen.scatter_(1, torch.rand(T, E - 1, generator=generator).topk(2).indices, True)  # the last one is dead
 
     def run(expert: Expert, tokens: torch.Tensor) -> torch.Tensor:
-        return forward(expert, layout, activation, tokens)
+        return forward(expert, layout, layer.activation, tokens)
 
     errors = torch.zeros(E, E, dtype=torch.float64)
     for i in range(E):

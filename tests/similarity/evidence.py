@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mcsmoe.architectures.layer import TensorSource
 from mcsmoe.architectures.registry import family_of
 from mcsmoe.routing.collect import collect
 from mcsmoe.routing.differentiate import write_gradients
@@ -15,7 +16,7 @@ from mcsmoe.similarity.correlation import measure_correlations
 from mcsmoe.similarity.registry import Evidence
 
 
-class InMemory:
+class InMemory(TensorSource):
     """The tensors of a model, read as those of a checkpoint are."""
 
     def __init__(self, model: Any) -> None:

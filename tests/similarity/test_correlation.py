@@ -8,10 +8,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mcsmoe.architectures.experts import hidden
+from mcsmoe.architectures.experts import expert_in_memory, hidden
 from mcsmoe.architectures.layer import MoELayer, Routing
 from mcsmoe.architectures.registry import family_of
-from mcsmoe.routing.collect import in_memory
 from mcsmoe.routing.watch import watch
 from mcsmoe.similarity import correlation
 from mcsmoe.similarity.correlation import PairMoments, assigned, best, measure_correlations
@@ -51,7 +50,8 @@ def test_against_the_definition_on_the_tokens():
             either = x[(chosen == i) | (chosen == j)]
             if len(either) < 2:
                 continue
-            z, u = (hidden(in_memory(model, layer, e), layer.layout, layer.activation, either).detach() for e in (i, j))
+            pair = (expert_in_memory(model, layer, e) for e in (i, j))
+            z, u = (hidden(expert, layer.layout, layer.activation, either).detach() for expert in pair)
             rho = correlations(z, u)
             rows, columns = linear_sum_assignment(rho.numpy(), maximize=True)
             for name, value in {

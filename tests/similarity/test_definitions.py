@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from mcsmoe.architectures.experts import forward, read_expert
-from mcsmoe.architectures.layer import Expert, MoELayer, Role, Routing
+from mcsmoe.architectures.layer import Expert, MoELayer, Role, Routing, TensorSource
 from mcsmoe.architectures.registry import family_of
 from mcsmoe.routing.statistics import LayerStatistics
 from mcsmoe.routing.watch import watch
 from mcsmoe.similarity import gram
 from mcsmoe.similarity.registry import Evidence, similarity
+from tests.merging.members import make_layer
 from tests.routing.samples import batches, exact_switch, samples
 from tests.similarity.evidence import whole_evidence
 
@@ -100,10 +101,10 @@ def test_gate_and_up_count_as_in_projections_and_biases_as_weights():
     """A gated expert with biases: `weight` takes every tensor, `weight-feature` gate and up alone."""
     roles = [Role.GATE, Role.UP, Role.DOWN, Role.UP_BIAS]
     shapes = {Role.GATE: (4, 3), Role.UP: (4, 3), Role.DOWN: (3, 4), Role.UP_BIAS: (4,)}
-    layer = MoELayer("l", "l", 2, 1, 3, 4, {role.value: role for role in roles}, "silu", "top-1", "decoder", 0)
+    layer = make_layer({role.value: role for role in roles}, d=3, f=4, experts=2)
     generator = torch.Generator().manual_seed(0)
     experts = [{role.value: torch.randn(shapes[role], generator=generator) for role in roles} for _ in range(2)]
-    source = Tensors({layer.tensor(e, name): value for e in (0, 1) for name, value in experts[e].items()})
+    source = Tensors({layer.places[name].name(e): value for e in (0, 1) for name, value in experts[e].items()})
     statistics = LayerStatistics.zeros(2, 3)
     statistics.input_square_sums += torch.tensor([[4.0, 9.0, 1.0], [1.0, 0.0, 25.0]])
     norms = statistics.input_square_sums.sqrt()
@@ -118,7 +119,7 @@ def test_gate_and_up_count_as_in_projections_and_biases_as_weights():
         torch.testing.assert_close(similarity(name)(Evidence(layer, statistics, source))[0, 1], expected)
 
 
-class Tensors(dict[str, Tensor]):
+class Tensors(dict[str, Tensor], TensorSource):
     """Tensors by name, read as those of a checkpoint are."""
 
     def tensor(self, name: str) -> Tensor:
