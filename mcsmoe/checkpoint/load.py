@@ -44,7 +44,8 @@ def load_model(
     check_source(source)
     import transformers
 
-    from mcsmoe.modeling.modeling_mcsmoe_switch import align_weights
+    import mcsmoe.modeling  # noqa: F401 - registers the merged classes
+    from mcsmoe.modeling.aligned_mcsmoe import align_weights
 
     origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _Failures(source):

@@ -12,8 +12,9 @@ from transformers import SwitchTransformersForConditionalGeneration
 from transformers.activations import ACT2FN
 from transformers.models.switch_transformers.modeling_switch_transformers import SwitchTransformersTop1Router
 
+from .aligned_mcsmoe import align_weights
 from .configuration_mcsmoe_switch import MCSMoESwitchConfig
-from .linears_mcsmoe import FactorisedLinears, StackedLinears
+from .experts_mcsmoe import describe, make_linears
 
 
 class RouterLinear(nn.Linear):
@@ -52,24 +53,14 @@ class MCSMoESwitchRouter(SwitchTransformersTop1Router):
         return expert, gate, logits
 
 
-def _linears(
-    layer: dict[str, Any], name: str, d_in: int, d_out: int, factor: float
-) -> StackedLinears | FactorisedLinears:
-    """One weight of the experts of a layer as its entry of `config.moe_layers` describes it."""
-    if "structure" not in layer:
-        return StackedLinears(layer["experts"], d_in, d_out, factor)
-    kept = layer["kept"][name]
-    return FactorisedLinears(layer["experts"], d_in, d_out, layer["rank"], layer["structure"], kept, factor)
-
-
 class MCSMoESwitchExperts(nn.Module):
     """K experts; each runs once for all of its tokens."""
 
     def __init__(self, config: MCSMoESwitchConfig, layer: dict[str, Any]) -> None:
         super().__init__()
         self.num_experts = layer["experts"]
-        self.wi = _linears(layer, "wi", config.d_model, config.d_ff, config.initializer_factor)
-        self.wo = _linears(layer, "wo", config.d_ff, config.d_model, config.initializer_factor)
+        self.wi = make_linears(layer, "wi", config.d_model, config.d_ff, config.initializer_factor)
+        self.wo = make_linears(layer, "wo", config.d_ff, config.d_model, config.initializer_factor)
         self.dropout = nn.Dropout(config.dropout_rate)
         self.act = ACT2FN[config.dense_act_fn]
 
@@ -103,17 +94,6 @@ class MCSMoESwitchSparseMLP(nn.Module):
         slot = F.pad(self.expert_map, (0, 1), value=self.experts.num_experts)[expert.view(-1)]
         tokens = hidden_states.view(-1, hidden_states.shape[-1])
         return self.experts(tokens, slot, gate.view(-1, 1)).view(hidden_states.shape)
-
-
-def align_weights(model: nn.Module) -> None:
-    """Move weights in main memory to addresses that torch's allocator would give them.
-
-    Weights mapped from a file lie at any multiple of 8 bytes, and the last bits of MKL's products depend on
-    it: a reloaded model would differ from the one that was saved.
-    """
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.device.type == "cpu" and tensor.data_ptr() % 64:
-            tensor.data = tensor.data.clone()
 
 
 class MCSMoESwitchForConditionalGeneration(SwitchTransformersForConditionalGeneration):
@@ -156,17 +136,7 @@ class MCSMoESwitchForConditionalGeneration(SwitchTransformersForConditionalGener
 
     def update_config(self) -> None:
         """Make `config.moe_layers` tell what the modules hold, after they were replaced or units dropped."""
-        layers = {}
-        for name, mlp in self.sparse_mlps().items():
-            layers[name] = {"experts": mlp.experts.num_experts}
-            linears = {key: getattr(mlp.experts, key) for key in ("wi", "wo")}
-            if isinstance(linears["wi"], FactorisedLinears):
-                layers[name] |= {
-                    "rank": linears["wi"].rank,
-                    "structure": linears["wi"].structure,
-                    "kept": {key: each.kept for key, each in linears.items()},
-                }
-        self.config.moe_layers = layers
+        self.config.moe_layers = {name: describe(mlp.experts) for name, mlp in self.sparse_mlps().items()}
 
 
 MCSMoESwitchForConditionalGeneration.register_for_auto_class("AutoModelForSeq2SeqLM")

@@ -1,0 +1,58 @@
+"""What a model's tensors are called on disk: transformers' own conversion rules, read backwards."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from mcsmoe.errors import CheckpointError
+
+SPLITS = (["SplitModulelist"], ["Chunk", "SplitModulelist"])
+"""Reversed rules that `Naming` understands: experts apart, and, first, gate and up apart."""
+
+
+class Naming:
+    """Names on disk of the tensors that `model` (weights may be on no device) has in memory."""
+
+    def __init__(self, model: Any) -> None:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import PrefixChange, WeightConverter, WeightRenaming
+
+        rules = [r for r in get_model_conversion_mapping(model, add_legacy=False) if not isinstance(r, PrefixChange)]
+        backwards = [rule.reverse_transform() for rule in rules[::-1]]
+        self._renamings = [rule for rule in backwards if isinstance(rule, WeightRenaming)]
+        self._converters = [rule for rule in backwards if isinstance(rule, WeightConverter)]
+
+    def parts(self, name: str) -> list[str]:
+        """Names of what is on disk for the stack of experts `name`: one, or one each for gate and up.
+
+        Where every expert has a tensor of its own, `{expert}` stands for its number.
+        Raises `CheckpointError` for a form that is not known here.
+        """
+        from transformers.core_model_loading import apply_converters, apply_renamings
+
+        renamed, pattern = apply_converters(name, self._converters)
+        if pattern is None:
+            return [apply_renamings(name, self._renamings)]
+        rule = next(rule for rule in self._converters if pattern in rule.source_patterns)
+        if [type(step).__name__ for step in rule.operations] not in SPLITS:
+            raise CheckpointError(f"{name}: stored in a form that is not supported ({rule.operations})")
+        first = rule.target_patterns[0]
+        names = [renamed.replace(first, each) for each in rule.target_patterns]
+        return [apply_renamings(each, self._renamings).replace("*", "{expert}") for each in names]
+
+    def others(self, names: Iterable[str]) -> dict[str, str]:
+        """Name on disk → name in memory, of tensors that are no experts. Raises `CheckpointError` as `parts` does."""
+        found = {}
+        for name in names:
+            parts = self.parts(name)
+            if len(parts) > 1 or "{expert}" in parts[0]:
+                raise CheckpointError(f"{name}: stored in a form that is not supported ({', '.join(parts)})")
+            found[parts[0]] = name
+        return found
+
+
+def is_experts(module: nn.Module) -> bool:
+    """True for experts with the common interface of transformers 5 (its decorator sets these flags)."""
+    flags = ("has_gate", "has_bias", "is_transposed", "is_concatenated", "num_experts", "down_proj")
+    return all(hasattr(module, flag) for flag in flags)

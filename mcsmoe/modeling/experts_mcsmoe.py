@@ -1,0 +1,120 @@
+"""K merged experts of one layer with the interface that transformers 5 gives to experts, and the mapped router.
+
+This file travels beside the weights as remote code: it imports torch, transformers' activations by way of the stock
+module, and the files beside it.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .linears_mcsmoe import FactorisedLinears, StackedLinears
+
+STD = 0.02
+"""Deviation of random weights, before a checkpoint is loaded."""
+
+
+def make_linears(layer: dict[str, Any], name: str, d_in: int, d_out: int, factor: float) -> nn.Module:
+    """One weight of the K experts of a layer as its entry of `config.moe_layers` describes it."""
+    if "structure" not in layer:
+        return StackedLinears(layer["experts"], d_in, d_out, factor)
+    kept = layer["kept"][name]
+    return FactorisedLinears(layer["experts"], d_in, d_out, layer["rank"], layer["structure"], kept, factor)
+
+
+def describe(experts: nn.Module) -> dict[str, Any]:
+    """What `config.moe_layers` says of the experts of one layer."""
+    linears = {name: each for name, each in experts.named_children() if isinstance(each, FactorisedLinears)}
+    entry: dict[str, Any] = {"experts": experts.num_experts}
+    if linears:
+        first = next(iter(linears.values()))
+        kept = {name: each.kept for name, each in linears.items()}
+        entry |= {"rank": first.rank, "structure": first.structure, "kept": kept}
+    return entry
+
+
+class MergedExperts(nn.Module):
+    """K experts (up and down, and gate where the stock ones have it), each run once for all of its tokens.
+
+    Made from the stock experts of a layer, of which it keeps how activations are gated, but no weight.
+    """
+
+    def __init__(self, stock: Any, layer: dict[str, Any]) -> None:
+        super().__init__()
+        self.num_experts = layer["experts"]
+        self.has_gate, self.has_bias = stock.has_gate, stock.has_bias
+        self.is_concatenated = stock.is_concatenated
+        for name, value in vars(stock).items():  # limits and factors of activations
+            if isinstance(value, int | float | None) and not name.startswith("_"):
+                self.__dict__.setdefault(name, value)
+        self.act_fn = getattr(stock, "act_fn", None)
+        d, f = stock.down_proj.shape[1:] if not stock.is_transposed else reversed(stock.down_proj.shape[1:])
+        self.names = ["gate", "up", "down"] if self.has_gate else ["up", "down"]
+        for name in self.names:
+            d_in, d_out = (f, d) if name == "down" else (d, f)
+            setattr(self, name, make_linears(layer, name, d_in, d_out, STD * d_in**0.5))
+            if self.has_bias:
+                setattr(self, f"{name}_bias", nn.Parameter(torch.zeros(self.num_experts, d_out)))
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """Tokens [T, d], merged experts of each [T, k], their weights [T, k] → [T, d].
+
+        A token that selects one merged expert more than once runs it once, with the sum of the weights.
+        """
+        shape = (len(hidden_states), self.num_experts)
+        chosen = torch.zeros(shape, dtype=torch.bool, device=hidden_states.device).scatter(1, top_k_index, True)
+        weights = top_k_weights.new_zeros(shape).scatter_add(1, top_k_index, top_k_weights)
+        sizes = chosen.sum(0).tolist()
+        expert, token = chosen.T.nonzero(as_tuple=True)  # pairs, sorted by expert
+        x = hidden_states[token]
+        inner = self.gated(x, sizes, expert)
+        y = self.linear("down", inner, sizes, expert) * weights[token, expert, None]
+        return torch.zeros_like(hidden_states).index_add(0, token, y.to(hidden_states.dtype))
+
+    def gated(self, x: Tensor, sizes: list[int], expert: Tensor) -> Tensor:
+        """Hidden neurons [n, f] of tokens x [n, d] sorted by expert [n]."""
+        up = self.linear("up", x, sizes, expert)
+        if not self.has_gate:
+            return self.act_fn(up)
+        gate = self.linear("gate", x, sizes, expert)
+        both = torch.cat([gate, up], -1) if self.is_concatenated else torch.stack([gate, up], -1).flatten(-2)
+        return self._apply_gate(both)
+
+    def linear(self, name: str, x: Tensor, sizes: list[int], expert: Tensor) -> Tensor:
+        """One projection of tokens [n, in] sorted by expert [n] → [n, out]."""
+        y = getattr(self, name)(x, sizes)
+        return y + getattr(self, f"{name}_bias")[expert] if self.has_bias else y
+
+
+@cache
+def merged_experts_class(stock: type[nn.Module]) -> type[MergedExperts]:
+    """`MergedExperts` that gate as the stock class does; no subclass of it, lest it be initialised like one."""
+    return type(f"Merged{stock.__name__}", (MergedExperts,), {"_apply_gate": stock._apply_gate})
+
+
+@cache
+def mapped_router_class(stock: type[nn.Module]) -> type[nn.Module]:
+    """The stock router over all E experts, with selected experts given as merged ones by the index map."""
+
+    class Mapped(stock):  # type: ignore[misc, valid-type]
+        expert_map: Tensor
+
+        def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+            """Logits [T, E], weights [T, k], merged experts [T, k], and whatever else the stock router returns."""
+            logits, weights, index, *rest = super().forward(*args, **kwargs)
+            return logits, weights, self.expert_map[index], *rest
+
+    Mapped.__name__ = Mapped.__qualname__ = f"Mapped{stock.__name__}"
+    return Mapped
+
+
+def install(block: nn.Module, layer: dict[str, Any]) -> None:
+    """Make the stock sparse layer `block` hold the merged experts that `layer` describes."""
+    stock, router = block.experts, getattr(block, layer["router"])
+    experts = merged_experts_class(type(stock))(stock, layer)
+    block.experts = experts.to(dtype=stock.down_proj.dtype, device=stock.down_proj.device)
+    every = torch.arange(stock.num_experts, device=stock.down_proj.device)
+    router.register_buffer("expert_map", every % layer["experts"])
+    router.__class__ = mapped_router_class(type(router))
