@@ -99,3 +99,8 @@ class Family:
     """layer → name of the index map E → K in the merged checkpoint."""
     dense_config: Callable[[Any], dict[str, Any]] | None = None
     """source config → configuration of a dense model of the same active size, the baseline; None: there is none."""
+
+    @property
+    def causal(self) -> bool:
+        """True for decoder-only language models; all their sparse layers have the stack "decoder"."""
+        return self.auto_class == "AutoModelForCausalLM"
