@@ -38,7 +38,7 @@ def main() -> None:
 
     def share(sample: Calibration) -> list[Batch]:
         mine = (accelerator.process_index, accelerator.num_processes)
-        return sample.batches(tokenizer.pad_token_id, settings.batch_size, *mine)
+        return sample.batches(tokenizer.pad_token_id, settings.batch_size, *mine, causal=family.causal)
 
     def reduce(value: Tensor) -> Tensor:
         total: Tensor = accelerator.reduce(value, "sum")

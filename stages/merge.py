@@ -34,7 +34,7 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     def calibration() -> tuple[Any, list[Any]]:
         tokenizer, settings = load_tokenizer(SOURCE), params.collect
         sample = draw_calibration(params.task, tokenizer, settings.samples, params.seed)
-        return load_model(SOURCE), sample.batches(tokenizer.pad_token_id, settings.batch_size)
+        return load_model(SOURCE), sample.batches(tokenizer.pad_token_id, settings.batch_size, causal=family.causal)
 
     recipe = load_recipe(method, params)
     source = Checkpoint(SOURCE)
@@ -46,7 +46,7 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     material = Material(statistics, gradients, LazyTokens(family, calibration), params.seed)
     with atomic_directory(OUTPUT / method) as directory:
         write_merged(source, plan, material, directory)
-        verify_checkpoint(directory, probe_batch(source.config["vocab_size"]), None)
+        verify_checkpoint(directory, probe_batch(source.config["vocab_size"], family.causal), None)
     kept, all_experts = sum(plan.experts.values()), sum(layer.experts for layer in layers)
     print(f"{method}: {all_experts} experts → {kept}, {Checkpoint(OUTPUT / method).size_bytes:,} bytes")
 

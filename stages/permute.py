@@ -26,6 +26,7 @@ def main() -> None:
     from mcsmoe.checkpoint.reader import Checkpoint
     from mcsmoe.checkpoint.verify import verify_checkpoint
     from mcsmoe.routing.watch import count
+    from mcsmoe.tasks.batches import model_inputs
     from mcsmoe.tasks.calibration import draw_calibration
 
     source = Checkpoint(SOURCE)
@@ -33,7 +34,7 @@ def main() -> None:
     layers = family.layers(source.config)
     tokenizer = load_tokenizer(SOURCE)
     sample = draw_calibration(params.task, tokenizer, params.collect.samples, params.seed)
-    batches = sample.batches(tokenizer.pad_token_id, params.collect.batch_size)
+    batches = sample.batches(tokenizer.pad_token_id, params.collect.batch_size, causal=family.causal)
 
     # What needs no forward pass loads no model.
     @cache
@@ -57,10 +58,11 @@ def main() -> None:
         report[layer.name] = summary(reference, matches)
     del tokens
     model.cache_clear()
+    probe = model_inputs(batches[0], family.causal)
     with atomic_directory(OUTPUT) as directory:
         write_permuted(source, layers, orders, directory)
-        verify_checkpoint(directory, batches[0], None)
-        change = largest_change(SOURCE, directory, batches[0])
+        verify_checkpoint(directory, probe, None)
+        change = largest_change(SOURCE, directory, probe)
     write_json(METRICS, {"largest_logit_change": round(change, 6), "layers": report})
     for name, row in report.items():
         print(f"{name}: matching {row['before']:.4f} → {row['after']:.4f} with expert {row['reference']}")

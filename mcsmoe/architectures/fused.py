@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcsmoe.architectures.layer import Activation, Layout, MoELayer, Place, Role, Routing
+from mcsmoe.architectures.layer import Activation, Family, Layout, MoELayer, Place, Role, Routing
 from mcsmoe.architectures.naming import Naming, is_experts
+from mcsmoe.architectures.registry import FAMILIES
 from mcsmoe.errors import CheckpointError
+from mcsmoe.families import FUSED
 
 ROUTERS = ("gate", "router")
 """What the router is called in the module that also owns the experts."""
@@ -44,7 +46,8 @@ def layers(config: Any) -> list[MoELayer]:
 
 def _layer(model: nn.Module, naming: Naming, path: str) -> MoELayer:
     owner = path.rpartition(".")[0]
-    block, experts = model.get_submodule(owner), model.get_submodule(path)
+    block: Any = model.get_submodule(owner)
+    experts: Any = model.get_submodule(path)
     router = next((name for name, _ in block.named_children() if name in ROUTERS), None)
     if router is None:
         raise CheckpointError(f"{owner}: no router beside the experts; known names are {', '.join(ROUTERS)}")
@@ -179,3 +182,19 @@ def merged_names(config: Any, names: Collection[str]) -> dict[str, str]:
     if unknown:
         raise CheckpointError(f"{len(unknown)} tensors that the model does not have, the first is {min(unknown)}")
     return {name: known[name] for name in names if name in known}
+
+
+for model_type in FUSED:
+    for each in (model_type, MERGED + model_type):
+        FAMILIES.register(each)(
+            Family(
+                model_type=each,
+                auto_class="AutoModelForCausalLM",
+                layers=layers,
+                routing=routing,
+                merged_config=merged_config,
+                merged_tensor=merged_tensor,
+                merged_map=merged_map,
+                merged_names=merged_names,
+            )
+        )

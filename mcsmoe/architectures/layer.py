@@ -1,6 +1,6 @@
 """An expert, a sparse layer and a family, as data: what algorithms know of a model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -153,5 +153,12 @@ class Family:
     """(layer, tensor name) → name of the stacked tensor [K, ...] in the merged checkpoint."""
     merged_map: Callable[[MoELayer], str]
     """layer → name of the index map E → K in the merged checkpoint."""
+    merged_names: Callable[[Any, Collection[str]], dict[str, str]]
+    """(source config, names of the source checkpoint's tensors that are no experts) → their names when merged."""
     dense_config: Callable[[Any], dict[str, Any]] | None = None
     """source config → configuration of a dense model of the same active size, the baseline; None: there is none."""
+
+    @property
+    def causal(self) -> bool:
+        """True for decoder-only language models; all their sparse layers have the stack "decoder"."""
+        return self.auto_class == "AutoModelForCausalLM"

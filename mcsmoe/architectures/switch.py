@@ -1,6 +1,6 @@
 """Switch Transformers (arXiv 2101.03961): stock per-expert checkpoints, and their merged form."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -117,6 +117,11 @@ def merged_map(layer: MoELayer) -> str:
     return f"{layer.path}.expert_map"
 
 
+def merged_names(config: Any, names: Collection[str]) -> dict[str, str]:
+    """What is no expert keeps its name."""
+    return {name: name for name in names}
+
+
 def dense_config(config: Any) -> dict[str, Any]:
     """A T5 of the same sizes: Switch is T5 with experts, and each token runs one of them."""
     kept = {name: getattr(config, name) for name in SHARED_WITH_T5}
@@ -131,6 +136,7 @@ SWITCH = Family(
     merged_config=merged_config,
     merged_tensor=merged_tensor,
     merged_map=merged_map,
+    merged_names=merged_names,
     dense_config=dense_config,
 )
 MERGED = replace(SWITCH, model_type="mcsmoe_switch", dense_config=None)

@@ -21,5 +21,6 @@ FAMILIES.register("t5")(
         merged_config=no_experts,
         merged_tensor=no_experts,
         merged_map=no_experts,
+        merged_names=no_experts,
     )
 )

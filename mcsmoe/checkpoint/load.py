@@ -84,7 +84,10 @@ def load_config(source: Path | str, *, revision: str | None = None, trust_remote
 
 
 def load_tokenizer(source: Path | str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """Load the tokenizer that lies with a checkpoint. Raises `CheckpointError` where there is none."""
+    """Load the tokenizer that lies with a checkpoint; without a padding token it pads with the end token.
+
+    Raises `CheckpointError` where there is none.
+    """
     check_source(source)
     directory = Path(source)
     if directory.is_dir() and not any((directory / name).is_file() for name in TOKENIZER_FILES):
@@ -92,9 +95,12 @@ def load_tokenizer(source: Path | str, *, revision: str | None = None, trust_rem
     import transformers
 
     with _Failures(source):
-        return transformers.AutoTokenizer.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=trust_remote_code
         )
+    if tokenizer.pad_token_id is None:  # most causal models were trained without one
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def check_source(source: Path | str) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from mcsmoe.tasks.batches import IGNORED, in_order
+from mcsmoe.tasks.batches import IGNORED, in_order, is_causal, model_inputs
 from mcsmoe.tasks.task import Encoded
 
 
@@ -32,11 +32,11 @@ def likelihood(model: Any, rows: Sequence[Encoded], pad: int, batch_size: int, s
     Sums are kept in float64; padding never counts. `show` draws a progress bar. The model's mode is restored.
     """
     order = sorted(rows, key=lambda row: (len(row.source), len(row.target)))
-    training = model.training
+    training, causal = model.training, is_causal(model)
     model.eval()
     loss, right_tokens, tokens, right_rows = 0.0, 0, 0, 0
     batches = tqdm(
-        in_order(order, pad, batch_size),
+        in_order(order, pad, batch_size, causal=causal),
         "score",
         -(-len(rows) // batch_size),
         disable=not show,
@@ -44,7 +44,7 @@ def likelihood(model: Any, rows: Sequence[Encoded], pad: int, batch_size: int, s
     )
     for batch in batches:
         batch = {name: value.to(model.device) for name, value in batch.items()}
-        logits = model(**batch).logits.float()  # [B, T, V]
+        logits = model(**model_inputs(batch, causal)).logits.float()  # [B, T, V]
         labels = batch["labels"]  # [B, T]
         real = labels != IGNORED
         right = (logits.argmax(-1) == labels) & real

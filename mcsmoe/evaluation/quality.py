@@ -1,5 +1,6 @@
 """A task's figures for a model, measured in the way that the task asks for."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,8 @@ def quality(
     """The task's figures over `examples`: of generated texts, or of the targets' tokens.
 
     A generated text that is no answer at all is scored as it stands, so it is wrong; none is replaced or left
-    out. The model is in evaluation mode meanwhile and comes back in the mode it had.
+    out. Perplexity is given where it is the task's metric. The model is in evaluation mode meanwhile and comes
+    back in the mode it had.
     """
     rows = task.encode(tokenizer, examples, settings, seed)
     training = model.training
@@ -31,6 +33,7 @@ def quality(
             texts = generate(model, tokenizer, rows, batch_size, settings.max_target_length)
             return task.score(texts, examples)
         found = likelihood(model, rows, tokenizer.pad_token_id, batch_size, show=True)
-        return {"cross_entropy": found.cross_entropy, "accuracy": found.accuracy}
+        figures = {"cross_entropy": found.cross_entropy, "accuracy": found.accuracy}
+        return figures | ({"perplexity": math.exp(found.cross_entropy)} if task.metric == "perplexity" else {})
     finally:
         model.train(training)

@@ -9,7 +9,6 @@ from torch import Tensor
 from mcsmoe.alignment.apply import permute
 from mcsmoe.architectures.experts import read_expert
 from mcsmoe.architectures.layer import Expert, Family, MoELayer, TensorSource
-from mcsmoe.errors import CheckpointError
 from mcsmoe.grouping.plan import Group, Plan
 from mcsmoe.merging.align import ALIGNMENTS, REFERENCES
 from mcsmoe.merging.material import Material
@@ -49,9 +48,16 @@ class MergedTensors:
     """
 
     def __init__(
-        self, source: TensorSource, family: Family, layers: Sequence[MoELayer], plan: Plan, material: Material
+        self,
+        source: TensorSource,
+        family: Family,
+        layers: Sequence[MoELayer],
+        plan: Plan,
+        material: Material,
+        others: Mapping[str, str],
     ) -> None:
-        self._source, self._plan, self._material = source, plan, material
+        """`others`: names here → names in the source, of what is no expert."""
+        self._source, self._plan, self._material, self._others = source, plan, material, others
         self._stacks = {family.merged_tensor(layer, name): (layer, name) for layer in layers for name in layer.layout}
         self._maps = {family.merged_map(layer): layer for layer in layers}
         self._merged: tuple[str, list[Expert]] = ("", [])
@@ -62,7 +68,7 @@ class MergedTensors:
             return self._stack(*self._stacks[name])
         if name in self._maps:
             return [self._plan.layers[self._maps[name].name].expert_map]
-        return [self._source.tensor(name)]
+        return [self._source.tensor(self._others[name])]
 
     def _stack(self, layer: MoELayer, name: str) -> Iterator[Tensor]:
         plan = self._plan.layers[layer.name]
@@ -75,23 +81,3 @@ class MergedTensors:
             merged = [merge_group(self._source, layer, group, self._plan, self._material) for group in plan.groups]
             self._merged = (layer.name, merged)
         yield from (expert[name] for expert in self._merged[1])
-
-
-def merged_shapes(
-    shapes: Mapping[str, tuple[int, ...]], family: Family, layers: Sequence[MoELayer], plan: Plan
-) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of the merged checkpoint.
-
-    `shapes` are those of the source checkpoint. Raises `CheckpointError` where an expert is missing from it.
-    """
-    ours = {place.name(e) for layer in layers for e in range(layer.experts) for place in layer.places.values()}
-    missing = sorted(ours - shapes.keys())
-    if missing:
-        raise CheckpointError(f"no tensor {missing[0]}: merging needs a stock checkpoint, as permute writes it")
-    merged = {name: shape for name, shape in shapes.items() if name not in ours}
-    for layer in layers:
-        count = len(plan.layers[layer.name].groups)
-        for name, shape in layer.shapes().items():
-            merged[family.merged_tensor(layer, name)] = (count, *shape)
-        merged[family.merged_map(layer)] = (layer.experts,)
-    return merged

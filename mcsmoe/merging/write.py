@@ -10,8 +10,9 @@ from mcsmoe.checkpoint.companions import copy_companions
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
+from mcsmoe.errors import CheckpointError
 from mcsmoe.grouping.plan import Plan
-from mcsmoe.merging.apply import MergedTensors, merged_shapes
+from mcsmoe.merging.apply import MergedTensors
 from mcsmoe.merging.material import Material
 
 
@@ -23,14 +24,20 @@ def write_merged(source: Checkpoint, plan: Plan, material: Material, directory: 
     """
     family = family_of(source.config)
     layers = family.layers(source.config)
-    shapes = merged_shapes({name: source.shape(name) for name in source.names()}, family, layers, plan)
-    dtypes = {name: source.dtype(name) for name in source.names()}
+    ours = {place.name(e) for layer in layers for e in range(layer.experts) for place in layer.places.values()}
+    missing = sorted(ours - set(source.names()))
+    if missing:
+        raise CheckpointError(f"no tensor {missing[0]}: merging needs a stock checkpoint, as permute writes it")
+    renamed = family.merged_names(source.config, [name for name in source.names() if name not in ours])
+    others = {new: old for old, new in renamed.items()}
+    specs = {new: TensorSpec(source.dtype(old), source.shape(old)) for new, old in others.items()}
     for layer in layers:
-        dtypes[family.merged_map(layer)] = torch.int64
-        for name in layer.layout:
-            dtypes[family.merged_tensor(layer, name)] = source.dtype(layer.places[name].name(0))
-    specs = {name: TensorSpec(dtypes[name], shape) for name, shape in shapes.items()}
-    write_safetensors(directory / WEIGHTS, specs, MergedTensors(source, family, layers, plan, material).chunks)
+        specs[family.merged_map(layer)] = TensorSpec(torch.int64, (layer.experts,))
+        for name, shape in layer.shapes().items():
+            dtype = source.dtype(layer.places[name].name(0))
+            specs[family.merged_tensor(layer, name)] = TensorSpec(dtype, (plan.experts[layer.name], *shape))
+    tensors = MergedTensors(source, family, layers, plan, material, others)
+    write_safetensors(directory / WEIGHTS, specs, tensors.chunks)
     config = family.merged_config(source.config, plan.experts)
     write_json(directory / "config.json", config)
     write_remote_code(config, directory)

@@ -22,7 +22,7 @@ def merged_config_class(stock: type[transformers.PreTrainedConfig]) -> type[tran
     the units of S kept over all K experts.
     """
 
-    class Merged(stock):  # type: ignore[misc, valid-type]
+    class Merged(stock):
         model_type = f"mcsmoe_{stock.model_type}"
         moe_layers: dict[str, Any] | None = None
 

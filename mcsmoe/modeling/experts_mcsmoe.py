@@ -24,7 +24,7 @@ def make_linears(layer: dict[str, Any], name: str, d_in: int, d_out: int, factor
     return FactorisedLinears(layer["experts"], d_in, d_out, layer["rank"], layer["structure"], kept, factor)
 
 
-def describe(experts: nn.Module) -> dict[str, Any]:
+def describe(experts: Any) -> dict[str, Any]:
     """What `config.moe_layers` says of the experts of one layer."""
     linears = {name: each for name, each in experts.named_children() if isinstance(each, FactorisedLinears)}
     entry: dict[str, Any] = {"experts": experts.num_experts}
@@ -40,6 +40,9 @@ class MergedExperts(nn.Module):
 
     Made from the stock experts of a layer, of which it keeps how activations are gated, but no weight.
     """
+
+    act_fn: Any
+    _apply_gate: Any
 
     def __init__(self, stock: Any, layer: dict[str, Any]) -> None:
         super().__init__()
@@ -89,16 +92,16 @@ class MergedExperts(nn.Module):
 
 
 @cache
-def merged_experts_class(stock: type[nn.Module]) -> type[MergedExperts]:
+def merged_experts_class(stock: Any) -> Any:
     """`MergedExperts` that gate as the stock class does; no subclass of it, lest it be initialised like one."""
     return type(f"Merged{stock.__name__}", (MergedExperts,), {"_apply_gate": stock._apply_gate})
 
 
 @cache
-def mapped_router_class(stock: type[nn.Module]) -> type[nn.Module]:
+def mapped_router_class(stock: Any) -> Any:
     """The stock router over all E experts, with selected experts given as merged ones by the index map."""
 
-    class Mapped(stock):  # type: ignore[misc, valid-type]
+    class Mapped(stock):
         expert_map: Tensor
 
         def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
@@ -110,11 +113,12 @@ def mapped_router_class(stock: type[nn.Module]) -> type[nn.Module]:
     return Mapped
 
 
-def install(block: nn.Module, layer: dict[str, Any]) -> None:
+def install(block: Any, layer: dict[str, Any]) -> None:
     """Make the stock sparse layer `block` hold the merged experts that `layer` describes."""
     stock, router = block.experts, getattr(block, layer["router"])
-    experts = merged_experts_class(type(stock))(stock, layer)
-    block.experts = experts.to(dtype=stock.down_proj.dtype, device=stock.down_proj.device)
-    every = torch.arange(stock.num_experts, device=stock.down_proj.device)
-    router.register_buffer("expert_map", every % layer["experts"])
-    router.__class__ = mapped_router_class(type(router))
+    experts_class, router_class = stock.__class__, router.__class__
+    weight: Tensor = stock.down_proj
+    experts = merged_experts_class(experts_class)(stock, layer)
+    block.experts = experts.to(dtype=weight.dtype, device=weight.device)
+    router.register_buffer("expert_map", torch.arange(len(weight), device=weight.device) % layer["experts"])
+    router.__class__ = mapped_router_class(router_class)

@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 
 import transformers
-from torch import nn
 
 from .aligned_mcsmoe import align_weights
 from .configuration_mcsmoe_fused import PREFIX, merged_config_class
@@ -20,7 +19,7 @@ from .experts_mcsmoe import describe, install
 def merged_model_class(stock: type[transformers.PreTrainedModel]) -> type[transformers.PreTrainedModel]:
     """A subclass of the causal language model `stock` with the sparse layers of `config.moe_layers`."""
 
-    class Merged(stock):  # type: ignore[misc, valid-type]
+    class Merged(stock):
         config_class = merged_config_class(stock.config_class)
 
         def __init__(self, config: Any) -> None:
@@ -35,7 +34,7 @@ def merged_model_class(stock: type[transformers.PreTrainedModel]) -> type[transf
             align_weights(loaded[0] if isinstance(loaded, tuple) else loaded)
             return loaded
 
-        def sparse_mlps(self) -> dict[str, nn.Module]:
+        def sparse_mlps(self) -> dict[str, Any]:
             """The sparse layers by name ("decoder.1"), in order of the forward pass."""
             return {name: self.get_submodule(layer["path"]) for name, layer in self.config.moe_layers.items()}
 

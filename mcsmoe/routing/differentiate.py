@@ -13,7 +13,7 @@ from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
 from mcsmoe.routing.collect import Reduce, alone
 from mcsmoe.routing.gradients import GRADIENTS, KINDS, Gradients
 from mcsmoe.routing.watch import Batch, real_tokens
-from mcsmoe.tasks.batches import IGNORED
+from mcsmoe.tasks.batches import IGNORED, is_causal, model_inputs
 
 MASS = 0.999
 """Share of each position's probability that exact Fisher information sums over, the most probable tokens first."""
@@ -119,15 +119,16 @@ def _differentiate(
 ) -> dict[str, list[Tensor]]:
     """Each kind for each weight, over the rows of this process."""
     sums = {kind: [torch.zeros_like(w.value, dtype=_dtype(w.value)) for w in weights] for kind in kinds}
-    device = weights[0].parameter.device
+    device, causal = weights[0].parameter.device, is_causal(model)
     at_once = max(1, BATCH_BYTES // sum(weight.value.nbytes for weight in weights))
     with ExitStack() as stack:
         stack.callback(model.train, model.training)
         stack.enter_context(torch.enable_grad())
         model.eval()
-        for row in rows(batches):
+        for row in rows(batches, causal):
             labels = row["labels"][0].to(device)  # [T]
-            logits = model(**{name: value.to(device) for name, value in row.items()}).logits[0]
+            inputs = {name: value.to(device) for name, value in model_inputs(row, causal).items()}
+            logits = model(**inputs).logits[0]  # [T, V]
             scores = logits.to(_dtype(logits)).log_softmax(-1)[labels != IGNORED]  # [L, V]
             if "gradient" in kinds:
                 found = scores.gather(1, labels[labels != IGNORED, None]).sum()[None]
@@ -155,18 +156,16 @@ def _gradients(values: Tensor, weights: Sequence[Weight]) -> Iterator[tuple[int,
             yield place, ours.to(_dtype(ours))
 
 
-def rows(batches: Iterable[Batch]) -> Iterator[dict[str, Tensor]]:
+def rows(batches: Iterable[Batch], causal: bool) -> Iterator[dict[str, Tensor]]:
     """Each row of each batch that has a label, as a batch of its own, cut behind its last real token."""
     for batch in batches:
-        masks = real_tokens(batch)
-        for i in range(len(batch["labels"])):
-            if not masks["decoder"][i].any():
+        masks = real_tokens(batch, causal)
+        stacks = {name: "decoder" if causal or name.startswith(("decoder", "labels")) else "encoder" for name in batch}
+        for i, labels in enumerate(batch["labels"]):
+            if not (labels != IGNORED).any():
                 continue
             ends = {stack: int(mask[i].nonzero().max()) + 1 for stack, mask in masks.items()}
-            yield {
-                name: value[i : i + 1, : ends["decoder" if name.startswith(("decoder", "labels")) else "encoder"]]
-                for name, value in batch.items()
-            }
+            yield {name: value[i : i + 1, : ends[stacks[name]]] for name, value in batch.items()}
 
 
 def likely(p: Tensor) -> Tensor:

@@ -8,25 +8,27 @@ import torch
 from torch import Tensor, nn
 
 from mcsmoe.architectures.layer import Family, MoELayer, Routing
-from mcsmoe.tasks.batches import IGNORED
+from mcsmoe.tasks.batches import IGNORED, model_inputs
 
 Batch = Mapping[str, Tensor]
-Masks = Callable[[Batch], Mapping[str, Tensor]]
+Masks = Callable[[Batch, bool], Mapping[str, Tensor]]
+"""(batch, whether the model is causal) → the positions that count, by stack."""
 See = Callable[[MoELayer, Tensor, Routing], None]
 
 
-def real_tokens(batch: Batch) -> dict[str, Tensor]:
+def real_tokens(batch: Batch, causal: bool) -> dict[str, Tensor]:
     """Positions that are no padding: encoder [B, S] from `attention_mask`, decoder [B, T] from `labels`.
 
-    A decoder position counts when it has a label to predict.
+    A decoder position counts when it has a label to predict. A causal model has a decoder only, and reads the
+    source with it: there, all of `attention_mask` counts.
     """
-    attention = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
-    return {"encoder": attention.bool(), "decoder": batch["labels"] != IGNORED}
+    attention = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
+    return {"decoder": attention} if causal else {"encoder": attention, "decoder": batch["labels"] != IGNORED}
 
 
-def every_token(batch: Batch) -> dict[str, Tensor]:
+def every_token(batch: Batch, causal: bool) -> dict[str, Tensor]:
     """All positions, padding too, as the reference implementation counts them."""
-    return {name: torch.ones_like(mask) for name, mask in real_tokens(batch).items()}
+    return {name: torch.ones_like(mask) for name, mask in real_tokens(batch, causal).items()}
 
 
 @torch.no_grad()
@@ -74,8 +76,8 @@ def watch(
             stack.callback(router.register_forward_hook(after_router(layer)).remove)
             stack.callback(experts.register_forward_pre_hook(before_experts(layer)).remove)
         for batch in batches:
-            kept.update(masks(batch))
-            model(**{name: value.to(device) for name, value in batch.items()})
+            kept.update(masks(batch, family.causal))
+            model(**{name: value.to(device) for name, value in model_inputs(batch, family.causal).items()})
 
 
 def count(

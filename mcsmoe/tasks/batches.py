@@ -1,7 +1,8 @@
 """From encoded examples to padded batches of tensors."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,13 +10,19 @@ from torch import Tensor
 from mcsmoe.tasks.task import Encoded
 
 IGNORED = -100
-"""Label of padding, which no loss and no statistic counts."""
+"""Label of a position without anything to predict, such as padding, which no loss counts."""
 
 Batch = dict[str, Tensor]
 
 
-def collate(rows: Sequence[Encoded], pad: int) -> Batch:
-    """`input_ids`, `attention_mask` [B, S] and `labels` [B, T], padded on the right."""
+def collate(rows: Sequence[Encoded], pad: int, *, causal: bool) -> Batch:
+    """`input_ids`, `attention_mask` [B, S] and `labels` [B, T], padded on the right.
+
+    For a `causal` model the target follows the source, which has at least one token. S = T, and labels are
+    shifted already: labels[b, t] is what logits[b, t] must predict, `IGNORED` before the target's first token.
+    """
+    if causal:
+        rows = [Encoded([*r.source, *r.target[:-1]], [IGNORED] * (len(r.source) - 1) + r.target) for r in rows]
     source, target = max(len(r.source) for r in rows), max(len(r.target) for r in rows)
     ids = torch.full((len(rows), source), pad)
     mask = torch.zeros(len(rows), source, dtype=torch.long)
@@ -27,10 +34,20 @@ def collate(rows: Sequence[Encoded], pad: int) -> Batch:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def in_order(rows: Sequence[Encoded], pad: int, batch_size: int) -> Iterator[Batch]:
+def is_causal(model: Any) -> bool:
+    """True for a decoder-only model, false for a sequence-to-sequence one."""
+    return not model.config.is_encoder_decoder
+
+
+def model_inputs(batch: Mapping[str, Tensor], causal: bool) -> Batch:
+    """What of a batch goes into a model's forward: a causal model would shift labels a second time."""
+    return {name: value for name, value in batch.items() if not (causal and name == "labels")}
+
+
+def in_order(rows: Sequence[Encoded], pad: int, batch_size: int, *, causal: bool) -> Iterator[Batch]:
     """Batches in the given order; the last one may be smaller, none is dropped."""
     for start in range(0, len(rows), batch_size):
-        yield collate(rows[start : start + batch_size], pad)
+        yield collate(rows[start : start + batch_size], pad, causal=causal)
 
 
 def length_grouped(rows: Sequence[Encoded], batch_size: int, seed: int, window: int = 50) -> list[list[int]]:

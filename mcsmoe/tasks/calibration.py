@@ -18,9 +18,9 @@ class Calibration:
     rows: Sequence[Encoded]
     fingerprint: str
 
-    def batches(self, pad: int, batch_size: int, part: int = 0, parts: int = 1) -> list[Batch]:
+    def batches(self, pad: int, batch_size: int, part: int = 0, parts: int = 1, *, causal: bool) -> list[Batch]:
         """Padded batches of every `parts`-th row from row `part` on: the share of one process among `parts`."""
-        return list(in_order(self.rows[part::parts], pad, batch_size))
+        return list(in_order(self.rows[part::parts], pad, batch_size, causal=causal))
 
 
 def draw_calibration(settings: TaskParams, tokenizer: Any, samples: int, seed: int) -> Calibration:

@@ -20,7 +20,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a source and of its target, both with the end token, neither padded."""
+    """Token ids of a source and of its target, which a model answers with; neither is padded."""
 
     source: list[int]
     target: list[int]

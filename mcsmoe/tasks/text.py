@@ -16,9 +16,14 @@ class TextTask:
 
     def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskParams, seed: int) -> list[Encoded]:
         """See `Task.encode`; nothing is drawn at random."""
-        sources = _ids(tokenizer, [e.source for e in examples], settings.max_source_length)
-        targets = _ids(tokenizer, [e.target for e in examples], settings.max_target_length)
-        return [Encoded(source, target) for source, target in zip(sources, targets, strict=True)]
+        longest, end = settings.max_target_length, tokenizer.eos_token_id
+        sources = tokenizer([e.source for e in examples], truncation=True, max_length=settings.max_source_length)
+        # The end token is put there by hand: many tokenizers of causal models begin a text but do not end it.
+        targets = tokenizer([e.target for e in examples], add_special_tokens=False)
+        return [
+            Encoded(source, [*target[: longest - 1], end])
+            for source, target in zip(sources["input_ids"], targets["input_ids"], strict=True)
+        ]
 
 
 class ClassificationTask(TextTask):
@@ -43,7 +48,3 @@ class ClassificationTask(TextTask):
 def exact_match(predictions: Sequence[str], examples: Sequence[Example]) -> list[bool]:
     """Whether each prediction is its target, apart from white space at the ends."""
     return [p.strip() == e.target.strip() for p, e in zip(predictions, examples, strict=True)]
-
-
-def _ids(tokenizer: Any, texts: list[str], length: int) -> list[list[int]]:
-    return tokenizer(texts, truncation=True, max_length=length)["input_ids"]

@@ -14,7 +14,7 @@ from mcsmoe.tasks.batches import IGNORED
 class HiddenStates(NamedTuple):
     """What one stack (encoder or decoder) computed: one tensor [B, T, d] a layer, without the embeddings.
 
-    mask: [B, T], non-zero at real tokens (the attention mask; for a decoder, labels != -100).
+    mask: [B, T], non-zero at real tokens (see `real_tokens`).
     """
 
     student: Sequence[Tensor]

@@ -51,7 +51,7 @@ class ExpertDropper:
         loss, fit.hooks, fit.figures = fit.loss, self, lambda: {"experts": self._left}
 
         def counted(model: nn.Module, batch: Batch, label_tokens: Tensor) -> Losses:
-            self._masks = {stack: mask.flatten() for stack, mask in real_tokens(batch).items()}
+            self._masks = {stack: mask.flatten() for stack, mask in real_tokens(batch, self._family.causal).items()}
             return loss(model, batch, label_tokens)
 
         fit.loss = counted

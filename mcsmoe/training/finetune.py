@@ -43,6 +43,7 @@ def finetune(
         epoch=lambda number: task.encode(tokenizer, train, params.task, params.seed + number),
         loss=loss,
         pad=tokenizer.pad_token_id,
+        causal=family.causal,
         seed=params.seed,
         accelerator=make_accelerator(),
         checks=settings.evaluations,

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mcsmoe.architectures.layer import Family, MoELayer
 from mcsmoe.params import Finetune
 from mcsmoe.routing.watch import real_tokens
-from mcsmoe.tasks.batches import IGNORED, Batch
+from mcsmoe.tasks.batches import IGNORED, Batch, model_inputs
 from mcsmoe.training.loop import Losses
 from mcsmoe.training.router_losses import balance_loss, z_loss
 
@@ -44,8 +44,9 @@ class FullLoss:
 
     def __call__(self, model: nn.Module, batch: Batch, label_tokens: Tensor) -> Losses:
         """Terms `loss`, `task` and, with experts, `router_z` and `balance` of one batch; see `Fit.loss`."""
-        task = _cross_entropy(model(**batch).logits, batch["labels"]) / label_tokens
-        masks = {stack: mask.flatten() for stack, mask in real_tokens(batch).items()}
+        causal = self._family.causal
+        task = _cross_entropy(model(**model_inputs(batch, causal)).logits, batch["labels"]) / label_tokens
+        masks = {stack: mask.flatten() for stack, mask in real_tokens(batch, causal).items()}
         pairs = [(self._logits[layer.name], masks[layer.stack]) for layer in self._layers]
         if not pairs:  # a dense model
             return {"loss": task, "task": task}

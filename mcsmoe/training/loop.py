@@ -47,6 +47,7 @@ class Fit:
     epoch: Callable[[int], Sequence[Encoded]]
     loss: Callable[[nn.Module, Batch, Tensor], Losses]
     pad: int
+    causal: bool
     seed: int
     accelerator: Accelerator
     hooks: Hooks | None = None
@@ -113,7 +114,7 @@ class Fit:
     def _share(self, rows: list[Encoded]) -> Batch:
         """This process's rows of the batch; a process without any repeats a row whose labels do not count."""
         mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        batch = collate(mine or rows[:1], self.pad)
+        batch = collate(mine or rows[:1], self.pad, causal=self.causal)
         if not mine:
             batch["labels"].fill_(IGNORED)
         return {name: value.to(self.accelerator.device) for name, value in batch.items()}

@@ -21,7 +21,7 @@ def write_training(fit: Fit, tokenizer: Any, output: Path, curve: Path) -> None:
         return
     model = fit.model.eval()
     model.to("cpu")
-    probe = probe_batch(model.config.vocab_size)
+    probe = probe_batch(model.config.vocab_size, fit.causal)
     with torch.no_grad():
         logits = model(**probe).logits
     with atomic_directory(output) as scratch:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mcsmoe.architectures.registry import sparse_layers
+from mcsmoe.architectures.registry import family_of
 from mcsmoe.params import Compress, Distill, Params
 from mcsmoe.tasks.selection import hold_out
 from mcsmoe.tasks.task import TASKS
@@ -17,7 +17,8 @@ def make_recovery(params: Params, settings: Distill | Compress, student: Any, te
     """
     task, accelerator = TASKS[params.task.name], make_accelerator()
     train, _ = hold_out(task.examples(params.task, "train"), params.task.selection, params.seed)
-    for layer in sparse_layers(student.config):
+    family = family_of(student.config)
+    for layer in family.layers(student.config):
         student.get_submodule(layer.router_path).requires_grad_(False)
     return Fit(
         model=student,
@@ -25,6 +26,7 @@ def make_recovery(params: Params, settings: Distill | Compress, student: Any, te
         epoch=lambda number: task.encode(tokenizer, train, params.task, params.seed + number),
         loss=TeacherLoss(teacher.to(accelerator.device), settings.loss),
         pad=tokenizer.pad_token_id,
+        causal=family.causal,
         seed=params.seed,
         accelerator=accelerator,
     )

@@ -10,7 +10,7 @@ from mcsmoe.params import Model
 from mcsmoe.tasks.task import Example
 from mcsmoe.tasks.tokenizer import train_tokenizer
 
-FROM_TOKENIZER = ("vocab_size", "pad_token_id", "eos_token_id", "decoder_start_token_id")
+FROM_TOKENIZER = ("vocab_size", "pad_token_id", "eos_token_id", "bos_token_id", "decoder_start_token_id")
 
 
 def check_model(settings: Model) -> Any:
@@ -35,13 +35,10 @@ def start_model(settings: Model, examples: Sequence[Example]) -> tuple[Any, Any]
         }
         return load_model(settings.source, **origin), load_tokenizer(settings.source, **origin)
     assert settings.tokenizer is not None  # params refuse it
-    import transformers
-
+    causal = family_of(check_model(settings)).causal
     texts = (text for e in examples for text in dict.fromkeys((e.source, e.target)))
     tokenizer = train_tokenizer(texts, settings.tokenizer)
-    ids = (len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    config = _configuration(settings, dict(zip(FROM_TOKENIZER, ids)))
-    return transformers.AutoModelForSeq2SeqLM.from_config(config), tokenizer
+    return _random_model(_configuration(settings, _ids(tokenizer, causal))), tokenizer
 
 
 def check_dense(settings: Model, config: Any) -> None:
@@ -69,7 +66,7 @@ def start_dense(settings: Model, config: Any, tokenizer: Any) -> Any:
     if settings.source is None and dense_config is not None:
         import transformers
 
-        return transformers.AutoModelForSeq2SeqLM.from_config(transformers.AutoConfig.for_model(**dense_config(config)))
+        return _random_model(transformers.AutoConfig.for_model(**dense_config(config)))
     model = load_model(str(settings.dense_source), trust_remote_code=settings.trust_remote_code)
     if model.config.vocab_size < len(tokenizer):
         raise ParameterError(
@@ -78,6 +75,19 @@ def start_dense(settings: Model, config: Any, tokenizer: Any) -> Any:
             f"has {model.config.vocab_size} tokens, the tokenizer of model.source {len(tokenizer)}",
         )
     return model
+
+
+def _random_model(config: Any) -> Any:
+    import transformers
+
+    return getattr(transformers, family_of(config).auto_class).from_config(config)
+
+
+def _ids(tokenizer: Any, causal: bool) -> dict[str, int]:
+    """What the tokenizer decides of a configuration; a decoder starts with padding, as in T5."""
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    start = {"bos_token_id": end} if causal else {"decoder_start_token_id": pad}
+    return {"vocab_size": len(tokenizer), "pad_token_id": pad, "eos_token_id": end} | start
 
 
 def _configuration(settings: Model, ids: dict[str, int]) -> Any:

@@ -4,7 +4,8 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2Model
+from tokenizers import Tokenizer, models
+from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
 from mcsmoe.checkpoint.load import check_source, load_model, load_tokenizer
 from mcsmoe.checkpoint.reader import WEIGHTS
@@ -96,6 +97,13 @@ def test_a_hub_id_that_cannot_be_reached(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match="nobody/no-such-model: cannot be loaded"):
         load_model("nobody/no-such-model")
+
+
+def test_a_tokenizer_without_padding_pads_with_the_end(tmp_path):
+    tiny_switch().save_pretrained(tmp_path)
+    words = Tokenizer(models.WordLevel({"</s>": 0, "a": 1}))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).pad_token_id == 0
 
 
 def test_a_directory_without_a_tokenizer(tmp_path):

@@ -24,7 +24,7 @@ def test_generation_sees_nothing_of_the_target(model, tokenizer, rows):
 def test_likelihood_weighs_each_target_token_alike(model, tokenizer, rows):
     losses, right, whole = [], [], []
     for row in rows:
-        batch = collate([row], tokenizer.pad_token_id)
+        batch = collate([row], tokenizer.pad_token_id, causal=False)
         with torch.no_grad():
             logits = model(**batch).logits[0]
         losses += F.cross_entropy(logits, batch["labels"][0], reduction="none").tolist()

@@ -14,7 +14,7 @@ LAYERS = [
     {"routing", "alignment", "similarity", "grouping", "merging", "router", "compression", "tasks"},
     {"architectures", "checkpoint"},
     {"modeling"},
-    {"errors", "params", "registry"},
+    {"errors", "families", "params", "registry"},
 ]
 """From the top: a package imports from its own row and from those below it."""
 

@@ -67,7 +67,7 @@ def merged(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def logits(directory: Path) -> torch.Tensor:
     model = load_model(directory)
     with torch.no_grad():
-        value: torch.Tensor = model(**probe_batch(model.config.vocab_size)).logits
+        value: torch.Tensor = model(**probe_batch(model.config.vocab_size, causal=False)).logits
     return value
 
 

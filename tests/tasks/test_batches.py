@@ -1,7 +1,7 @@
 import torch
 
 from mcsmoe.params import Tokenizer
-from mcsmoe.tasks.batches import IGNORED, collate, in_order, length_grouped
+from mcsmoe.tasks.batches import IGNORED, collate, in_order, length_grouped, model_inputs
 from mcsmoe.tasks.calibration import draw_calibration
 from mcsmoe.tasks.selection import hold_out
 from mcsmoe.tasks.task import TASKS, Encoded, Example
@@ -12,14 +12,14 @@ ROWS = [Encoded([5] * (1 + i % 7), [6] * (1 + i % 3)) for i in range(103)]
 
 
 def test_padding_is_masked_and_its_labels_do_not_count():
-    batch = collate([Encoded([5, 6, 1], [7, 1]), Encoded([8, 1], [9, 9, 1])], pad=0)
+    batch = collate([Encoded([5, 6, 1], [7, 1]), Encoded([8, 1], [9, 9, 1])], pad=0, causal=False)
     assert batch["input_ids"].tolist() == [[5, 6, 1], [8, 1, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert batch["labels"].tolist() == [[7, 1, IGNORED], [9, 9, 1]]
 
 
 def test_no_row_is_dropped_whatever_the_batch_size():
-    assert sum(len(b["labels"]) for b in in_order(ROWS, 0, 10)) == len(ROWS)
+    assert sum(len(b["labels"]) for b in in_order(ROWS, 0, 10, causal=False)) == len(ROWS)
     assert sorted(i for batch in length_grouped(ROWS, 10, seed=0) for i in batch) == list(range(len(ROWS)))
 
 
@@ -50,7 +50,20 @@ def test_calibration_shards_are_the_whole_sample():
     assert len(sample.rows) == 30
     assert sample.fingerprint == draw_calibration(task, tokenizer, 30, seed=0).fingerprint
     assert sample.fingerprint != draw_calibration(task, tokenizer, 30, seed=1).fingerprint
-    tokens = sum(int(b["attention_mask"].sum()) for b in sample.batches(0, 8))
-    shards = [sample.batches(0, 8, part, 3) for part in range(3)]
+    tokens = sum(int(b["attention_mask"].sum()) for b in sample.batches(0, 8, causal=False))
+    shards = [sample.batches(0, 8, part, 3, causal=False) for part in range(3)]
     assert sum(int(b["attention_mask"].sum()) for shard in shards for b in shard) == tokens
     assert torch.is_tensor(shards[0][0]["labels"])
+
+
+def test_a_causal_batch_predicts_the_target_behind_the_source():
+    batch = collate([Encoded([5, 6, 7], [8, 1]), Encoded([9], [9, 1])], pad=0, causal=True)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [9, 9, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert batch["labels"].tolist() == [[IGNORED, IGNORED, 8, 1], [9, 1, IGNORED, IGNORED]]
+
+
+def test_a_causal_model_sees_no_labels():
+    assert set(model_inputs(collate(ROWS[:3], 0, causal=True), causal=True)) == {"input_ids", "attention_mask"}
+    batch = collate(ROWS[:3], 0, causal=False)
+    assert model_inputs(batch, causal=False) == batch

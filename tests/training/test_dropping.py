@@ -38,7 +38,14 @@ def fit_of(model, each=None):
         return {"loss": found}
 
     return Fit(
-        model=model, settings=SETTINGS, epoch=lambda _: rows(), loss=loss, pad=0, seed=0, accelerator=make_accelerator()
+        model=model,
+        settings=SETTINGS,
+        epoch=lambda _: rows(),
+        loss=loss,
+        pad=0,
+        causal=False,
+        seed=0,
+        accelerator=make_accelerator(),
     )
 
 

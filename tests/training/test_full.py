@@ -23,7 +23,7 @@ FINETUNE = Finetune(
     balance_loss=0.25,
     evaluations=1,
 )
-BATCH = collate([Encoded([35, 36, 37, 1], [35, 1]), Encoded([36, 1], [36, 35, 1])], pad=0)
+BATCH = collate([Encoded([35, 36, 37, 1], [35, 1]), Encoded([36, 1], [36, 35, 1])], pad=0, causal=False)
 
 
 def small():

@@ -42,6 +42,7 @@ def make_fit(**changes):
         "epoch": lambda number: ROWS,
         "loss": loss,
         "pad": 0,
+        "causal": False,
         "seed": 0,
         "accelerator": Accelerator(cpu=True),
     }
