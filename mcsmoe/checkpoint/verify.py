@@ -53,14 +53,18 @@ def verify_checkpoint(directory: Path, probe: Mapping[str, Tensor], expected_log
         logits = model(**probe).logits
     if expected_logits is not None:
         _check_equal(logits, expected_logits, f"{directory}: reloaded")
-    if "auto_map" in checkpoint.config:
+    if model.is_remote_code():
         fresh = _logits_in_fresh_process(directory, probe, family_of(checkpoint.config).auto_class)
         _check_equal(fresh, logits, f"{directory}: reloaded by remote code")
 
 
 def check_inventory(checkpoint: Checkpoint) -> None:
     """Compare names, shapes and dtypes with the class built on no memory, and read every value once."""
-    expected = _expected_tensors(checkpoint.config)
+    try:
+        expected = _expected_tensors(checkpoint.config)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        message = f"{checkpoint.directory}: config.json describes no model that can be built: {error!r}"
+        raise CheckpointError(message) from error
     names = set(checkpoint.names())
     for kind, difference in (("missing", expected.keys() - names), ("unexpected", names - expected.keys())):
         if difference:
