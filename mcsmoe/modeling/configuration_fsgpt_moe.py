@@ -9,7 +9,7 @@ from transformers.activations import ACT2FN
 class FSGPTMoEConfig(PretrainedConfig):
     """Fairseq's GPT whose every `sparse_step`-th layer routes each token to two experts (arXiv 2112.10684).
 
-    Fields are named as in the stored checkpoints; the defaults are the 15B model's. Capacity, the tokens an
+    Fields are named as in the stored checkpoints; the defaults are near the paper's 15B model. Capacity, the tokens an
     expert takes of a batch of T, is ⌈`moe_eval_capacity_token_fraction` · T⌉ in evaluation where that fraction is
     above 0, else `expert_capacity`, and where that is None 2⌈T / `num_experts`⌉. Stored fields that the forward
     pass does not need (`max_position_embeddings`: positions have no limit) are kept and saved again.
@@ -53,6 +53,8 @@ class FSGPTMoEConfig(PretrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse what would compute something else than the model that was stored."""
         super().__post_init__(**kwargs)
+        if self.intermediate_size is None:  # null in a stored configuration
+            self.intermediate_size = 4 * self.hidden_size
         width = 2 * self.num_heads if self.num_heads % 2 else self.num_heads
         for name, allowed, fits in (
             ("hidden_size", f"a multiple of {width} above 2", self.hidden_size % width == 0 and self.hidden_size > 2),

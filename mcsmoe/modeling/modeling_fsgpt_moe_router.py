@@ -57,7 +57,10 @@ class FSGPTMoERouter(nn.Module):
         return routed & (place.gather(-1, index[..., None])[..., 0] <= capacity)
 
     def capacity(self, tokens: int) -> int:
-        """The tokens that one expert takes of a batch."""
+        """The tokens that one expert takes of a batch.
+
+        Of each batch by its own size: the reference implementation keeps what the first batch it saw gave.
+        """
         fraction = self.config.moe_eval_capacity_token_fraction
         if not self.training and fraction > 0:
             return math.ceil(fraction * tokens)

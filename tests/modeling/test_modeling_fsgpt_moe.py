@@ -323,6 +323,10 @@ class TestTraining:
         assert logits(found, input_ids=tokens()).isfinite().all()
 
 
+def test_an_intermediate_size_of_null_is_four_times_the_hidden_size():
+    assert FSGPTMoEConfig(hidden_size=48, intermediate_size=None).intermediate_size == 192
+
+
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
