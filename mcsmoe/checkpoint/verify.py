@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +53,18 @@ def verify_checkpoint(directory: Path, probe: Mapping[str, Tensor], expected_log
         logits = model(**probe).logits
     if expected_logits is not None:
         _check_equal(logits, expected_logits, f"{directory}: reloaded")
-    if "auto_map" in checkpoint.config:
+    if model.is_remote_code():
         fresh = _logits_in_fresh_process(directory, probe, family_of(checkpoint.config).auto_class)
         _check_equal(fresh, logits, f"{directory}: reloaded by remote code")
 
 
 def check_inventory(checkpoint: Checkpoint) -> None:
     """Compare names, shapes and dtypes with the class built on no memory, and read every value once."""
-    expected = _expected_tensors(checkpoint.config)
+    try:
+        expected = _expected_tensors(checkpoint.config, checkpoint.names())
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        message = f"{checkpoint.directory}: config.json describes no model that can be built: {error!r}"
+        raise CheckpointError(message) from error
     names = set(checkpoint.names())
     for kind, difference in (("missing", expected.keys() - names), ("unexpected", names - expected.keys())):
         if difference:
@@ -80,17 +84,33 @@ def check_inventory(checkpoint: Checkpoint) -> None:
         checkpoint.tensor(name)
 
 
-def _expected_tensors(config: dict[str, Any]) -> dict[str, Tensor]:
+def _expected_tensors(config: dict[str, Any], names: Collection[str]) -> dict[str, Tensor]:
+    """Tensors by their names on disk, without memory; `names` are those of the checkpoint."""
     import transformers
 
     import mcsmoe.modeling  # noqa: F401 - registers the merged classes
 
-    auto_class = getattr(transformers, family_of(config).auto_class)
+    family = family_of(config)
+    auto_class = getattr(transformers, family.auto_class)
     described = transformers.AutoConfig.for_model(**config)
     with torch.device("meta"):
         model = auto_class.from_config(described, dtype=described.dtype or torch.float32)
     tied = getattr(model, "all_tied_weights_keys", {})
-    return {name: value for name, value in model.state_dict().items() if name not in tied}
+    loaded = {name: value for name, value in model.state_dict().items() if name not in tied}
+    if getattr(described, "moe_layers", None) is not None:
+        return loaded  # a merged model has the same names in memory
+    experts: dict[str, Tensor] = {}
+    held: set[str] = set()
+    for layer in family.layers(config):
+        for name, place in layer.places.items():
+            for e in range(layer.experts):
+                share = layer.in_memory[name]
+                held.add(share.name(e))
+                whole = loaded[share.name(e)]
+                experts[place.name(e)] = whole if place.stacked else share.view(whole[e] if share.stacked else whole)
+    inside = [name for name in names if name not in experts]
+    on_disk = {new: old for old, new in family.merged_names(config, inside).items()}
+    return experts | {on_disk.get(name, name): value for name, value in loaded.items() if name not in held}
 
 
 def _logits_in_fresh_process(directory: Path, probe: Mapping[str, Tensor], auto_class: str) -> Tensor:

@@ -1,22 +1,14 @@
-import json
-
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from mcsmoe.checkpoint.reader import WEIGHTS
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.verify import verify_checkpoint
 from mcsmoe.errors import CheckpointError
+from tests.checkpoint.damage import change, change_config
 from tests.models import batch, logits, tiny_merged, tiny_mixed
 
 ROUTER = "decoder.block.1.layer.2.mlp.router.classifier.weight"
-
-
-def change(directory, edit):
-    tensors = load_file(directory / WEIGHTS)
-    edit(tensors)
-    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
 
 
 def test_a_whole_checkpoint_passes_here_and_in_a_fresh_process(model, saved):
@@ -75,8 +67,6 @@ class TestMerged:
             verify_checkpoint(saved, batch(), None)
 
     def test_a_config_that_tells_other_sizes_is_caught(self, saved):
-        values = json.loads((saved / "config.json").read_text())
-        values["moe_layers"]["encoder.3"]["experts"] = 2
-        (saved / "config.json").write_text(json.dumps(values))
+        change_config(saved, lambda values: values["moe_layers"]["encoder.3"].update(experts=2))
         with pytest.raises(CheckpointError, match=r"encoder\.block\.3.*shape"):
             verify_checkpoint(saved, batch(), None)
