@@ -1,11 +1,8 @@
 """Check a whole params file against the model and the data it names, before anything expensive begins."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stages.common import run, start
-
-if TYPE_CHECKING:
-    pass
 
 
 def main() -> None:

@@ -47,6 +47,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "flex_olmo": NUMBER | TWO,
     "glm4_moe": ROUTED | SMALL | DENSE_FIRST | {"n_group": 1, "topk_group": 1},
     "glm4_moe_lite": ROUTED | SMALL | LATENT | {"n_group": 1, "topk_group": 1, "mlp_layer_types": ["dense", "sparse"]},
+    "fsgpt_moe": NUMBER | {"num_layers": 2, "num_heads": 4, "moe_eval_capacity_token_fraction": 1.0},
     "gpt_oss": LOCAL | WINDOW,
     "granitemoe": LOCAL,
     "granitemoehybrid": LOCAL

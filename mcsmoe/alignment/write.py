@@ -11,6 +11,7 @@ from mcsmoe.alignment.apply import permute_tensor
 from mcsmoe.architectures.layer import MoELayer
 from mcsmoe.checkpoint.companions import copy_companions
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
+from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
 
 Orders = Mapping[tuple[str, int], Tensor]
@@ -43,4 +44,5 @@ def write_permuted(source: Checkpoint, layers: Iterable[MoELayer], orders: Order
     specs = {name: TensorSpec(source.dtype(name), source.shape(name)) for name in source.names()}
     write_safetensors(directory / WEIGHTS, specs, chunks)
     shutil.copyfile(source.directory / "config.json", directory / "config.json")
+    write_remote_code(source.config, directory)
     copy_companions(source.directory, directory)

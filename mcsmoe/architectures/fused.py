@@ -6,6 +6,7 @@ without weights; names on disk come from transformers' own conversion rules.
 
 import re
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ MERGED = "mcsmoe_"
 def skeleton(config: Any) -> Any:
     """The stock model of a configuration (object or config.json, stock or merged), without memory for weights."""
     import transformers
+
+    import mcsmoe.modeling  # noqa: F401 - registers the classes that are ours
 
     values = dict(config) if isinstance(config, Mapping) else config.to_dict()
     stock = {key: value for key, value in values.items() if key not in ("auto_map", "moe_layers", "architectures")}
@@ -132,10 +135,10 @@ def routing(router: nn.Module, output: tuple[Tensor, ...]) -> Routing:
     return Routing(logits, index, gates)
 
 
-def merged_config(config: Any, experts: Mapping[str, int]) -> dict[str, Any]:
+def merged_config(config: Any, experts: Mapping[str, int], code: str = "fused") -> dict[str, Any]:
     """The config.json of the merged model: `experts[layer name]` dense experts a layer, all else unchanged.
 
-    Layers that `experts` leaves out keep all of theirs.
+    Layers that `experts` leaves out keep all of theirs. `code` names the files of remote code.
     """
     values = dict(config) if isinstance(config, Mapping) else config.to_dict()
     model = skeleton(config)
@@ -152,8 +155,8 @@ def merged_config(config: Any, experts: Mapping[str, int]) -> dict[str, Any]:
         "model_type": MERGED + values["model_type"],
         "architectures": [name],
         "auto_map": {
-            "AutoConfig": f"configuration_mcsmoe_fused.MCSMoE{type(model.config).__name__}",
-            "AutoModelForCausalLM": f"modeling_mcsmoe_fused.{name}",
+            "AutoConfig": f"configuration_mcsmoe_{code}.MCSMoE{type(model.config).__name__}",
+            "AutoModelForCausalLM": f"modeling_mcsmoe_{code}.{name}",
         },
         "moe_layers": moe_layers,
     }
@@ -184,7 +187,8 @@ def merged_names(config: Any, names: Collection[str]) -> dict[str, str]:
     return {name: known[name] for name in names if name in known}
 
 
-for model_type in FUSED:
+def register(model_type: str, code: str = "fused") -> None:
+    """File a family and its merged form; `code` names the files of remote code."""
     for each in (model_type, MERGED + model_type):
         FAMILIES.register(each)(
             Family(
@@ -192,9 +196,14 @@ for model_type in FUSED:
                 auto_class="AutoModelForCausalLM",
                 layers=layers,
                 routing=routing,
-                merged_config=merged_config,
+                merged_config=partial(merged_config, code=code),
                 merged_tensor=merged_tensor,
                 merged_map=merged_map,
                 merged_names=merged_names,
             )
         )
+
+
+for model_type in FUSED:
+    register(model_type)
+register("fsgpt_moe", "fsgpt")

@@ -87,7 +87,8 @@ class MoELayer:
 
     `name` is short and unique ("encoder.1"); `path` is the module that owns router and experts. `places` are
     where a stock checkpoint has each tensor of `layout`, `in_memory` where a loaded stock model has it.
-    `router_weight` is the checkpoint's name of the router matrix R [E, d].
+    `router_weight` is the checkpoint's name of the router matrix R [E, d]; `excludes` tells whether the merged
+    form's router can give single experts no probability.
     """
 
     name: str
@@ -104,6 +105,7 @@ class MoELayer:
     index: int
     places: Mapping[str, Place]
     in_memory: Mapping[str, Place]
+    excludes: bool = False
 
     @property
     def experts_path(self) -> str:

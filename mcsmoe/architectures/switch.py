@@ -74,6 +74,7 @@ def _layer(config: Any, stack: str, index: int) -> MoELayer:
         index=index,
         places=places,
         in_memory=places,
+        excludes=True,
     )
 
 

@@ -61,12 +61,12 @@ def verify_checkpoint(directory: Path, probe: Mapping[str, Tensor], expected_log
 def check_inventory(checkpoint: Checkpoint) -> None:
     """Compare names, shapes and dtypes with the class built on no memory, and read every value once."""
     try:
-        expected = _expected_tensors(checkpoint.config, checkpoint.names())
+        expected, tied = _expected_tensors(checkpoint.config, checkpoint.names())
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         message = f"{checkpoint.directory}: config.json describes no model that can be built: {error!r}"
         raise CheckpointError(message) from error
     names = set(checkpoint.names())
-    for kind, difference in (("missing", expected.keys() - names), ("unexpected", names - expected.keys())):
+    for kind, difference in (("missing", expected.keys() - tied - names), ("unexpected", names - expected.keys())):
         if difference:
             count, first = len(difference), min(difference)
             raise CheckpointError(f"{checkpoint.directory}: {count} {kind} tensors, the first is {first}")
@@ -84,8 +84,11 @@ def check_inventory(checkpoint: Checkpoint) -> None:
         checkpoint.tensor(name)
 
 
-def _expected_tensors(config: dict[str, Any], names: Collection[str]) -> dict[str, Tensor]:
-    """Tensors by their names on disk, without memory; `names` are those of the checkpoint."""
+def _expected_tensors(config: dict[str, Any], names: Collection[str]) -> tuple[dict[str, Tensor], set[str]]:
+    """Tensors by their names on disk, without memory, and which need not be there: they are tied to others.
+
+    `names` are those of the checkpoint.
+    """
     import transformers
 
     import mcsmoe.modeling  # noqa: F401 - registers the merged classes
@@ -95,10 +98,10 @@ def _expected_tensors(config: dict[str, Any], names: Collection[str]) -> dict[st
     described = transformers.AutoConfig.for_model(**config)
     with torch.device("meta"):
         model = auto_class.from_config(described, dtype=described.dtype or torch.float32)
-    tied = getattr(model, "all_tied_weights_keys", {})
-    loaded = {name: value for name, value in model.state_dict().items() if name not in tied}
+    loaded: dict[str, Tensor] = dict(model.state_dict())
+    tied: set[str] = set(getattr(model, "all_tied_weights_keys", {}))
     if getattr(described, "moe_layers", None) is not None:
-        return loaded  # a merged model has the same names in memory
+        return loaded, tied  # a merged model has the same names in memory
     experts: dict[str, Tensor] = {}
     held: set[str] = set()
     for layer in family.layers(config):
@@ -109,8 +112,9 @@ def _expected_tensors(config: dict[str, Any], names: Collection[str]) -> dict[st
                 whole = loaded[share.name(e)]
                 experts[place.name(e)] = whole if place.stacked else share.view(whole[e] if share.stacked else whole)
     inside = [name for name in names if name not in experts]
-    on_disk = {new: old for old, new in family.merged_names(config, inside).items()}
-    return experts | {on_disk.get(name, name): value for name, value in loaded.items() if name not in held}
+    on_disk: dict[str, str] = {new: old for old, new in family.merged_names(config, inside).items()}
+    others = {on_disk.get(name, name): value for name, value in loaded.items() if name not in held}
+    return experts | others, {on_disk.get(name, name) for name in tied}
 
 
 def _logits_in_fresh_process(directory: Path, probe: Mapping[str, Tensor], auto_class: str) -> Tensor:

@@ -10,9 +10,11 @@ from transformers import (
 
 from mcsmoe.families import FUSED
 from mcsmoe.modeling.configuration_fsgpt_moe import FSGPTMoEConfig
+from mcsmoe.modeling.configuration_mcsmoe_fsgpt import MCSMoEFSGPTMoEConfig
 from mcsmoe.modeling.configuration_mcsmoe_fused import merged_config_class
 from mcsmoe.modeling.configuration_mcsmoe_switch import MCSMoESwitchConfig
 from mcsmoe.modeling.modeling_fsgpt_moe import FSGPTMoEForCausalLM
+from mcsmoe.modeling.modeling_mcsmoe_fsgpt import MCSMoEFSGPTMoEForCausalLM
 from mcsmoe.modeling.modeling_mcsmoe_fused import merged_model_class
 from mcsmoe.modeling.modeling_mcsmoe_switch import MCSMoESwitchForConditionalGeneration
 
@@ -24,8 +26,10 @@ __all__ = [
 ]
 
 AutoConfig.register(FSGPTMoEConfig.model_type, FSGPTMoEConfig, exist_ok=True)
+AutoConfig.register(MCSMoEFSGPTMoEConfig.model_type, MCSMoEFSGPTMoEConfig, exist_ok=True)
 AutoConfig.register(MCSMoESwitchConfig.model_type, MCSMoESwitchConfig, exist_ok=True)
 AutoModelForCausalLM.register(FSGPTMoEConfig, FSGPTMoEForCausalLM, exist_ok=True)
+AutoModelForCausalLM.register(MCSMoEFSGPTMoEConfig, MCSMoEFSGPTMoEForCausalLM, exist_ok=True)
 AutoModelForSeq2SeqLM.register(MCSMoESwitchConfig, MCSMoESwitchForConditionalGeneration, exist_ok=True)
 for model_type in FUSED:
     stock = CONFIG_MAPPING[model_type]

@@ -13,13 +13,15 @@ PREFIX = "MCSMoE"
 
 
 @cache
-def merged_config_class(stock: type[transformers.PreTrainedConfig]) -> type[transformers.PreTrainedConfig]:
+def merged_config_class(
+    stock: type[transformers.PreTrainedConfig], module: str = __name__
+) -> type[transformers.PreTrainedConfig]:
     """A subclass of `stock` with its own number of experts in every sparse layer (arXiv 2310.01334, §3).
 
     The count of experts in the configuration stays E, the rows of every router. `moe_layers` names the sparse
     layers and what they hold: `{"decoder.1": {"path": module, "router": its child, "experts": K}}` for dense
     experts. Where each weight is U V + S there stand, too, `"rank": r`, `"structure"` and `"kept": {weight: n}`,
-    the units of S kept over all K experts.
+    the units of S kept over all K experts. `module` is where the class is found by its name.
     """
 
     class Merged(stock):
@@ -27,6 +29,7 @@ def merged_config_class(stock: type[transformers.PreTrainedConfig]) -> type[tran
         moe_layers: dict[str, Any] | None = None
 
     Merged.__name__ = Merged.__qualname__ = PREFIX + stock.__name__
+    Merged.__module__ = module
     Merged.register_for_auto_class()
     return Merged
 

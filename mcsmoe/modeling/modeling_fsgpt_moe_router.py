@@ -32,6 +32,7 @@ class FSGPTMoERouter(nn.Module):
     def __init__(self, config: FSGPTMoEConfig) -> None:
         super().__init__()
         self.config = config
+        self.top_k = 2
         self.dtype = getattr(torch, config.router_dtype)
         self.classifier = FSGPTMoEClassifier(config.hidden_size, config.num_experts, bias=config.router_bias)
 

@@ -16,11 +16,16 @@ from .experts_mcsmoe import describe, install
 
 
 @cache
-def merged_model_class(stock: type[transformers.PreTrainedModel]) -> type[transformers.PreTrainedModel]:
-    """A subclass of the causal language model `stock` with the sparse layers of `config.moe_layers`."""
+def merged_model_class(
+    stock: type[transformers.PreTrainedModel], config: Any = None, module: str = __name__
+) -> type[transformers.PreTrainedModel]:
+    """A subclass of the causal language model `stock` with the sparse layers of `config.moe_layers`.
+
+    `config` is its configuration class, and `module` where it is found by its name, if it is none of transformers'.
+    """
 
     class Merged(stock):
-        config_class = merged_config_class(stock.config_class)
+        config_class = config or merged_config_class(stock.config_class)
 
         def __init__(self, config: Any) -> None:
             super().__init__(config)
@@ -46,6 +51,7 @@ def merged_model_class(stock: type[transformers.PreTrainedModel]) -> type[transf
             }
 
     Merged.__name__ = Merged.__qualname__ = PREFIX + stock.__name__
+    Merged.__module__ = module
     Merged.register_for_auto_class("AutoModelForCausalLM")
     return Merged
 

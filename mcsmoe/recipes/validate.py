@@ -1,6 +1,6 @@
 """Every method of a params file checked before work begins."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mcsmoe.architectures.exclude import excluded_layers
 from mcsmoe.architectures.layer import MoELayer
@@ -10,6 +10,7 @@ from mcsmoe.grouping.registry import GROUPERS, check_capacity
 from mcsmoe.merging.registry import NEEDS
 from mcsmoe.params import Params
 from mcsmoe.recipes.load import Recipe, known_recipes, load_recipe
+from mcsmoe.router.registry import EXCLUDING
 from mcsmoe.similarity.registry import needs
 
 
@@ -27,6 +28,8 @@ def validate_recipes(params: Params, layers: Sequence[MoELayer] | None = None) -
         _check_collected(name, recipe, params)
     if layers is None:
         return
+    if not all(layer.excludes for layer in layers):
+        _check_router(recipes)
     excluded = excluded_layers(params.merge.exclude, layers)
     experts = {layer.name: layer.experts for layer in layers if layer.name not in excluded}
     for name, recipe in recipes.items():
@@ -34,6 +37,17 @@ def validate_recipes(params: Params, layers: Sequence[MoELayer] | None = None) -
         parameter = "merge.groups" if recipe.groups is None else f"recipes.{name}.groups"
         check(merge.groups, experts, merge.budget, merge.capacity, parameter)
         check_capacity(GROUPERS[recipe.grouping], merge.capacity, f"grouping {recipe.grouping!r} of method {name!r}")
+
+
+def _check_router(recipes: Mapping[str, Recipe]) -> None:
+    for name, recipe in recipes.items():
+        if recipe.progressive or recipe.router in EXCLUDING:
+            what = "progressive" if recipe.progressive else "router"
+            raise ParameterError(
+                f"recipes.{name}.{what}",
+                getattr(recipe, what),
+                "routers of this model family cannot exclude experts; leave the method out",
+            )
 
 
 def _check_collected(name: str, recipe: Recipe, params: Params) -> None:

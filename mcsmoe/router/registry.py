@@ -8,4 +8,7 @@ from mcsmoe.registry import Registry
 Policy = Callable[[LayerPlan], LayerPlan]
 """The plan of a merged layer → the same with the policy applied."""
 
+EXCLUDING = {"exclude"}
+"""Policies that give experts no probability, which not every family's router can do."""
+
 POLICIES: Registry[Policy] = Registry("router policy", "mcsmoe.router")

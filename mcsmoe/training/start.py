@@ -93,6 +93,8 @@ def _ids(tokenizer: Any, causal: bool) -> dict[str, int]:
 def _configuration(settings: Model, ids: dict[str, int]) -> Any:
     import transformers
 
+    import mcsmoe.modeling  # noqa: F401 - registers the classes that are ours
+
     values = dict(settings.config)
     model_type = values.pop("model_type", None)
     if model_type not in transformers.CONFIG_MAPPING:

@@ -29,7 +29,7 @@ from tests.merging.material import nothing_measured
 
 GROUPS = EXPERTS // 2
 """Experts e and e + GROUPS are planted as one expert with its hidden neurons in another order."""
-REMOTE = ["deepseek_v3", "gpt_oss", "mixtral", "nemotron_h"]
+REMOTE = ["deepseek_v3", "fsgpt_moe", "gpt_oss", "mixtral", "nemotron_h"]
 """Families that are also loaded by remote code in a fresh process, which takes seconds: one of each kind."""
 
 
@@ -50,7 +50,7 @@ def save(model: Any, directory: Path) -> Made:
     return Made(model, family_of(model.config).layers(model.config), Checkpoint(directory))
 
 
-@pytest.fixture(params=FUSED)
+@pytest.fixture(params=[*FUSED, "fsgpt_moe"])
 def stock(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
     return save(small_model(request.param), tmp_path / "stock")
 
