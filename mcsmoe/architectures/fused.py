@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mcsmoe.architectures.configuration import configuration
 from mcsmoe.architectures.layer import Activation, Family, Layout, MoELayer, Place, Role, Routing
 from mcsmoe.architectures.naming import Naming, is_experts
 from mcsmoe.architectures.registry import FAMILIES
@@ -31,13 +32,11 @@ def skeleton(config: Any) -> Any:
     """The stock model of a configuration (object or config.json, stock or merged), without memory for weights."""
     import transformers
 
-    import mcsmoe.modeling  # noqa: F401 - registers the classes that are ours
-
     values = dict(config) if isinstance(config, Mapping) else config.to_dict()
     stock = {key: value for key, value in values.items() if key not in ("auto_map", "moe_layers", "architectures")}
     stock["model_type"] = values["model_type"].removeprefix(MERGED)
     with torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**stock))
+        return transformers.AutoModelForCausalLM.from_config(configuration(stock))
 
 
 def layers(config: Any) -> list[MoELayer]:

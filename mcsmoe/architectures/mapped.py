@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from mcsmoe.architectures.configuration import configuration
 from mcsmoe.architectures.experts import expert_in_memory
 from mcsmoe.architectures.registry import family_of
 
@@ -15,11 +16,9 @@ def mapped_model(model: Any) -> Any:
     """
     import transformers
 
-    import mcsmoe.modeling  # noqa: F401 - registers the merged classes
-
     family = family_of(model.config)
     values = family.merged_config(model.config, {})
-    config = transformers.AutoConfig.for_model(**values)
+    config = configuration(values)
     state = dict(model.state_dict())
     for layer in family.layers(model.config):
         experts = [expert_in_memory(model, layer, e) for e in range(layer.experts)]

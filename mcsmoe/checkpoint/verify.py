@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mcsmoe.architectures.configuration import configuration
 from mcsmoe.architectures.registry import family_of
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
@@ -91,11 +92,9 @@ def _expected_tensors(config: dict[str, Any], names: Collection[str]) -> tuple[d
     """
     import transformers
 
-    import mcsmoe.modeling  # noqa: F401 - registers the merged classes
-
     family = family_of(config)
     auto_class = getattr(transformers, family.auto_class)
-    described = transformers.AutoConfig.for_model(**config)
+    described = configuration(config)
     with torch.device("meta"):
         model = auto_class.from_config(described, dtype=described.dtype or torch.float32)
     loaded: dict[str, Tensor] = dict(model.state_dict())

@@ -137,14 +137,17 @@ def select_by_hand(model: Any, layer: MoELayer, x: Tensor) -> Tensor:
     config, block = model.config, model.get_submodule(layer.path)
     router = model.get_submodule(layer.router_path)
     weight = next(value for value in router.parameters() if value.ndim == 2)
-    scores = x @ weight.T + getattr(router, "bias", torch.zeros(()))
+    bias = getattr(router, "bias", None)
+    scores = x @ weight.T if bias is None else x @ weight.T + bias
     vectors = [value for value in [*block.buffers(), *block.parameters()] if value.shape == (EXPERTS,)]
-    correction = [value for value in vectors if value is not getattr(router, "bias", None)]
+    correction = [value for value in vectors if value is not bias]
     if config.model_type == "deepseek_v2":
         return grouped(scores.softmax(-1), config, 1).topk(layer.top_k).indices
     if config.model_type == "ernie4_5_moe":
         correction = [value for value in block.parameters() if value.shape == (1, EXPERTS)]
         scores = scores.softmax(-1) + correction[0]
+    elif config.model_type == "kolibri1":
+        scores = scores + correction[0]
     elif correction:
         scores = grouped(scores.sigmoid() + correction[0], config, 2)
     return scores.topk(layer.top_k).indices
