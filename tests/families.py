@@ -1,8 +1,14 @@
-"""A small random model of each family that shares transformers' experts interface."""
+"""A small random model of each family whose experts have transformers' interface, and README's table of them.
+
+python -m tests.families     prints the table
+"""
 
 from typing import Any
 
 import torch
+
+from mcsmoe.architectures.layer import MoELayer, Role
+from mcsmoe.architectures.registry import family_of
 
 EXPERTS = 8
 VOCABULARY = 96
@@ -111,3 +117,32 @@ def batch(rows: int = 3, length: int = 10) -> dict[str, torch.Tensor]:
     mask = torch.ones_like(ids)
     mask[0, 6:] = 0
     return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+def table() -> str:
+    """Markdown: model types by what their experts are and how they lie on disk."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for model_type in sorted(SETTINGS):
+        config = small_model(model_type).config
+        layer = family_of(config).layers(config)[0]
+        kinds.setdefault((_kind(layer), _disk(layer)), []).append(f"`{model_type}`")
+    rows = [f"| {kind} | {disk} | {', '.join(names)} |" for (kind, disk), names in kinds.items()]
+    return "\n".join(["| experts | on disk | model types |", "|---|---|---|", *rows])
+
+
+def _disk(layer: MoELayer) -> str:
+    place = layer.places["up"]
+    if not place.stacked:
+        return "a tensor each"
+    turned = ", transposed" if place.transposed else ""
+    in_turn = ", gate and up row by row in turn" if place.rows is not None and place.rows.step else ""
+    return f"in a stack{turned}{in_turn}"
+
+
+def _kind(layer: MoELayer) -> str:
+    roles = set(layer.layout.values())
+    return ("gated" if Role.GATE in roles else "plain") + (", biases" if Role.UP_BIAS in roles else "")
+
+
+if __name__ == "__main__":
+    print(table())

@@ -23,8 +23,10 @@ from mcsmoe.grouping.plan import Group, LayerPlan, Plan
 from mcsmoe.merging.write import write_merged
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 from mcsmoe.routing.collect import collect
+from mcsmoe.routing.differentiate import write_gradients
+from mcsmoe.routing.gradients import Gradients
 from tests.compression.settings import compress
-from tests.families import EXPERTS, batch, small_model
+from tests.families import EXPERTS, SETTINGS, batch, small_model, table
 from tests.merging.material import nothing_measured
 
 GROUPS = EXPERTS // 2
@@ -50,7 +52,7 @@ def save(model: Any, directory: Path) -> Made:
     return Made(model, family_of(model.config).layers(model.config), Checkpoint(directory))
 
 
-@pytest.fixture(params=[*FUSED, "fsgpt_moe"])
+@pytest.fixture(params=SETTINGS)
 def stock(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
     return save(small_model(request.param), tmp_path / "stock")
 
@@ -215,12 +217,59 @@ def test_remote_code_in_a_fresh_process(model_type: str, tmp_path: Path):
     verify_checkpoint(tmp_path / "merged", batch(), logits(load_model(tmp_path / "merged")))
 
 
-def test_generation_and_copies(tmp_path: Path):
+@pytest.fixture
+def merged(tmp_path: Path) -> Any:
+    """A merged Mixtral."""
     made = save(small_model("mixtral"), tmp_path / "stock")
     merge(made, tmp_path / "merged")
-    model = load_model(tmp_path / "merged")
-    twin = copy.deepcopy(model)
+    return load_model(tmp_path / "merged")
+
+
+def test_generation_copies_and_lower_precision(merged: Any):
+    twin = copy.deepcopy(merged)
     options = {"max_new_tokens": 5, "do_sample": False, "input_ids": batch()["input_ids"][1:]}
-    assert torch.equal(model.generate(**options), twin.generate(**options, use_cache=False))
-    half = model.to(torch.bfloat16)
-    assert half(**batch()).logits.dtype == torch.bfloat16
+    assert torch.equal(merged.generate(**options), twin.generate(**options, use_cache=False))
+    recorded = merged(**batch(), output_router_logits=True).router_logits
+    assert [tuple(each.shape) for each in recorded] == [(30, EXPERTS)] * 2
+    assert merged.to(torch.bfloat16)(**batch()).logits.dtype == torch.bfloat16
+
+
+def test_a_merged_expert_runs_once_for_a_token_that_selects_it_twice(merged: Any):
+    mlp = merged.sparse_mlps()["decoder.0"]
+    mlp.gate.expert_map.zero_()
+    sizes: list[int] = []
+    mlp.experts.up.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    logits(merged)
+    assert sizes == [30]
+
+
+def test_offload_to_disk(merged: Any, tmp_path: Path):
+    expected = logits(merged)
+    places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    offloaded = type(merged).from_pretrained(
+        tmp_path / "merged", device_map=places | {"model.layers": "disk"}, offload_folder=tmp_path / "offload"
+    )
+    torch.testing.assert_close(logits(offloaded), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss"])
+def test_gradients_of_experts_that_share_a_tensor(model_type: str, tmp_path: Path):
+    model = small_model(model_type)
+    layers = family_of(model.config).layers(model.config)
+    ids = batch()["input_ids"][1:]
+    rows = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.roll(-1, 1)}
+    write_gradients(tmp_path, model, layers, [rows], ["gradients"])
+    scores = model(input_ids=ids).logits.log_softmax(-1)
+    (-scores.gather(2, rows["labels"][..., None]).sum()).backward()
+    found = Gradients(tmp_path)
+    for layer in layers:
+        for e in range(EXPERTS):
+            for name, value in found.read("gradient", layer, e).items():
+                place = layer.in_memory[name]
+                expected = place.view(model.get_parameter(place.name(e)).grad[e])
+                torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_every_family_is_tested_and_stands_in_the_readme():
+    assert set(SETTINGS) == {*FUSED, "fsgpt_moe"}
+    assert table() in (Path(__file__).parent.parent.parent / "README.md").read_text()
