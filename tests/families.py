@@ -92,12 +92,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def small_model(model_type: str) -> Any:
-    """A stock model with random weights, always the same ones, in eval mode."""
+def small_model(model_type: str, **changes: Any) -> Any:
+    """A stock model with random weights, always the same ones, in eval mode; `changes` of its configuration."""
     import transformers
 
     known = transformers.AutoConfig.for_model(model_type)
-    settings = {key: value for key, value in BASE.items() if hasattr(known, key)} | SETTINGS[model_type]
+    settings = {key: value for key, value in BASE.items() if hasattr(known, key)} | SETTINGS[model_type] | changes
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(model_type, **settings))
     generator = torch.Generator().manual_seed(1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mcsmoe.architectures.configuration import configuration
-from mcsmoe.architectures.layer import Activation, Family, Layout, MoELayer, Place, Role, Routing
+from mcsmoe.architectures.layer import Activation, Family, GroupLimit, Layout, MoELayer, Place, Role, Routing
 from mcsmoe.architectures.naming import Naming, is_experts
 from mcsmoe.architectures.registry import FAMILIES
 from mcsmoe.errors import CheckpointError
@@ -21,6 +21,7 @@ from mcsmoe.families import FUSED
 
 ROUTERS = ("gate", "router")
 """What the router is called in the module that also owns the experts."""
+EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 GATED = {"gate": Role.GATE, "up": Role.UP, "down": Role.DOWN}
 PLAIN = {"up": Role.UP, "down": Role.DOWN}
 BIASES = {"gate": Role.GATE_BIAS, "up": Role.UP_BIAS, "down": Role.DOWN_BIAS}
@@ -75,6 +76,7 @@ def _layer(model: nn.Module, naming: Naming, path: str) -> MoELayer:
         index=index,
         places={name: _on_disk(naming, place, name) for name, place in memory.items()},
         in_memory=memory,
+        limit=_limit(getattr(block, router)),
     )
 
 
@@ -126,6 +128,14 @@ def _top_k(config: Any, block: Any, router: str) -> int:
             if isinstance(value, int):
                 return value
     raise CheckpointError(f"{config.model_type}: cannot tell how many experts a token selects")
+
+
+def _limit(router: Any) -> GroupLimit | None:
+    # DeepSeek-V2, which alone names its method, scores a group by its best expert; all later ones by two.
+    method = getattr(router, "topk_method", None)
+    if method == "greedy" or not hasattr(router, "num_group"):
+        return None
+    return GroupLimit(router.num_group, router.topk_group, scored=1 if method else 2)
 
 
 def routing(router: nn.Module, output: tuple[Tensor, ...]) -> Routing:
@@ -186,6 +196,21 @@ def merged_names(config: Any, names: Collection[str]) -> dict[str, str]:
     return {name: known[name] for name in names if name in known}
 
 
+def expert_axes(config: Any) -> dict[str, int]:
+    """Where shapes change when the configuration has twice as many experts."""
+    values = dict(config) if isinstance(config, Mapping) else config.to_dict()
+    twice = skeleton(values | {name: 2 * values[name] for name in EXPERT_COUNTS if name in values}).state_dict()
+    model = skeleton(values)
+    inside = tuple(f"{path}." for path, module in model.named_modules() if is_experts(module))
+    return {
+        name: axis
+        for name, value in model.state_dict().items()
+        if not name.startswith(inside)
+        for axis, (size, other) in enumerate(zip(value.shape, twice[name].shape))
+        if size != other
+    }
+
+
 def register(model_type: str, code: str = "fused") -> None:
     """File a family and its merged form; `code` names the files of remote code."""
     for each in (model_type, MERGED + model_type):
@@ -199,6 +224,8 @@ def register(model_type: str, code: str = "fused") -> None:
                 merged_tensor=merged_tensor,
                 merged_map=merged_map,
                 merged_names=merged_names,
+                expert_counts=EXPERT_COUNTS,
+                expert_axes=expert_axes,
             )
         )
 

@@ -82,6 +82,18 @@ class Place:
 
 
 @dataclass(frozen=True)
+class GroupLimit:
+    """A router that selects inside `kept` of `groups` equal groups of neighbouring experts (arXiv 2405.04434, §2.2.2).
+
+    A group counts as much as its best `scored` experts do together.
+    """
+
+    groups: int
+    kept: int
+    scored: int
+
+
+@dataclass(frozen=True)
 class MoELayer:
     """One sparse layer of a model: sizes, modules, and where its experts lie.
 
@@ -106,6 +118,7 @@ class MoELayer:
     places: Mapping[str, Place]
     in_memory: Mapping[str, Place]
     excludes: bool = False
+    limit: GroupLimit | None = None
 
     @property
     def experts_path(self) -> str:
@@ -132,11 +145,13 @@ class Routing:
     """What a router did with one batch of tokens: logits [T, E], selected experts [T, k], their gates [T, k].
 
     Gates are the weights with which expert outputs are summed; selection is taken before any capacity limit.
+    `inputs` [T, d] are what the router saw, which need not be what the experts see; `watch` fills them in.
     """
 
     logits: Tensor
     index: Tensor
     gates: Tensor
+    inputs: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +172,11 @@ class Family:
     """layer → name of the index map E → K in the merged checkpoint."""
     merged_names: Callable[[Any, Collection[str]], dict[str, str]]
     """(source config, names of the source checkpoint's tensors that are no experts) → their names when merged."""
+    expert_counts: tuple[str, ...]
+    """What the number of experts is called in config.json; a file has one of these names, or more that agree."""
+    expert_axes: Callable[[Any], dict[str, int]]
+    """source config → the axis that counts experts in each tensor that has one and is no expert's (router rows,
+    biases of routers, corrections of their scores), by its name in the merged checkpoint."""
     dense_config: Callable[[Any], dict[str, Any]] | None = None
     """source config → configuration of a dense model of the same active size, the baseline; None: there is none."""
 

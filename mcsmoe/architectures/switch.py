@@ -39,13 +39,7 @@ REMOTE_CODE = {
 
 def layers(config: Any) -> list[MoELayer]:
     """The sparse layers of a Switch configuration (object, or the dict of a config.json), encoder first."""
-    if isinstance(config, Mapping):
-        from transformers import SwitchTransformersConfig
-
-        # The class fills in what old files leave out, such as the sparse steps.
-        filled = SwitchTransformersConfig.from_dict(dict(config))
-    else:
-        filled = config
+    filled = _filled(config)
     blocks = {"encoder": filled.num_layers, "decoder": filled.num_decoder_layers}
     return [
         _layer(filled, stack, index)
@@ -53,6 +47,15 @@ def layers(config: Any) -> list[MoELayer]:
         for index in range(count)
         if _is_sparse(index, getattr(filled, f"{stack}_sparse_step"))
     ]
+
+
+def _filled(config: Any) -> Any:
+    if not isinstance(config, Mapping):
+        return config
+    from transformers import SwitchTransformersConfig
+
+    # The class fills in what old files leave out, such as the sparse steps.
+    return SwitchTransformersConfig.from_dict(dict(config))
 
 
 def _layer(config: Any, stack: str, index: int) -> MoELayer:
@@ -123,6 +126,12 @@ def merged_names(config: Any, names: Collection[str]) -> dict[str, str]:
     return {name: name for name in names}
 
 
+def expert_axes(config: Any) -> dict[str, int]:
+    """The router's rows, and its biases where it has them."""
+    kinds = ("weight", "bias") if _filled(config).router_bias else ("weight",)
+    return {f"{layer.router_path}.classifier.{kind}": 0 for layer in layers(config) for kind in kinds}
+
+
 def dense_config(config: Any) -> dict[str, Any]:
     """A T5 of the same sizes: Switch is T5 with experts, and each token runs one of them."""
     kept = {name: getattr(config, name) for name in SHARED_WITH_T5}
@@ -138,6 +147,8 @@ SWITCH = Family(
     merged_tensor=merged_tensor,
     merged_map=merged_map,
     merged_names=merged_names,
+    expert_counts=("num_experts",),
+    expert_axes=expert_axes,
     dense_config=dense_config,
 )
 MERGED = replace(SWITCH, model_type="mcsmoe_switch", dense_config=None)

@@ -22,5 +22,7 @@ FAMILIES.register("t5")(
         merged_tensor=no_experts,
         merged_map=no_experts,
         merged_names=no_experts,
+        expert_counts=(),
+        expert_axes=no_experts,
     )
 )

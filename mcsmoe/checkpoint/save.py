@@ -27,9 +27,10 @@ def save_model(model: Any, tokenizer: Any, directory: Path) -> Checkpoint:
 def write_remote_code(config: dict[str, Any], directory: Path) -> None:
     """Put the files that `auto_map` of a config.json names, and those they import, beside the weights.
 
-    Nothing where the config names none.
+    Nothing where the config names none of ours.
     """
-    todo = {reference.split(".")[0] for reference in config.get("auto_map", {}).values()}
+    named = {str(reference).split(".")[0] for reference in config.get("auto_map", {}).values()}
+    todo = {name for name in named if (MODELING / f"{name}.py").is_file()}
     done: set[str] = set()
     while todo:
         name = todo.pop()

@@ -23,11 +23,11 @@ import sys
 sys.modules["mcsmoe"] = None  # whoever loads the checkpoint does not have this package
 import torch, transformers
 from safetensors.torch import load_file, save_file
-directory, probe, result, threads, auto_class = sys.argv[1:]
+directory, probe, result, threads, auto_class, remote_code = sys.argv[1:]
 torch.set_num_threads(int(threads))
 transformers.logging.set_verbosity_error()
 model, report = getattr(transformers, auto_class).from_pretrained(
-    directory, trust_remote_code=True, local_files_only=True, output_loading_info=True)
+    directory, trust_remote_code=remote_code == "remote", local_files_only=True, output_loading_info=True)
 bad = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
 if bad:
     sys.exit(f"loading report: {bad}")
@@ -55,8 +55,24 @@ def verify_checkpoint(directory: Path, probe: Mapping[str, Tensor], expected_log
     if expected_logits is not None:
         _check_equal(logits, expected_logits, f"{directory}: reloaded")
     if model.is_remote_code():
-        fresh = _logits_in_fresh_process(directory, probe, family_of(checkpoint.config).auto_class)
+        fresh = _logits_in_fresh_process(directory, probe, family_of(checkpoint.config).auto_class, "remote")
         _check_equal(fresh, logits, f"{directory}: reloaded by remote code")
+
+
+def verify_stock(directory: Path, probe: Mapping[str, Tensor]) -> None:
+    """Check that `directory` holds a whole stock model, and that transformers alone can load and run it.
+
+    Names, shapes and dtypes are those of the class that its config.json names; all values, and the logits on the
+    batch `probe` in a fresh process without this package or a network, are finite.
+    Raises `CheckpointError` naming the first difference.
+    """
+    checkpoint = Checkpoint(directory)
+    check_inventory(checkpoint)
+    # Code lies beside models of ours only; any other is not run.
+    code = "remote" if any(directory.glob("*.py")) else "stock"
+    logits = _logits_in_fresh_process(directory, probe, family_of(checkpoint.config).auto_class, code)
+    if not logits.isfinite().all():
+        raise CheckpointError(f"{directory}: logits in a fresh process are not finite")
 
 
 def check_inventory(checkpoint: Checkpoint) -> None:
@@ -116,7 +132,7 @@ def _expected_tensors(config: dict[str, Any], names: Collection[str]) -> tuple[d
     return experts | others, {on_disk.get(name, name) for name in tied}
 
 
-def _logits_in_fresh_process(directory: Path, probe: Mapping[str, Tensor], auto_class: str) -> Tensor:
+def _logits_in_fresh_process(directory: Path, probe: Mapping[str, Tensor], auto_class: str, code: str) -> Tensor:
     with tempfile.TemporaryDirectory() as scratch:
         batch, result = Path(scratch) / "probe.safetensors", Path(scratch) / "result.safetensors"
         save_file({name: value.contiguous() for name, value in probe.items()}, batch)
@@ -128,6 +144,7 @@ def _logits_in_fresh_process(directory: Path, probe: Mapping[str, Tensor], auto_
             str(result),
             str(torch.get_num_threads()),
             auto_class,
+            code,
         ]
         run = subprocess.run(
             [sys.executable, "-I", "-c", FRESH_PROCESS, *arguments],

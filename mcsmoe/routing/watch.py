@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,7 +52,8 @@ def watch(
 
     def after_router(layer: MoELayer) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            routed[layer.name] = family.routing(module, output)
+            routing = family.routing(module, output)
+            routed[layer.name] = replace(routing, inputs=inputs[0].flatten(0, -2))
 
         return hook
 
@@ -60,11 +62,8 @@ def watch(
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             routing, x = routed.pop(layer.name), inputs[0]
             real = kept[layer.stack].flatten().to(x.device)  # [B·S]
-            see(
-                layer,
-                x.flatten(0, -2)[real],  # [T, d]
-                Routing(routing.logits[real], routing.index[real], routing.gates[real]),
-            )
+            kinds = {kind: value[real] for kind, value in vars(routing).items()}
+            see(layer, x.flatten(0, -2)[real], Routing(**kinds))  # x: [T, d]
 
         return hook
 

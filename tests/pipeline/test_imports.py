@@ -11,14 +11,14 @@ from tests.pipeline.imports import ROOT, files, imported
 LAYERS = [
     {"stages"},
     {"recipes", "training", "evaluation"},
-    {"routing", "alignment", "similarity", "grouping", "merging", "router", "compression", "tasks"},
+    {"routing", "alignment", "similarity", "grouping", "merging", "router", "compression", "export", "tasks"},
     {"architectures", "checkpoint"},
     {"modeling"},
     {"errors", "families", "params", "registry"},
 ]
 """From the top: a package imports from its own row and from those below it."""
 
-ALGORITHMS = {"routing", "alignment", "similarity", "grouping", "merging", "router", "compression"}
+ALGORITHMS = {"routing", "alignment", "similarity", "grouping", "merging", "router", "compression", "export"}
 FORBIDDEN = {"transformers", "typer", "dvc", "accelerate", "datasets", "matplotlib"}
 SOURCES = sorted(path.relative_to(ROOT) for folder in ("mcsmoe", "stages") for path in (ROOT / folder).rglob("*.py"))
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,55 @@
+"""Turn a merged checkpoint into a stock one, which any engine loads; by hand, no step of the pipeline."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from stages.common import run, start
+
+SOURCE = Path("artifacts/permute")
+REPORT = "export.json"
+
+
+def main(
+    checkpoint: Annotated[Path, Option(help="Merged, perhaps distilled, model with equally many experts a layer.")],
+    output: Annotated[Path, Option(help="Directory to write; an older export in it is replaced.")],
+    source: Annotated[Path, Option(help="Stock model that was merged.")] = SOURCE,
+    plan: Annotated[Path | None, Option(help="Directory with plan.json, if it is not CHECKPOINT.")] = None,
+    router: Annotated[str, Option(help="dominant, ridge or cross-entropy: where router rows come from.")] = "dominant",
+) -> None:
+    """Write CHECKPOINT with K router rows instead of the index map, in the names and the layout of SOURCE."""
+    params = start()
+    from mcsmoe.checkpoint.atomic import atomic_directory, write_json
+    from mcsmoe.checkpoint.load import load_model, load_tokenizer
+    from mcsmoe.checkpoint.probe import probe_batch
+    from mcsmoe.checkpoint.reader import Checkpoint
+    from mcsmoe.checkpoint.verify import verify_stock
+    from mcsmoe.errors import CheckpointError
+    from mcsmoe.export.check import check_stock
+    from mcsmoe.export.mapped import open_mapped
+    from mcsmoe.export.registry import ROWS
+    from mcsmoe.export.router import stock_routers
+    from mcsmoe.export.write import write_stock
+    from mcsmoe.tasks.calibration import draw_calibration
+
+    rule, origin, merged = ROWS[router], Checkpoint(source), Checkpoint(checkpoint)
+    if output.exists() and not (output / REPORT).is_file():
+        raise CheckpointError(f"{output}: exists and is no earlier export; give another --output")
+    mapped = open_mapped(origin, merged, plan or checkpoint)
+    check_stock(mapped)
+    tokenizer, causal = load_tokenizer(source), mapped.family.causal
+    sample = draw_calibration(params.task, tokenizer, params.collect.samples, params.seed)
+    batches = sample.batches(tokenizer.pad_token_id, params.collect.batch_size, causal=causal)
+    routers, agreement = stock_routers(mapped, rule, load_model(source), batches)
+    with atomic_directory(output) as directory:
+        write_stock(mapped, routers, directory)
+        verify_stock(directory, probe_batch(origin.config["vocab_size"], causal))
+        write_json(directory / REPORT, {"router": router, "experts": mapped.kept, "agreement": agreement})
+    for name, share in agreement.items():
+        print(f"{name}: {share:.2%} of tokens go to the group that all {mapped.layers[0].experts} router rows chose")
+    print(f"{output}: {mapped.kept} experts a layer, {Checkpoint(output).size_bytes:,} bytes")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,138 @@
+"""permute → collect → merge → export on a small random model, and what users get wrong at the end."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import SwitchTransformersForConditionalGeneration
+
+from mcsmoe.checkpoint import verify
+from mcsmoe.checkpoint.load import load_tokenizer
+from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
+from mcsmoe.errors import CheckpointError, UnknownNameError
+from mcsmoe.grouping.plan import PLAN
+from stages import collect, export, merge, permute
+from tests.models import EXPERTS
+from tests.stages.workplace import enter, write_params
+
+ROOT = Path(__file__).parent.parent.parent
+MERGED = Path("artifacts/merge/m-smoe-uniform")
+STOCK = Path("stock")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place where a model was merged to two experts in every layer, and to two on average."""
+    directory = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(directory, patch)
+        permute.main()
+        collect.main()
+        merge.main("m-smoe-uniform")
+        merge.main("m-smoe")
+    return directory
+
+
+@pytest.fixture
+def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(finished, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"
+
+
+def in_process(directory: Path, probe: object) -> None:
+    """Instead of a fresh process, which takes seconds."""
+    verify.check_inventory(Checkpoint(directory))
+
+
+def files(directory: Path = Path()) -> set[Path]:
+    return {path for path in directory.rglob("*") if path.is_file()}
+
+
+def test_a_stock_checkpoint_loads_without_this_package(place: Path, capsys: pytest.CaptureFixture[str]):
+    before = files()
+    export.main(checkpoint=MERGED, output=STOCK)
+    assert {path.parent for path in files() - before} == {STOCK}
+    model, report = SwitchTransformersForConditionalGeneration.from_pretrained(STOCK, output_loading_info=True)
+    assert not any(report.values())
+    assert model.config.num_experts == 2
+    assert load_tokenizer(STOCK)("copy 1 2")["input_ids"]
+    assert (STOCK / "generation_config.json").is_file()
+    assert not list(STOCK.glob("*.py"))
+    written = json.loads((STOCK / export.REPORT).read_text())
+    assert (written["router"], written["experts"]) == ("dominant", 2)
+    assert set(written["agreement"]) == {"encoder.1", "encoder.3", "decoder.1", "decoder.3"}
+    out = capsys.readouterr().out.splitlines()
+    assert (
+        out[0] == f"encoder.1: {written['agreement']['encoder.1']:.2%} of tokens go to the group that all {EXPERTS} "
+        "router rows chose"
+    )
+    assert out[-1] == f"stock: 2 experts a layer, {Checkpoint(STOCK).size_bytes:,} bytes"
+
+
+@pytest.mark.parametrize("router", ["ridge", "cross-entropy"])
+def test_other_rows_give_the_same_bytes_again(place: Path, router: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(verify, "verify_stock", in_process)
+    written = []
+    for how in ("dominant", router, router):
+        export.main(checkpoint=MERGED, output=STOCK, router=how)
+        written.append({path.name: path.read_bytes() for path in files(STOCK)})
+    assert written[1] == written[2]
+    assert written[0][WEIGHTS] != written[1][WEIGHTS]
+    assert json.loads(written[1][export.REPORT])["router"] == router
+
+
+def test_a_distilled_model_has_its_plan_elsewhere(place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(verify, "verify_stock", in_process)
+    distilled = Path("artifacts/distill/m-smoe-uniform")
+    shutil.copytree(MERGED, distilled)
+    (distilled / PLAN).unlink()
+    with pytest.raises(CheckpointError, match=r"distill/m-smoe-uniform: no plan\.json; say --plan artifacts/merge"):
+        export.main(checkpoint=distilled, output=STOCK)
+    assert not STOCK.exists()
+    export.main(checkpoint=distilled, output=STOCK, plan=MERGED)
+    assert Checkpoint(STOCK).config["num_experts"] == 2
+
+
+def test_a_model_that_does_not_run_is_not_declared_a_success(place: Path, monkeypatch: pytest.MonkeyPatch):
+    before = files()
+    nan = torch.full((1,), torch.nan)
+    monkeypatch.setattr(verify, "_logits_in_fresh_process", lambda *_: nan)
+    with pytest.raises(CheckpointError, match="logits in a fresh process are not finite"):
+        export.main(checkpoint=MERGED, output=STOCK)
+    assert files() == before
+
+
+def test_what_is_there_and_is_no_export_stays(place: Path):
+    before = {path: path.stat().st_mtime_ns for path in files()}
+    for output in (Path("artifacts"), MERGED, Path("params.yaml")):
+        with pytest.raises(CheckpointError, match=f"{output}: exists and is no earlier export"):
+            export.main(checkpoint=MERGED, output=output)
+    assert {path: path.stat().st_mtime_ns for path in files()} == before
+
+
+def test_mistakes_show_before_any_work(place: Path):
+    write_params(task={"data": "nowhere", "name": "copa"})
+    with pytest.raises(UnknownNameError, match="known: cross-entropy, dominant, ridge"):
+        export.main(checkpoint=MERGED, output=STOCK, router="mean")
+    with pytest.raises(CheckpointError, match="m-smoe: layers keep 1 to 3 experts"):
+        export.main(checkpoint=Path("artifacts/merge/m-smoe"), output=STOCK)
+    with pytest.raises(CheckpointError, match="nowhere: no such directory"):
+        export.main(checkpoint=MERGED, output=STOCK, source=Path("nowhere"))
+    assert not STOCK.exists()
+
+
+def test_one_line_and_exit_code_two(place: Path):
+    ran = subprocess.run(
+        [sys.executable, "-m", "stages.export", "--checkpoint", "artifacts/permute", "--output", "stock"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr == "error: artifacts/permute: not a merged checkpoint, as merge and distill write them\n"
