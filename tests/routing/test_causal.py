@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from mcsmoe.routing.differentiate import _differentiate, rows
+from mcsmoe.architectures.layer import Place
+from mcsmoe.routing.differentiate import Weight, _differentiate, rows
 from mcsmoe.routing.watch import count, every_token, real_tokens, watch
 from mcsmoe.tasks.batches import collate, in_order
 from tests import causal
@@ -75,5 +76,6 @@ def test_gradients_are_those_of_the_models_own_loss(kind: str):
         labels[:, : len(row.source)] = -100
         (gradient,) = torch.autograd.grad(len(row.target) * model(input_ids=ids, labels=labels).loss, weight)
         expected += gradient if kind == "gradient" else gradient.square()
-    found = _differentiate(model, [weight], batches(3), ["gradient", "fisher"])[kind][0]
+    place = Weight(weight, 0, Place("model.layers.{expert}.mlp.gate.weight"))
+    found = _differentiate(model, [place], batches(3), ["gradient", "fisher"])[kind][0]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
