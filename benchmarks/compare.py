@@ -1,6 +1,6 @@
 """Compare the paper's methods on equal terms: one fine-tuned model a seed, the same groups, budget and training.
 
-    python -m benchmarks.compare --jobs 2
+    python -m benchmarks.compare
 
 benchmarks/compare.yaml names presets, seeds and methods. Writes benchmarks/results/compare.json and .md.
 """
@@ -21,7 +21,7 @@ PLAN = Path(__file__).with_suffix(".yaml")
 
 
 def main(
-    jobs: Annotated[int, typer.Option(help="Pipelines at a time.")] = 2,
+    jobs: Annotated[int, typer.Option(help="Pipelines at a time.")] = 3,
     rev: Annotated[str, typer.Option(help="Commit of this repository whose code and presets run.")] = "HEAD",
 ) -> None:
     """Run every method of compare.yaml on every preset and seed; write one table of means and spreads."""
@@ -36,12 +36,17 @@ def main(
     }
     record = {"command": command, "revision": commit, "cores": os.cpu_count(), "runs": runs}
     write_json(RESULTS / "compare.json", record)
-    seeds = len(plan["seeds"])
-    parts = [f"# The methods of the paper, {seeds} seeds\n\n`{command}`; mean ± standard deviation over seeds.\n"]
-    for preset, found in runs.items():
+    (RESULTS / "compare.md").write_text(table(plan, record))
+    print(table(plan, record))
+
+
+def table(plan: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """Markdown: a section a preset."""
+    head = f"# The methods of the paper, {len(plan['seeds'])} seeds\n\n`{record['command']}`; mean ± standard deviation"
+    parts = [f"{head} over seeds. A method that drops experts while it is distilled has nothing to show one-shot.\n"]
+    for preset, found in record["runs"].items():
         parts.append(section(preset, plan["metrics"][preset], plan["methods"], list(found.values())))
-    (RESULTS / "compare.md").write_text("\n".join(parts))
-    print("\n".join(parts))
+    return "\n".join(parts)
 
 
 def section(preset: str, metric: str, methods: Mapping[str, Sequence[str]], runs: Sequence[Mapping[str, Any]]) -> str:
@@ -61,7 +66,10 @@ def section(preset: str, metric: str, methods: Mapping[str, Sequence[str]], runs
         shot, distilled = f"merge-{method}", f"distill-{method}"
         # Experts and size after distillation: progressive dropping happens during it.
         last = distilled if distilled in figures[0] else shot
-        cells = [spread(figures, row, metric) if row in figures[0] else "" for row in (shot, distilled)]
+        # Where it has all experts still, it is the full model.
+        untouched = mean(figures, shot, "experts") == mean(figures, "full", "experts")
+        shown = [row for row in (shot, distilled) if row in figures[0] and not (untouched and row == shot)]
+        cells = [spread(figures, row, metric) if row in shown else "" for row in (shot, distilled)]
         size = mean(figures, last, "bytes") / full
         lines.append(f"| {method} | {' | '.join(cells)} | {mean(figures, last, 'experts'):.0f} | {size:.1%} |")
     return "\n".join(lines) + "\n"
