@@ -1,5 +1,5 @@
 # make repro   install, run the pipeline on params.yaml, print the table of results
-# make compare the paper's methods on equal terms, three seeds (hours): benchmarks/results/compare.md
+# make compare the paper's methods on equal terms, three seeds (about two hours): benchmarks/results/compare.md
 # make test    install, then lint, types and tests (FAST=1 leaves out the tests marked slow)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
