@@ -1,5 +1,8 @@
 """Names of model families, where they are data for more than one room."""
 
+MERGED = "mcsmoe_"
+"""What the model type of a merged form starts with."""
+
 FUSED = (
     "afmoe",
     "cohere2_moe",

@@ -17,7 +17,7 @@ from mcsmoe.architectures.layer import Activation, Family, GroupLimit, Layout, M
 from mcsmoe.architectures.naming import Naming, is_experts
 from mcsmoe.architectures.registry import FAMILIES
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families import FUSED
+from mcsmoe.families import FUSED, MERGED
 
 ROUTERS = ("gate", "router")
 """What the router is called in the module that also owns the experts."""
@@ -25,8 +25,6 @@ EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_nu
 GATED = {"gate": Role.GATE, "up": Role.UP, "down": Role.DOWN}
 PLAIN = {"up": Role.UP, "down": Role.DOWN}
 BIASES = {"gate": Role.GATE_BIAS, "up": Role.UP_BIAS, "down": Role.DOWN_BIAS}
-MERGED = "mcsmoe_"
-"""What the model type of the merged form starts with."""
 
 
 def skeleton(config: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 
 from mcsmoe.architectures.layer import Family, MoELayer
 from mcsmoe.errors import CheckpointError
+from mcsmoe.families import MERGED
 from mcsmoe.registry import Registry
 
 FAMILIES: Registry[Family] = Registry("model type", "mcsmoe.architectures")
@@ -17,7 +18,8 @@ def family_of(config: Any) -> Family:
     """
     found = str(config.get("model_type") if isinstance(config, Mapping) else config.model_type)
     if found not in FAMILIES:
-        raise CheckpointError(f"model type {found!r} is not supported; supported: {', '.join(FAMILIES)}")
+        stock = ", ".join(name for name in FAMILIES if not name.startswith(MERGED))
+        raise CheckpointError(f"model type {found!r} is not supported; supported: {stock}")
     return FAMILIES[found]
 
 

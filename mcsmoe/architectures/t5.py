@@ -21,7 +21,7 @@ FAMILIES.register("t5")(
         merged_config=no_experts,
         merged_tensor=no_experts,
         merged_map=no_experts,
-        merged_names=no_experts,
+        merged_names=lambda config, names: {name: name for name in names},
         expert_counts=(),
         expert_axes=no_experts,
     )
