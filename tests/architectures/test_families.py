@@ -30,7 +30,10 @@ from tests.families import EXPERTS, SETTINGS, batch, small_model, table
 from tests.merging.material import nothing_measured
 
 GROUPS = EXPERTS // 2
-"""Experts e and e + GROUPS are planted as one expert with its hidden neurons in another order."""
+"""Experts e and EXPERTS − 1 − e are planted as one expert with its hidden neurons in another order.
+
+No other pairing would do as well: e and e + GROUPS is what an index map says before a checkpoint fills it.
+"""
 REMOTE = ["deepseek_v3", "fsgpt_moe", "gpt_oss", "mixtral", "nemotron_h"]
 """Families that are also loaded by remote code in a fresh process, which takes seconds: one of each kind."""
 
@@ -58,19 +61,19 @@ def stock(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
 
 
 def plant(model: Any) -> None:
-    """Make expert e + GROUPS compute what expert e computes, by neurons in another order."""
+    """Make the twin of expert e compute what e computes, by neurons in another order."""
     generator = torch.Generator().manual_seed(7)
     for layer in family_of(model.config).layers(model.config):
         for e in range(GROUPS):
             order = torch.randperm(layer.d_ff, generator=generator)
-            twin = expert_in_memory(model, layer, e + GROUPS)
+            twin = expert_in_memory(model, layer, EXPERTS - 1 - e)
             for name, value in expert_in_memory(model, layer, e).items():
                 axis = layer.layout[name].hidden_axis
                 twin[name].data.copy_(value.data if axis is None else value.data.index_select(axis, order))
 
 
 def plan_of(layers: list[MoELayer]) -> Plan:
-    groups = tuple(Group(e, (e, e + GROUPS), (0.3, 0.1)) for e in range(GROUPS))
+    groups = tuple(Group(e, (e, EXPERTS - 1 - e), (0.3, 0.1)) for e in range(GROUPS))
     return Plan(
         "planted", "frequency", "weight", "dominant", {layer.name: LayerPlan(groups, merged=True) for layer in layers}
     )
