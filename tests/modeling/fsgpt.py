@@ -51,3 +51,10 @@ def golden_batch(number: int) -> dict[str, Tensor]:
     """One of the batches that were measured."""
     batches = load_file(FSGPT / "batches.safetensors")
     return {key: batches[f"batch{number}.{key}"] for key in ("input_ids", "attention_mask")}
+
+
+@torch.no_grad()
+def logits(model: Any, **inputs: Any) -> Tensor:
+    """Logits of a forward pass."""
+    value: Tensor = model(**inputs).logits
+    return value

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 import torch
@@ -9,16 +8,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from mcsmoe.modeling import FSGPTMoEConfig, FSGPTMoEForCausalLM
-from tests.modeling.fsgpt import BATCHES, EXPERTS, FSGPT, SPARSE, golden_batch, golden_model, tiny_fsgpt, tokens
+from tests.modeling.fsgpt import BATCHES, EXPERTS, FSGPT, SPARSE, golden_batch, golden_model, logits, tiny_fsgpt, tokens
 from tests.shared import needs_golden
 
 WEIGHTS = "model.safetensors"
-GREEDY: dict[str, Any] = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "suppress_tokens": [1]}
-
-
-@torch.no_grad()
-def logits(model, **inputs):
-    return model(**inputs).logits
 
 
 def same_bytes(found, wanted):
@@ -160,189 +153,3 @@ class TestOnDisk:
         found = load_file(result / "logits.safetensors")["logits"]
         torch.testing.assert_close(found, logits(model, input_ids=tokens()), atol=1e-5, rtol=1e-5)
         assert (result / WEIGHTS).read_bytes() == (saved / WEIGHTS).read_bytes()
-
-
-class TestSequences:
-    @pytest.fixture(scope="class")
-    def model(self):
-        return tiny_fsgpt()
-
-    @pytest.fixture
-    def padded(self):
-        """Prompts of 9, 8, 7 and 6 tokens, padded on the left."""
-        ids = tokens()
-        mask = (torch.arange(9) >= torch.arange(4)[:, None]).long()
-        return {"input_ids": ids.where(mask.bool(), 1), "attention_mask": mask}
-
-    @pytest.mark.parametrize("beams", [1, 3])
-    @pytest.mark.parametrize("masked", [True, False])
-    def test_generation_with_a_cache_equals_that_without(self, model, padded, beams, masked):
-        prompt = padded if masked else {"input_ids": tokens()}
-        options = GREEDY | {"num_beams": beams}
-        cached = model.generate(**prompt, use_cache=True, **options)
-        assert torch.equal(cached, model.generate(**prompt, use_cache=False, **options))
-        assert cached.shape == (4, 21)
-        assert len(cached[:, 9:].unique()) > 4  # not one token over and over
-
-    def test_generation_of_a_padded_prompt_is_that_of_the_prompt_alone(self, model, padded):
-        together = model.generate(**padded, **GREEDY)
-        alone = model.generate(tokens()[3:, 3:], **GREEDY)
-        assert torch.equal(together[3:, 3:], alone)
-
-    def test_parts_with_a_cache_give_the_logits_of_the_whole(self, model, padded):
-        ids, mask = padded["input_ids"], padded["attention_mask"]
-        with torch.no_grad():
-            first = model(ids[:, :5], attention_mask=mask[:, :5], use_cache=True)
-            second = model(ids[:, 5:], attention_mask=mask, past_key_values=first.past_key_values)
-        found = torch.cat([first.logits, second.logits], dim=1)
-        torch.testing.assert_close(found, logits(model, **padded), atol=1e-4, rtol=1e-5)
-
-    @pytest.mark.parametrize("side", ["left", "right"])
-    @pytest.mark.parametrize("masked", [True, False])
-    def test_padding_changes_nothing(self, model, side, masked):
-        pads = torch.ones(4, 5, dtype=torch.long)
-        ids = torch.cat([pads, tokens()] if side == "left" else [tokens(), pads], dim=1)
-        mask = {"attention_mask": (ids != 1).long()} if masked else {}
-        found = logits(model, input_ids=ids, **mask)
-        found = found[:, 5:] if side == "left" else found[:, :-5]
-        torch.testing.assert_close(found, logits(model, input_ids=tokens()), atol=1e-4, rtol=1e-5)
-
-    def test_embeddings_instead_of_ids(self, model):
-        embeds = model.get_input_embeddings()(tokens())
-        found = logits(model, inputs_embeds=embeds, logits_to_keep=2)
-        assert torch.equal(found, logits(model, input_ids=tokens())[:, -2:])
-        with pytest.raises(ValueError, match="give either input_ids or inputs_embeds"):
-            model(input_ids=tokens(), inputs_embeds=embeds)
-
-    def test_what_is_recorded(self, model):
-        found = tiny_fsgpt(attn_implementation="eager")(
-            tokens(), output_hidden_states=True, output_attentions=True, output_router_logits=True
-        )
-        assert [each.shape for each in found.router_logits] == [(36, EXPERTS)] * 2
-        assert [each.shape for each in found.attentions] == [(4, 4, 9, 9)] * 4
-        assert [each.shape for each in found.hidden_states] == [(4, 9, 32)] * 5
-        assert model(tokens()).router_logits is None
-
-
-def router(**changes):
-    """A router of three experts whose logits are its input."""
-    found = tiny_fsgpt(hidden_size=4, num_heads=1, num_experts=3, **changes).decoder.layers[1].ffn.router
-    found.classifier.weight = torch.nn.Parameter(torch.eye(3, 4))
-    return found
-
-
-class TestRouter:
-    # Experts by falling probability: 0 1 2, 0 2 1, 0 1 2, 1 0 2.
-    TOKENS = torch.tensor([[3, 2, 1, 0], [3, 1, 2, 0], [5, 4, 0, 0], [0.5, 1, -1, 0]])
-    CHOICES: tuple[list[int], ...] = ([0, 1], [0, 2], [0, 1], [1, 0])
-
-    @staticmethod
-    def gates(row):
-        first, second = row.sort(descending=True).values[:2].exp()
-        return torch.stack([first, second]) / (first + second)
-
-    def test_the_two_best_share_the_weight(self):
-        found, weights, index = router()(self.TOKENS)
-        assert torch.equal(found, self.TOKENS[:, :3])
-        assert index.tolist() == list(self.CHOICES)
-        torch.testing.assert_close(weights, torch.stack([self.gates(row) for row in self.TOKENS[:, :3]]))
-
-    @pytest.mark.parametrize("before", [True, False])
-    def test_first_choices_come_before_second_ones(self, before):
-        changes = {"moe_eval_capacity_token_fraction": -1, "normalize_router_prob_before_dropping": before}
-        _, weights, index = router(expert_capacity=2, **changes)(self.TOKENS)
-        # Expert 0 takes tokens 0 and 1, expert 1 token 3 and then token 0, expert 2 token 1.
-        kept = torch.tensor([[1, 1], [1, 1], [0, 0], [1, 0]])
-        gates = torch.stack([self.gates(row) for row in self.TOKENS[:, :3]])
-        want = gates * kept if before else torch.stack([gates[0], gates[1], torch.zeros(2), torch.tensor([1.0, 0])])
-        torch.testing.assert_close(weights, want)
-        assert index.tolist() == list(self.CHOICES)
-
-    def test_padding_takes_no_room_where_it_is_not_routed(self):
-        settings = {"moe_eval_capacity_token_fraction": -1, "expert_capacity": 1, "router_ignore_padding_tokens": False}
-        real = torch.tensor([False, True, True, True])
-        _, weights, _ = router(**settings)(self.TOKENS, real)
-        assert (weights > 0).tolist() == [[False, False], [True, True], [False, False], [True, False]]
-        block = tiny_fsgpt(**settings | {"expert_capacity": 8}).decoder.layers[1].ffn
-        out = block(torch.randn(1, 4, 32), real[None])[0]
-        assert ((out != 0).any(-1) == real).all()
-
-    @pytest.mark.parametrize(
-        ("changes", "tokens", "capacity"),
-        [
-            ({"moe_eval_capacity_token_fraction": 0.5}, 7, 4),
-            ({"moe_eval_capacity_token_fraction": 0.5, "expert_capacity": 3}, 7, 4),
-            ({"moe_eval_capacity_token_fraction": -1.0, "expert_capacity": 3}, 7, 3),
-            ({"moe_eval_capacity_token_fraction": -1.0}, 7, 6),
-        ],
-    )
-    def test_capacity(self, changes, tokens, capacity):
-        found = router(**changes)
-        assert found.capacity(tokens) == capacity
-        assert found.train().capacity(tokens) == (changes.get("expert_capacity") or 6)
-
-    def test_bias(self):
-        found = router(router_bias=True)
-        found.classifier.bias = torch.nn.Parameter(torch.tensor([0.0, 0.0, 9.0]))
-        assert found(self.TOKENS)[2][:, 0].tolist() == [2, 2, 2, 2]
-
-
-class TestTraining:
-    def test_masked_expert_outputs_have_the_expected_value_of_evaluation(self):
-        block = tiny_fsgpt(moe_token_dropout=0.3, expert_capacity=20000).decoder.layers[1].ffn
-        hidden = torch.randn(1, 1, 32, generator=torch.Generator().manual_seed(2)).expand(1, 20000, 32)
-        real = torch.ones(1, 20000, dtype=torch.bool)
-        with torch.no_grad():
-            want = block(hidden[:, :1], real[:, :1])[0, 0]
-            torch.manual_seed(3)
-            found = block.train()(hidden, real)[0]
-        assert len(found.unique(dim=0)) == 4  # both experts, either, none
-        torch.testing.assert_close(found.mean(0), want, atol=0.05 * want.abs().max().item(), rtol=0)
-
-    def test_gradients_with_and_without_checkpointing(self):
-        model = tiny_fsgpt().train()
-        gradients = []
-        for checkpointing in (False, True):
-            if checkpointing:
-                model.gradient_checkpointing_enable()
-            model.zero_grad()
-            torch.manual_seed(4)
-            model(tokens(), labels=tokens(), use_cache=False).loss.backward()
-            gradients.append({name: value.grad.clone() for name, value in model.named_parameters()})
-        assert all(torch.allclose(value, gradients[1][name], atol=1e-6) for name, value in gradients[0].items())
-        assert gradients[0]["decoder.layers.1.ffn.router.classifier.weight"].any()
-
-    def test_half_precision(self):
-        found = tiny_fsgpt().bfloat16()(tokens()).logits
-        assert found.dtype == torch.bfloat16
-        torch.testing.assert_close(found.float(), logits(tiny_fsgpt(), input_ids=tokens()), atol=3, rtol=0.1)
-
-    def test_without_sparse_layers(self):
-        found = tiny_fsgpt(sparse_step=0)
-        assert not [name for name, _ in found.named_parameters() if "experts" in name]
-        assert logits(found, input_ids=tokens()).isfinite().all()
-
-
-def test_an_intermediate_size_of_null_is_four_times_the_hidden_size():
-    assert FSGPTMoEConfig(hidden_size=48, intermediate_size=None).intermediate_size == 192
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "allowed"),
-    [
-        ("hidden_size", 30, "a multiple of 4 above 2"),
-        ("activation_function", "gelo", "one of .*gelu"),
-        ("sparse_step", -1, "0 .* or more"),
-        ("num_experts", 1, "2 or more"),
-        ("expert_capacity", 0, "null, or 1 or more"),
-        ("moe_token_dropout", 1.5, "from 0 to 1"),
-        ("router_dtype", "int8", "float32, bfloat16 or float16"),
-        ("second_expert_policy", "sampling", "'all'; the others draw random numbers"),
-        ("second_expert_policy", "random", "'all'"),
-        ("batch_prioritized_routing", True, "false"),
-    ],
-)
-def test_values_that_are_not_supported_are_refused_in_one_line(field, value, allowed):
-    with pytest.raises(ValueError, match=rf"^{field} = {value!r} in the configuration: allowed is {allowed}") as error:
-        tiny_fsgpt(**{field: value})
-    assert "\n" not in str(error.value)
