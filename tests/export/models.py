@@ -21,8 +21,8 @@ from tests.merging.material import nothing_measured
 
 SWITCH = "switch_transformers"
 EXPERTS, KEPT = 8, 4
-PAIRS = tuple(Group((4, 1, 6, 3)[k], (k, k + KEPT), (0.3, 0.1)) for k in range(KEPT))
-"""Experts k and k + 4 become one; dominant is now the one, now the other."""
+PAIRS = tuple(Group((7, 1, 5, 3)[k], (k, EXPERTS - 1 - k), (0.3, 0.1)) for k in range(KEPT))
+"""Experts k and 7 − k become one; dominant is now the one, now the other."""
 DOMINANTS = torch.tensor([group.dominant for group in PAIRS])
 CHANGES = {name: {"n_group": 2, "topk_group": 2} for name in ("deepseek_v2", "deepseek_v3")}
 """So that four experts can be routed to: in groups of two, all of which may be selected from."""
