@@ -1,5 +1,6 @@
 # make repro   install, run the pipeline on params.yaml, print the table of results
 # make compare the paper's methods on equal terms, three seeds (about two hours): benchmarks/results/compare.md
+# make test-older  stock checkpoints in transformers 4.57, in a venv of its own
 # make test    install, then lint, types and tests (FAST=1 leaves out the tests marked slow)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +11,7 @@ SELECT := $(if $(FAST),-m "not slow")
 # dvc runs stages through the shell: they must find this Python.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro compare test
+.PHONY: repro compare test test-older
 
 repro: .venv/.installed
 	dvc repro
@@ -24,6 +25,11 @@ test: .venv/.installed-test
 	ruff format --check .
 	mypy
 	pytest -n 2 --dist loadfile $(SELECT)
+
+test-older: .venv/.installed-test
+	test -x .venv-4.57/bin/python || $(PYTHON) -m venv .venv-4.57
+	.venv-4.57/bin/python -m pip install --quiet torch==2.13.0 transformers==4.57.6
+	pytest tests/export/test_older_transformers.py
 
 # The stamps make a second run install nothing while pyproject.toml and constraints.txt stay as they are.
 .venv/.installed: pyproject.toml constraints.txt

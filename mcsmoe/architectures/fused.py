@@ -22,6 +22,8 @@ from mcsmoe.families import FUSED, MERGED
 ROUTERS = ("gate", "router")
 """What the router is called in the module that also owns the experts."""
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+OLDER_COUNTS = {"qwen3_moe": "num_experts"}
+"""Of all families here that transformers 4.57 knows, the one whose number of experts has a new name in 5."""
 GATED = {"gate": Role.GATE, "up": Role.UP, "down": Role.DOWN}
 PLAIN = {"up": Role.UP, "down": Role.DOWN}
 BIASES = {"gate": Role.GATE_BIAS, "up": Role.UP_BIAS, "down": Role.DOWN_BIAS}
@@ -224,6 +226,7 @@ def register(model_type: str, code: str = "fused") -> None:
                 merged_names=merged_names,
                 expert_counts=EXPERT_COUNTS,
                 expert_axes=expert_axes,
+                older_count=OLDER_COUNTS.get(model_type),
             )
         )
 

@@ -179,6 +179,8 @@ class Family:
     biases of routers, corrections of their scores), by its name in the merged checkpoint."""
     dense_config: Callable[[Any], dict[str, Any]] | None = None
     """source config → configuration of a dense model of the same active size, the baseline; None: there is none."""
+    older_count: str | None = None
+    """What transformers before 5 calls the number of experts, where 5 saves it under another name."""
 
     @property
     def causal(self) -> bool:

@@ -7,9 +7,11 @@ from collections.abc import Collection
 from mcsmoe.errors import CheckpointError
 
 
-def with_expert_count(text: str, names: Collection[str], before: int, after: int) -> str:
+def with_expert_count(text: str, names: Collection[str], before: int, after: int, older: str | None = None) -> str:
     """The JSON object `text` with `after` where `before` stands under those of `names` that are in it.
 
+    `older` is the name by which transformers before 5 knows the number: it joins the others where the source was
+    saved anew by 5, which writes the new name only.
     Raises `CheckpointError` where none is, or where one has another value.
     """
     values = json.loads(text)
@@ -20,6 +22,10 @@ def with_expert_count(text: str, names: Collection[str], before: int, after: int
         if values[name] != before:
             raise CheckpointError(f"{name} = {values[name]!r} in config.json of the source, whose layers have {before}")
         text = _with_number(text, name, after)
+    if older is not None and older not in values:
+        opening, rest = text.split("{", 1)
+        gap = rest[: len(rest) - len(rest.lstrip())]
+        text = f'{opening}{{{gap}"{older}": {after},{rest}'
     return text
 
 

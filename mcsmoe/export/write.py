@@ -24,7 +24,8 @@ def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path) 
     """
     source, checkpoint, family = mapped.source, mapped.checkpoint, mapped.family
     text = (source.directory / "config.json").read_bytes().decode()
-    config = with_expert_count(text, family.expert_counts, mapped.layers[0].experts, mapped.kept)
+    counts = (mapped.layers[0].experts, mapped.kept)
+    config = with_expert_count(text, family.expert_counts, *counts, older=family.older_count)
     specs = {}
     for tensor, name in mapped.others.items():
         shape = tuple(routers[name].shape) if name in routers else checkpoint.shape(name)

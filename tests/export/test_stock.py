@@ -92,10 +92,10 @@ def test_a_stock_model_with_the_dominant_router_rows(planted: Merged, tmp_path: 
     before, after = (
         json.loads((path / "config.json").read_text()) for path in (mapped.source.directory, stock.directory)
     )
-    assert {key: after[key] for key in after if after[key] != before[key]} in [
+    assert {key: after[key] for key in before if after[key] != before[key]} in [
         {n: KEPT} for n in mapped.family.expert_counts
     ]
-    assert before.keys() == after.keys()
+    assert after.keys() - before.keys() <= {mapped.family.older_count}
 
 
 @pytest.mark.parametrize("model_type", [*FUSED, "fsgpt_moe", SWITCH])
