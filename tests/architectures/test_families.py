@@ -34,8 +34,15 @@ GROUPS = EXPERTS // 2
 
 No other pairing would do as well: e and e + GROUPS is what an index map says before a checkpoint fills it.
 """
-REMOTE = ["deepseek_v3", "fsgpt_moe", "gpt_oss", "mixtral", "nemotron_h"]
-"""Families that are also loaded by remote code in a fresh process, which takes seconds: one of each kind."""
+OWN = pytest.mark.usefixtures("own_process")
+REMOTE = [
+    "deepseek_v3",
+    pytest.param("fsgpt_moe", marks=OWN),
+    "gpt_oss",
+    pytest.param("mixtral", marks=OWN),
+    "nemotron_h",
+]
+"""Families that are also loaded by remote code in a fresh process: one of each kind, in its own where files differ."""
 
 
 class Made(NamedTuple):
