@@ -40,8 +40,8 @@ exec(script, {"__name__": "__main__"})
 @cache
 def server() -> subprocess.Popen[str]:
     """The server, started by the first verification."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    return subprocess.Popen([*ISOLATED, SERVER], text=True, env=OFFLINE, **pipes)
+    command = [*ISOLATED, SERVER]
+    return subprocess.Popen(command, env=OFFLINE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def stop() -> None:
