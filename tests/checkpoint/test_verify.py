@@ -11,6 +11,7 @@ from tests.models import batch, logits, tiny_merged, tiny_mixed
 ROUTER = "decoder.block.1.layer.2.mlp.router.classifier.weight"
 
 
+@pytest.mark.usefixtures("own_process")
 def test_a_whole_checkpoint_passes_here_and_in_a_fresh_process(model, saved):
     verify_checkpoint(saved, batch(), logits(model))
 
@@ -60,6 +61,7 @@ class TestMerged:
         with pytest.raises(CheckpointError, match="by remote code: logits differ"):
             verify_checkpoint(saved, batch(), None)
 
+    @pytest.mark.usefixtures("own_process")
     def test_remote_code_that_needs_this_package_is_caught(self, saved):
         path = saved / "modeling_mcsmoe_switch.py"
         path.write_text(path.read_text() + "\nimport mcsmoe.errors\n")

@@ -11,6 +11,7 @@ import torch
 from mcsmoe.architectures.registry import family_of
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.grouping.plan import Plan
+from stages import collect, permute
 from tests.pipeline.imports import ROOT
 from tests.stages.workplace import enter, write_params
 
@@ -31,11 +32,11 @@ def run(stage: str, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_rule_of_the_readme_merges(place):
-    recipes = {"m-smoe": {"rule": "median", "alignment": "none"}}
-    write_params(plugins=["my_rules"], recipes=recipes)
-    for stage in (["permute"], ["collect"], ["merge", "--method", "m-smoe"]):
-        done = run(*stage)
-        assert done.returncode == 0, done.stderr[-2000:]
+    permute.main()
+    collect.main()
+    write_params(plugins=["my_rules"], recipes={"m-smoe": {"rule": "median", "alignment": "none"}})
+    done = run("merge", "--method", "m-smoe")
+    assert done.returncode == 0, done.stderr[-2000:]
     source, merged = Checkpoint(place / "artifacts/permute"), Checkpoint(place / "artifacts/merge/m-smoe")
     family, plan = family_of(source.config), Plan.load(place / "artifacts/merge/m-smoe")
     assert plan.rule == "median"

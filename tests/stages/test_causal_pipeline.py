@@ -12,6 +12,7 @@ from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.errors import ParameterError
 from mcsmoe.grouping.plan import Plan
 from stages import check, collect, compress, distill, evaluate, finetune, merge, permute
+from stages.launch import LAUNCHED
 from tests.families import SETTINGS
 from tests.recipes.params import small_params
 from tests.stages.workplace import write_params
@@ -48,7 +49,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return tmp_path
 
 
-def test_all_stages(place: Path):
+def test_all_stages(place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(LAUNCHED, "1")  # no second check, in a process of its own
     check.main()
     finetune.main()
     permute.main()

@@ -12,6 +12,7 @@ from mcsmoe.errors import UserError
 from mcsmoe.params import Params, Tokenizer
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from stages import check, finetune
+from stages.launch import LAUNCHED
 from tests.models import tiny_switch
 
 ROOT = Path(__file__).parent.parent.parent
@@ -63,7 +64,8 @@ def save_old(directory: Path, pickled: bool) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "bin"])
-def test_a_downloaded_checkpoint_is_fine_tuned(place, pickled):
+def test_a_downloaded_checkpoint_is_fine_tuned(place, pickled, monkeypatch):
+    monkeypatch.setenv(LAUNCHED, "1")  # no second check, in a process of its own
     before = save_old(place / "switch-base-32", pickled)
     check.main()
     finetune.main(Path("artifacts/finetune"))
