@@ -103,8 +103,12 @@ class Training(Section):
 
 
 class Finetune(Training):
-    """Training of the full model; the router losses are computed layer by layer on real tokens."""
+    """Training of the full model; the router losses are computed layer by layer on real tokens.
 
+    With `epochs` 0 the checkpoint that `model.source` names is taken as it is.
+    """
+
+    epochs: Weight
     router_z_loss: Weight
     balance_loss: Weight
     evaluations: Positive  # times the selection split is scored; the best checkpoint is kept
@@ -217,6 +221,14 @@ class Params(Section):
     distill: Distill
     compress: Compress
     evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _something_to_start_from(self) -> Self:
+        if self.finetune.epochs == 0 and self.model.source is None:
+            raise ValueError("finetune.epochs = 0 takes the model as it is: give model.source, or train for longer")
+        if self.finetune.epochs == 0 and self.methods.dense:
+            raise ValueError("finetune.epochs = 0 trains no dense baseline: empty methods.dense")
+        return self
 
     @classmethod
     def load(cls, path: Path | str = "params.yaml") -> Self:

@@ -37,7 +37,8 @@ def load_model(
 ) -> Any:
     """Load a model of a supported family from a directory, or (a `str` only) by its hub id; eval mode.
 
-    Without `dtype` the checkpoint's own is kept. Safetensors and old `.bin` files are read.
+    Without `dtype` the checkpoint's own is kept, or what transformers restores of quantised weights. Safetensors and
+    old `.bin` files are read.
     Raises `CheckpointError` for a missing or damaged source, another architecture, a key that is missing,
     unexpected or of another shape, and for weights that are not finite.
     """
@@ -51,6 +52,8 @@ def load_model(
     with _Failures(source):
         config = transformers.AutoConfig.from_pretrained(source, **origin)
     family = family_of(config)
+    if getattr(config, "quantization_config", None):  # nothing here computes on quantised weights
+        config.quantization_config["dequantize"] = True
     # Tensors of another shape then come in the report, by name.
     options = origin | {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if dtype is not None:

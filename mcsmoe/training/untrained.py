@@ -1,0 +1,74 @@
+"""The full model as it came, for those who merge a model without training it first."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcsmoe.checkpoint.atomic import atomic_directory, write_json
+from mcsmoe.checkpoint.companions import copy_companions
+from mcsmoe.checkpoint.load import load_model, load_tokenizer
+from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint, read_json
+from mcsmoe.checkpoint.room import check_room
+from mcsmoe.checkpoint.save import save_model
+from mcsmoe.checkpoint.verify import check_inventory
+from mcsmoe.params import Model
+
+# Hub repositories hold the same weights in other formats, too.
+WANTED = ["*.safetensors", "*.bin", "*.json", "*.txt", "*.model", "*.jinja"]
+UNWANTED = ["*/*", "consolidated*"]
+
+
+def take(settings: Model, output: Path, curve: Path) -> None:
+    """Write the checkpoint that `model.source` names to `output`, and a training curve without points.
+
+    Files in safetensors are copied, whatever their size; a quantised checkpoint, or one in `.bin`, is loaded into
+    memory and saved anew, in the precision that transformers restores. Raises `CheckpointError` where names, shapes
+    or values are not those of the model, `DiskFullError` without room; `output` is then as it was.
+    """
+    assert settings.source is not None  # params refuse it
+    directory = _local(settings.source, settings.revision)
+    with atomic_directory(output) as scratch:
+        if _readable(directory):
+            _copy(Checkpoint(directory), scratch)
+        else:
+            trust = settings.trust_remote_code
+            model = _anew(load_model(directory, trust_remote_code=trust))
+            save_model(model, load_tokenizer(directory, trust_remote_code=trust), scratch)
+        check_inventory(Checkpoint(scratch))
+    write_json(curve, [])
+
+
+def _local(source: str, revision: str | None) -> Path:
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    found = snapshot_download(source, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED)
+    return Path(found)
+
+
+def _readable(directory: Path) -> bool:
+    in_safetensors = any((directory / name).is_file() for name in (WEIGHTS, INDEX))
+    return in_safetensors and "quantization_config" not in read_json(directory / "config.json")
+
+
+def _anew(model: Any) -> Any:
+    """The model as if it had never been quantised: one that was is saved under its quantised names."""
+    with torch.device("meta"):
+        same = type(model)(model.config)
+    same.load_state_dict(model.state_dict(), assign=True)
+    same.tie_weights()
+    same.generation_config = model.generation_config
+    return same
+
+
+def _copy(source: Checkpoint, target: Path) -> None:
+    check_room(target / WEIGHTS, source.size_bytes)
+    names = [path.name for path in source.files] + ["config.json"]
+    if (source.directory / INDEX).is_file() and not (source.directory / WEIGHTS).is_file():
+        names.append(INDEX)
+    for name in names:
+        shutil.copyfile(source.directory / name, target / name)
+    copy_companions(source.directory, target)

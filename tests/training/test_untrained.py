@@ -1,0 +1,97 @@
+"""A model that is taken as it came, from files of each kind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mcsmoe.checkpoint.load import load_model
+from mcsmoe.checkpoint.reader import WEIGHTS
+from mcsmoe.errors import CheckpointError, ParameterError
+from mcsmoe.params import Model, Params, Tokenizer
+from mcsmoe.tasks.tokenizer import train_tokenizer
+from mcsmoe.training.untrained import take
+from tests import families
+from tests.recipes.params import small_params
+
+VALUES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+"""What four bits of MXFP4 stand for; the highest bit is the sign (OCP Microscaling Formats, table 5)."""
+
+
+def settings(source: Path) -> Model:
+    return Model(
+        source=str(source), revision=None, dense_source=None, trust_remote_code=False, config={}, tokenizer=None
+    )
+
+
+def saved(model: Any, directory: Path, **options: Any) -> Path:
+    model.save_pretrained(directory, **options)
+    train_tokenizer(["some words"], Tokenizer(kind="word", vocab_size=10)).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": "20KB"}])
+def test_safetensors_are_copied_byte_by_byte(tmp_path: Path, options: dict[str, str], monkeypatch: pytest.MonkeyPatch):
+    source = saved(families.small_model("mixtral"), tmp_path / "source", **options)
+    (source / "consolidated.safetensors").write_bytes(b"the same weights in another format")
+    monkeypatch.setattr("mcsmoe.training.untrained.load_model", None)
+    take(settings(source), tmp_path / "output", tmp_path / "curve.json")
+    assert json.loads((tmp_path / "curve.json").read_text()) == []
+    kept = {path.name for path in source.iterdir()} - {"consolidated.safetensors"}
+    assert {path.name for path in (tmp_path / "output").iterdir()} == kept
+    assert all((source / name).read_bytes() == (tmp_path / "output" / name).read_bytes() for name in kept)
+
+
+def test_a_pickled_checkpoint_is_saved_anew(tmp_path: Path):
+    model = families.small_model("mixtral")
+    source = saved(model, tmp_path / "source")
+    torch.save(load_file(source / WEIGHTS), source / "pytorch_model.bin")
+    (source / WEIGHTS).unlink()
+    take(settings(source), tmp_path / "output", tmp_path / "curve.json")
+    taken = load_model(tmp_path / "output").state_dict()
+    assert all(value.equal(taken[name]) for name, value in model.state_dict().items())
+
+
+def test_quantised_experts_are_restored(tmp_path: Path):
+    """As gpt-oss lies on the hub: two values of four bits a byte, a power of two for each 32 values."""
+    source = saved(families.small_model("gpt_oss", intermediate_size=64).bfloat16(), tmp_path / "source")
+    generator = torch.Generator().manual_seed(0)
+    tensors, expected = {}, {}
+    for name, value in load_file(source / WEIGHTS).items():
+        if not name.endswith("_proj") or ".experts." not in name:
+            tensors[name] = value
+            continue
+        experts, inputs, outputs = value.shape
+        blocks = torch.randint(256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8, generator=generator)
+        scales = torch.randint(118, 124, blocks.shape[:3], dtype=torch.uint8, generator=generator)
+        tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        nibbles = torch.stack([blocks & 15, blocks >> 4], -1).flatten(-2).long()  # [E, outputs, inputs / 32, 32]
+        signed = torch.where(nibbles >= 8, -VALUES[nibbles % 8], VALUES[nibbles % 8])
+        expected[name] = (signed * torch.exp2(scales[..., None] - 127.0)).flatten(-2).mT.bfloat16()
+    save_file(tensors, source / WEIGHTS, metadata={"format": "pt"})
+    config = json.loads((source / "config.json").read_text()) | {"quantization_config": {"quant_method": "mxfp4"}}
+    (source / "config.json").write_text(json.dumps(config))
+    take(settings(source), tmp_path / "output", tmp_path / "curve.json")
+    assert "quantization_config" not in json.loads((tmp_path / "output/config.json").read_text())
+    taken = load_file(tmp_path / "output" / WEIGHTS)
+    assert expected
+    assert all(value.equal(taken[name]) for name, value in expected.items())
+
+
+def test_a_checkpoint_that_lacks_a_tensor_leaves_nothing(tmp_path: Path):
+    source = saved(families.small_model("mixtral"), tmp_path / "source")
+    tensors = load_file(source / WEIGHTS)
+    save_file(dict(list(tensors.items())[1:]), source / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="1 missing tensors"):
+        take(settings(source), tmp_path / "output", tmp_path / "curve.json")
+    assert not (tmp_path / "output").exists()
+
+
+def test_nothing_to_take_is_refused():
+    given = small_params()
+    given["finetune"]["epochs"] = 0
+    with pytest.raises(ParameterError, match=r"give model.source, or train for longer"):
+        Params.parse(given)
