@@ -1,7 +1,7 @@
 """Configuration of the language model of Llama 4 with merged experts; travels as remote code."""
 
-from huggingface_hub.dataclasses import strict
 from transformers import Llama4TextConfig
+from transformers.configuration_utils import strict
 
 from .configuration_mcsmoe_fused import merged_config_class
 
