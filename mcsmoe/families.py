@@ -38,3 +38,13 @@ FUSED = (
     "solar_open",
 )
 """Model types of transformers whose experts have its common interface, and that our tests take through every step."""
+
+REFUSED = {
+    "doge": "its experts are single neurons, found by product keys: there is nothing to align or to compress",
+    "jetmoe": "its attention heads are experts, too, and its routers give out sorted tokens, which no map can take",
+    "kimi_linear": "its convolutions are three tensors on disk and one in memory, and only experts may differ so",
+    "llama4": "it reads images; its language model alone is llama4_text: load it by AutoModelForCausalLM and save it",
+    "longcat_flash": "its routers choose among experts without weights, too, for which an index map has no place",
+    "step3p7": "it reads images, and transformers has no class for its language model alone",
+}
+"""Why model types with experts that transformers knows are not supported."""

@@ -9,6 +9,7 @@ import torch
 
 from mcsmoe.architectures.layer import MoELayer, Role
 from mcsmoe.architectures.registry import family_of
+from mcsmoe.families import REFUSED
 
 EXPERTS = 8
 VOCABULARY = 96
@@ -45,6 +46,11 @@ NUMBER = {"num_experts": EXPERTS}
 SETTINGS: dict[str, dict[str, Any]] = {
     "afmoe": NUMBER | SMALL | WINDOW | {"num_dense_layers": 1},
     "cohere2_moe": NUMBER | TWO | WINDOW,
+    "dbrx": {
+        "d_model": 32,
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8},
+        "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": EXPERTS, "moe_top_k": 2},
+    },
     "deepseek_v2": ROUTED | GROUPS | LATENT | DENSE_FIRST | {"topk_method": "group_limited_greedy"},
     "deepseek_v3": ROUTED | GROUPS | LATENT | DENSE_FIRST,
     "dots1": ROUTED | SMALL | DENSE_FIRST | {"n_group": 2, "topk_group": 1},
@@ -69,6 +75,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "kolibri1": NUMBER | SMALL,
     "laguna": NUMBER | SMALL | {"shared_expert_intermediate_size": 24},
     "lfm2_moe": NUMBER | SMALL | {"num_dense_layers": 1, "layer_types": ["conv", "full_attention"]},
+    "llama4_text": LOCAL | {"intermediate_size_mlp": 40, "moe_layers": [1]},
     "mellum": NUMBER | SMALL,
     "mimo_v2_flash": ROUTED
     | SMALL
@@ -120,14 +127,15 @@ def batch(rows: int = 3, length: int = 10) -> dict[str, torch.Tensor]:
 
 
 def table() -> str:
-    """Markdown: model types by what their experts are and how they lie on disk."""
+    """Markdown: model types by what their experts are and how they lie on disk, and those that are refused."""
     kinds: dict[tuple[str, str], list[str]] = {}
     for model_type in sorted(SETTINGS):
         config = small_model(model_type).config
         layer = family_of(config).layers(config)[0]
         kinds.setdefault((_kind(layer), _disk(layer)), []).append(f"`{model_type}`")
     rows = [f"| {kind} | {disk} | {', '.join(names)} |" for (kind, disk), names in kinds.items()]
-    return "\n".join(["| experts | on disk | model types |", "|---|---|---|", *rows])
+    refused = [f"| not supported | | `{model_type}`: {reason} |" for model_type, reason in REFUSED.items()]
+    return "\n".join(["| experts | on disk | model types |", "|---|---|---|", *rows, *refused])
 
 
 def _disk(layer: MoELayer) -> str:
@@ -136,7 +144,7 @@ def _disk(layer: MoELayer) -> str:
         return "a tensor each"
     turned = ", transposed" if place.transposed else ""
     in_turn = ", gate and up row by row in turn" if place.rows is not None and place.rows.step else ""
-    return f"in a stack{turned}{in_turn}"
+    return f"in a stack{turned}{in_turn}" if place.height is None else "in a tensor, one after another"
 
 
 def _kind(layer: MoELayer) -> str:

@@ -33,9 +33,9 @@ def write_permuted(source: Checkpoint, layers: Iterable[MoELayer], orders: Order
             yield source.tensor(tensor)
             return
         layer, _, first = held[0]
-        stacked = layer.places[first].stacked
+        place = layer.places[first]
         for e in dict.fromkeys(e for _, e, _ in held):
-            share = source.part(tensor, e) if stacked else source.tensor(tensor)
+            share = source.part(tensor, place.index(e)) if place.stacked else source.tensor(tensor)
             for name in (name for _, owner, name in held if owner == e and (layer.name, e) in orders):
                 ours = layer.places[name].view(share)
                 ours.copy_(permute_tensor(ours, name, layer.layout, orders[layer.name, e]))

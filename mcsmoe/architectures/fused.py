@@ -4,18 +4,21 @@ What differs between them (names of modules, sizes, how activations are gated) i
 without weights; names on disk come from transformers' own conversion rules.
 """
 
+import copy
 import re
-from collections.abc import Collection, Mapping
-from functools import partial
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mcsmoe.architectures.configuration import configuration
-from mcsmoe.architectures.layer import Activation, Family, GroupLimit, Layout, MoELayer, Place, Role, Routing
-from mcsmoe.architectures.naming import Naming, is_experts
-from mcsmoe.architectures.registry import FAMILIES
+from mcsmoe.architectures.interface import Experts, common
+from mcsmoe.architectures.layer import Family, GroupLimit, MoELayer, Place, Routing
+from mcsmoe.architectures.naming import Naming
+from mcsmoe.architectures.registry import FAMILIES, merged_layers
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import FUSED, MERGED
 
@@ -24,9 +27,29 @@ ROUTERS = ("gate", "router")
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 OLDER_COUNTS = {"qwen3_moe": "num_experts"}
 """Of all families here that transformers 4.57 knows, the one whose number of experts has a new name in 5."""
-GATED = {"gate": Role.GATE, "up": Role.UP, "down": Role.DOWN}
-PLAIN = {"up": Role.UP, "down": Role.DOWN}
-BIASES = {"gate": Role.GATE_BIAS, "up": Role.UP_BIAS, "down": Role.DOWN_BIAS}
+
+
+def routing(block: nn.Module, output: tuple[Tensor, ...]) -> Routing:
+    """What a router did: it returns (logits, gates, selected experts, …)."""
+    logits, gates, index = (value.flatten(0, -2) for value in output[:3])
+    return Routing(logits, index, gates)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a family says of itself that differs from most: see `Family`, and `common` for `experts`.
+
+    `configuration` and `modeling` name the files of remote code.
+    """
+
+    experts: Callable[[Any], Experts | None] = common
+    routing: Callable[[nn.Module, Any], Routing] = routing
+    expert_counts: tuple[str, ...] = EXPERT_COUNTS
+    configuration: str = "configuration_mcsmoe_fused"
+    modeling: str = "modeling_mcsmoe_fused"
+
+
+MOST = Kind()
 
 
 def skeleton(config: Any) -> Any:
@@ -34,42 +57,47 @@ def skeleton(config: Any) -> Any:
     import transformers
 
     values = dict(config) if isinstance(config, Mapping) else config.to_dict()
-    stock = {key: value for key, value in values.items() if key not in ("auto_map", "moe_layers", "architectures")}
+    stock = {key: value for key, value in values.items() if key not in ("auto_map", "architectures")}
     stock["model_type"] = values["model_type"].removeprefix(MERGED)
+    merged = merged_layers(values)
+    if merged is not None:
+        # Where a stock class has a field of this name, it lists the sparse layers by number.
+        stock["moe_layers"] = [int(name.rpartition(".")[2]) for name in merged]
     with torch.device("meta"):
         return transformers.AutoModelForCausalLM.from_config(configuration(stock))
 
 
-def layers(config: Any) -> list[MoELayer]:
+def layers(config: Any, kind: Kind = MOST) -> list[MoELayer]:
     """The sparse layers, in order of the forward pass. Raises `CheckpointError` where no router is found."""
     model = skeleton(config)
     naming = Naming(model)
-    return [_layer(model, naming, path) for path, module in model.named_modules() if path and is_experts(module)]
+    return [_layer(model, naming, path, experts) for path, experts in _experts(model, kind).items()]
 
 
-def _layer(model: nn.Module, naming: Naming, path: str) -> MoELayer:
+def _experts(model: nn.Module, kind: Kind) -> dict[str, Experts]:
+    """What `kind` knows as experts, by the path of the module."""
+    found = {path: kind.experts(module) for path, module in model.named_modules() if path}
+    return {path: experts for path, experts in found.items() if experts is not None}
+
+
+def _layer(model: nn.Module, naming: Naming, path: str, experts: Experts) -> MoELayer:
     owner = path.rpartition(".")[0]
     block: Any = model.get_submodule(owner)
-    experts: Any = model.get_submodule(path)
     router = next((name for name, _ in block.named_children() if name in ROUTERS), None)
     if router is None:
         raise CheckpointError(f"{owner}: no router beside the experts; known names are {', '.join(ROUTERS)}")
     index = int(re.findall(r"\.(\d+)\.", path)[0])
-    d_model, d_ff = experts.down_proj.shape[1:]
-    if experts.is_transposed:
-        d_model, d_ff = d_ff, d_model
-    layout = _layout(experts)
-    memory = {name: _in_memory(path, experts, name) for name in layout}
+    memory = {name: replace(place, tensor=f"{path}.{place.tensor}") for name, place in experts.places.items()}
     weight = next(name for name, value in getattr(block, router).named_parameters() if value.ndim == 2)
     return MoELayer(
         name=f"decoder.{index}",
         path=owner,
-        experts=experts.num_experts,
+        experts=experts.count,
         top_k=_top_k(model.config, block, router),
-        d_model=d_model,
-        d_ff=d_ff,
-        layout=layout,
-        activation=_activation(experts),
+        d_model=experts.d_model,
+        d_ff=experts.d_ff,
+        layout=experts.layout,
+        activation=experts.activation,
         router_path=f"{owner}.{router}",
         router_weight=naming.parts(f"{owner}.{router}.{weight}")[0],
         stack="decoder",
@@ -80,44 +108,11 @@ def _layer(model: nn.Module, naming: Naming, path: str) -> MoELayer:
     )
 
 
-def _layout(experts: Any) -> Layout:
-    weights = GATED if experts.has_gate else PLAIN
-    biases = {f"{name}_bias": BIASES[name] for name in weights} if experts.has_bias else {}
-    return weights | biases
-
-
-def _in_memory(path: str, experts: Any, name: str) -> Place:
-    """Gate and up lie in one stack, one after the other or row by row in turn."""
-    kind, bias = name.removesuffix("_bias"), name.endswith("_bias")
-    fused = "gate_up_proj" if experts.has_gate and kind != "down" else f"{kind}_proj"
-    rows = None
-    if fused == "gate_up_proj":
-        half = experts.gate_up_proj.shape[2 if experts.is_transposed else 1] // 2
-        first = kind == "gate"
-        if experts.is_concatenated:
-            rows = slice(0, half) if first else slice(half, 2 * half)
-        else:
-            rows = slice(0 if first else 1, None, 2)
-    return Place(f"{path}.{fused}{'_bias' if bias else ''}", rows, experts.is_transposed and not bias)
-
-
 def _on_disk(naming: Naming, place: Place, name: str) -> Place:
     parts = naming.parts(place.tensor)
     if "{expert}" not in parts[0]:
-        return Place(parts[0], place.rows, place.transposed)
+        return replace(place, tensor=parts[0])
     return Place(parts[-1] if name.startswith("up") else parts[0])
-
-
-def _activation(experts: Any) -> Activation:
-    def gated(gate: Tensor | None, up: Tensor) -> Tensor:
-        if gate is None:
-            plain: Tensor = experts.act_fn(up)
-            return plain
-        both = torch.cat([gate, up], -1) if experts.is_concatenated else torch.stack([gate, up], -1).flatten(-2)
-        inner: Tensor = experts._apply_gate(both)
-        return inner
-
-    return gated
 
 
 def _top_k(config: Any, block: Any, router: str) -> int:
@@ -138,16 +133,10 @@ def _limit(router: Any) -> GroupLimit | None:
     return GroupLimit(router.num_group, router.topk_group, scored=1 if method else 2)
 
 
-def routing(router: nn.Module, output: tuple[Tensor, ...]) -> Routing:
-    """What a router did: it returns (logits, gates, selected experts, …)."""
-    logits, gates, index = (value.flatten(0, -2) for value in output[:3])
-    return Routing(logits, index, gates)
-
-
-def merged_config(config: Any, experts: Mapping[str, int], code: str = "fused") -> dict[str, Any]:
+def merged_config(config: Any, experts: Mapping[str, int], kind: Kind = MOST) -> dict[str, Any]:
     """The config.json of the merged model: `experts[layer name]` dense experts a layer, all else unchanged.
 
-    Layers that `experts` leaves out keep all of theirs. `code` names the files of remote code.
+    Layers that `experts` leaves out keep all of theirs.
     """
     values = dict(config) if isinstance(config, Mapping) else config.to_dict()
     model = skeleton(config)
@@ -157,15 +146,15 @@ def merged_config(config: Any, experts: Mapping[str, int], code: str = "fused") 
             "router": layer.router_path.rpartition(".")[2],
             "experts": experts.get(layer.name, layer.experts),
         }
-        for layer in layers(config)
+        for layer in layers(config, kind)
     }
     name = f"MCSMoE{type(model).__name__}"
     return values | {
         "model_type": MERGED + values["model_type"],
         "architectures": [name],
         "auto_map": {
-            "AutoConfig": f"configuration_mcsmoe_{code}.MCSMoE{type(model.config).__name__}",
-            "AutoModelForCausalLM": f"modeling_mcsmoe_{code}.{name}",
+            "AutoConfig": f"{kind.configuration}.MCSMoE{type(model.config).__name__}",
+            "AutoModelForCausalLM": f"{kind.modeling}.{name}",
         },
         "moe_layers": moe_layers,
     }
@@ -181,13 +170,13 @@ def merged_map(layer: MoELayer) -> str:
     return f"{layer.router_path}.expert_map"
 
 
-def merged_names(config: Any, names: Collection[str]) -> dict[str, str]:
+def merged_names(config: Any, names: Collection[str], kind: Kind = MOST) -> dict[str, str]:
     """Name on disk → name in the merged checkpoint, of what is no expert; tensors that loading ignores are left out.
 
     Raises `CheckpointError` for a tensor that the model does not have.
     """
     model = skeleton(config)
-    inside = tuple(f"{path}." for path, module in model.named_modules() if is_experts(module))
+    inside = tuple(f"{path}." for path in _experts(model, kind))
     known = Naming(model).others(name for name in model.state_dict() if not name.startswith(inside))
     ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
     unknown = [n for n in names if n not in known and not any(pattern.search(n) for pattern in ignored)]
@@ -196,12 +185,12 @@ def merged_names(config: Any, names: Collection[str]) -> dict[str, str]:
     return {name: known[name] for name in names if name in known}
 
 
-def expert_axes(config: Any) -> dict[str, int]:
+def expert_axes(config: Any, kind: Kind = MOST) -> dict[str, int]:
     """Where shapes change when the configuration has twice as many experts."""
     values = dict(config) if isinstance(config, Mapping) else config.to_dict()
-    twice = skeleton(values | {name: 2 * values[name] for name in EXPERT_COUNTS if name in values}).state_dict()
+    twice = skeleton(_doubled(values, kind.expert_counts)).state_dict()
     model = skeleton(values)
-    inside = tuple(f"{path}." for path, module in model.named_modules() if is_experts(module))
+    inside = tuple(f"{path}." for path in _experts(model, kind))
     return {
         name: axis
         for name, value in model.state_dict().items()
@@ -211,21 +200,31 @@ def expert_axes(config: Any) -> dict[str, int]:
     }
 
 
-def register(model_type: str, code: str = "fused") -> None:
-    """File a family and its merged form; `code` names the files of remote code."""
+def _doubled(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    twice = copy.deepcopy(dict(values))
+    for name in names:
+        *owners, last = name.split(".")
+        inside: Any = reduce(lambda value, owner: value.get(owner) or {}, owners, twice)
+        if last in inside:
+            inside[last] *= 2
+    return twice
+
+
+def register(model_type: str, kind: Kind = MOST) -> None:
+    """File a family and its merged form."""
     for each in (model_type, MERGED + model_type):
         FAMILIES.register(each)(
             Family(
                 model_type=each,
                 auto_class="AutoModelForCausalLM",
-                layers=layers,
-                routing=routing,
-                merged_config=partial(merged_config, code=code),
+                layers=partial(layers, kind=kind),
+                routing=kind.routing,
+                merged_config=partial(merged_config, kind=kind),
                 merged_tensor=merged_tensor,
                 merged_map=merged_map,
-                merged_names=merged_names,
-                expert_counts=EXPERT_COUNTS,
-                expert_axes=expert_axes,
+                merged_names=partial(merged_names, kind=kind),
+                expert_counts=kind.expert_counts,
+                expert_axes=partial(expert_axes, kind=kind),
                 older_count=OLDER_COUNTS.get(model_type),
             )
         )
@@ -233,4 +232,4 @@ def register(model_type: str, code: str = "fused") -> None:
 
 for model_type in FUSED:
     register(model_type)
-register("fsgpt_moe", "fsgpt")
+register("fsgpt_moe", Kind(configuration="configuration_mcsmoe_fsgpt", modeling="modeling_mcsmoe_fsgpt"))

@@ -44,8 +44,8 @@ class TensorSource(Protocol):
     def tensor(self, name: str) -> Tensor:
         """The tensor under `name`."""
 
-    def part(self, name: str, index: int) -> Tensor:
-        """Entry `index` along the first axis of the tensor under `name`."""
+    def part(self, name: str, index: int | slice) -> Tensor:
+        """Entry, or entries, `index` along the first axis of the tensor under `name`."""
         return self.tensor(name)[index]
 
 
@@ -53,13 +53,15 @@ class TensorSource(Protocol):
 class Place:
     """Where one kind of expert tensor lies: in a tensor of its own for each expert, or in a stack of all experts.
 
-    `tensor` is a name with `{expert}` in it, or that of a stack, whose first axis counts experts. In one expert's
-    share of it, transposed where `transposed` says so, `rows` are the tensor's own (None: all are).
+    `tensor` is a name with `{expert}` in it, or that of a stack. The first axis of a stack counts experts, or, where
+    `height` is given, one expert after another has so many rows of it. In one expert's share of it, transposed where
+    `transposed` says so, `rows` are the tensor's own (None: all are).
     """
 
     tensor: str
     rows: slice | None = None
     transposed: bool = False
+    height: int | None = None
 
     @property
     def stacked(self) -> bool:
@@ -70,6 +72,14 @@ class Place:
         """Name of the tensor that holds this expert's."""
         return self.tensor.replace("{expert}", str(expert))
 
+    def index(self, expert: int) -> int | slice:
+        """Where a stack has this expert's share, along its first axis."""
+        return expert if self.height is None else slice(expert * self.height, (expert + 1) * self.height)
+
+    def share(self, whole: Tensor, expert: int) -> Tensor:
+        """One expert's share of the tensor; writing to it writes there."""
+        return whole[self.index(expert)] if self.stacked else whole
+
     def view(self, share: Tensor) -> Tensor:
         """Ours of one expert's share of the tensor; writing to it writes there."""
         turned = share.transpose(-1, -2) if self.transposed else share
@@ -78,7 +88,7 @@ class Place:
     def read(self, source: TensorSource, expert: int) -> Tensor:
         """The tensor of one expert."""
         name = self.name(expert)
-        return self.view(source.part(name, expert) if self.stacked else source.tensor(name))
+        return self.view(source.part(name, self.index(expert)) if self.stacked else source.tensor(name))
 
 
 @dataclass(frozen=True)
@@ -146,12 +156,14 @@ class Routing:
 
     Gates are the weights with which expert outputs are summed; selection is taken before any capacity limit.
     `inputs` [T, d] are what the router saw, which need not be what the experts see; `watch` fills them in.
+    Where experts see these inputs multiplied by something, `scale` [T, 1] is that.
     """
 
     logits: Tensor
     index: Tensor
     gates: Tensor
     inputs: Tensor | None = None
+    scale: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +175,7 @@ class Family:
     layers: Callable[[Any], list[MoELayer]]
     """config → its sparse layers, in order of the forward pass."""
     routing: Callable[[nn.Module, Any], Routing]
-    """(router module, its forward output) → `Routing`, flattened over batch and positions."""
+    """(module that owns router and experts, the router's output) → `Routing`, flattened over batch and positions."""
     merged_config: Callable[[Any, Mapping[str, int]], dict[str, Any]]
     """(source config, experts kept by layer name) → config.json of the merged model class."""
     merged_tensor: Callable[[MoELayer, str], str]
@@ -173,7 +185,10 @@ class Family:
     merged_names: Callable[[Any, Collection[str]], dict[str, str]]
     """(source config, names of the source checkpoint's tensors that are no experts) → their names when merged."""
     expert_counts: tuple[str, ...]
-    """What the number of experts is called in config.json; a file has one of these names, or more that agree."""
+    """What the number of experts is called in config.json; a file has one of these names, or more that agree.
+
+    "a.b" is the b of the object a.
+    """
     expert_axes: Callable[[Any], dict[str, int]]
     """source config → the axis that counts experts in each tensor that has one and is no expert's (router rows,
     biases of routers, corrections of their scores), by its name in the merged checkpoint."""

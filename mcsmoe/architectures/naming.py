@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
-
 from mcsmoe.errors import CheckpointError
 
 SPLITS = (["SplitModulelist"], ["Chunk", "SplitModulelist"])
@@ -50,9 +48,3 @@ class Naming:
                 raise CheckpointError(f"{name}: stored in a form that is not supported ({', '.join(parts)})")
             found[parts[0]] = name
         return found
-
-
-def is_experts(module: nn.Module) -> bool:
-    """True for experts with the common interface of transformers 5 (its decorator sets these flags)."""
-    flags = ("has_gate", "has_bias", "is_transposed", "is_concatenated", "num_experts", "down_proj")
-    return all(hasattr(module, flag) for flag in flags)

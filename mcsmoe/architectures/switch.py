@@ -90,7 +90,7 @@ def _is_sparse(index: int, step: int) -> bool:
     return step == 1 or (step > 1 and index % step == 1)
 
 
-def routing(router: nn.Module, output: tuple[Tensor, Tensor, Tensor]) -> Routing:
+def routing(block: nn.Module, output: tuple[Tensor, Tensor, Tensor]) -> Routing:
     """What a router, stock or merged, did: its output is (selection after capacity, probability, logits)."""
     logits = output[2].flatten(0, -2)
     return Routing(logits, logits.argmax(-1, keepdim=True), output[1].reshape(-1, 1))

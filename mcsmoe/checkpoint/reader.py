@@ -72,8 +72,8 @@ class Checkpoint:
         """One tensor, checked for NaN and infinity."""
         return self._read(name, lambda file: file.get_tensor(name))
 
-    def part(self, name: str, index: int) -> Tensor:
-        """Entry `index` along the first axis of one tensor, checked alike; no more than it is read."""
+    def part(self, name: str, index: int | slice) -> Tensor:
+        """Entry, or entries, `index` along the first axis of one tensor, checked alike; no more than it is read."""
         return self._read(name, lambda file: file.get_slice(name)[index])
 
     def _read(self, name: str, read: Callable[[Any], Tensor]) -> Tensor:

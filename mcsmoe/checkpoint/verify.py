@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mcsmoe.architectures.configuration import configuration
-from mcsmoe.architectures.registry import family_of
+from mcsmoe.architectures.registry import family_of, merged_layers
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.errors import CheckpointError
@@ -115,7 +115,7 @@ def _expected_tensors(config: dict[str, Any], names: Collection[str]) -> tuple[d
         model = auto_class.from_config(described, dtype=described.dtype or torch.float32)
     loaded: dict[str, Tensor] = dict(model.state_dict())
     tied: set[str] = set(getattr(model, "all_tied_weights_keys", {}))
-    if getattr(described, "moe_layers", None) is not None:
+    if merged_layers(config) is not None:
         return loaded, tied  # a merged model has the same names in memory
     experts: dict[str, Tensor] = {}
     held: set[str] = set()

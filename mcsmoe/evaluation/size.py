@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mcsmoe.architectures.registry import sparse_layers
+from mcsmoe.architectures.registry import merged_layers, sparse_layers
 from mcsmoe.checkpoint.reader import Checkpoint
 
 
@@ -18,7 +18,7 @@ def size(model: Any, directory: Path) -> dict[str, int]:
 
 def experts(config: Any) -> int:
     """Experts held over all sparse layers: those of `moe_layers` in a merged model, else all of them."""
-    merged = getattr(config, "moe_layers", None) or {}
+    merged = merged_layers(config) or {}
     return sum(
         merged[layer.name]["experts"] if layer.name in merged else layer.experts for layer in sparse_layers(config)
     )

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mcsmoe.architectures.layer import Family, MoELayer
-from mcsmoe.architectures.registry import family_of
+from mcsmoe.architectures.registry import family_of, merged_layers
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.errors import CheckpointError
 from mcsmoe.grouping.plan import PLAN, LayerPlan, Plan
@@ -44,10 +44,10 @@ def open_mapped(source: Checkpoint, checkpoint: Checkpoint, plan: Path) -> Mappe
     Raises `CheckpointError` where one of them is not of its kind, where experts were compressed, and where the three
     do not belong together.
     """
-    described = checkpoint.config.get("moe_layers")
+    described = merged_layers(checkpoint.config)
     if not described:
         raise CheckpointError(f"{checkpoint.directory}: not a merged checkpoint, as merge and distill write them")
-    if "moe_layers" in source.config:
+    if merged_layers(source.config) is not None:
         raise CheckpointError(f"{source.directory}: merged already; --source is the stock model, as permute writes it")
     compressed = [name for name, layer in described.items() if "structure" in layer]
     if compressed:

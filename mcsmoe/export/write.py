@@ -38,7 +38,8 @@ def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path) 
                 tensor = place.name(k)
                 shape = source.shape(tensor)
                 dtype = checkpoint.dtype(family.merged_tensor(layer, name))
-                specs[tensor] = TensorSpec(dtype, (mapped.kept, *shape[1:]) if place.stacked else shape)
+                rows = shape[0] // layer.experts * mapped.kept if place.stacked else shape[0]
+                specs[tensor] = TensorSpec(dtype, (rows, *shape[1:]))
                 holders[tensor].append((layer, k, name))
 
     def chunks(tensor: str) -> Iterator[Tensor]:
@@ -48,13 +49,16 @@ def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path) 
             yield routers[name] if name in routers else checkpoint.tensor(name)
             return
         layer, _, first = held[0]
-        shape = specs[tensor].shape[1:] if layer.places[first].stacked else specs[tensor].shape
+        place, (rows, *shape) = layer.places[first], specs[tensor].shape
+        if place.stacked:
+            rows //= mapped.kept
         for k in dict.fromkeys(k for _, k, _ in held):
             # What nobody fills would be refused by the writer.
-            share = torch.full(shape, torch.nan, dtype=specs[tensor].dtype)
+            chunk = torch.full((rows, *shape), torch.nan, dtype=specs[tensor].dtype)
+            share = place.share(chunk, 0)
             for name in (name for _, owner, name in held if owner == k):
                 layer.places[name].view(share).copy_(checkpoint.part(family.merged_tensor(layer, name), k))
-            yield share
+            yield chunk
 
     write_safetensors(directory / WEIGHTS, specs, chunks)
     (directory / "config.json").write_bytes(config.encode())

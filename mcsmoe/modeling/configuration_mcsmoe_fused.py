@@ -21,12 +21,13 @@ def merged_config_class(
     The count of experts in the configuration stays E, the rows of every router. `moe_layers` names the sparse
     layers and what they hold: `{"decoder.1": {"path": module, "router": its child, "experts": K}}` for dense
     experts. Where each weight is U V + S there stand, too, `"rank": r`, `"structure"` and `"kept": {weight: n}`,
-    the units of S kept over all K experts. `module` is where the class is found by its name.
+    the units of S kept over all K experts. A list of numbers is a field that the stock class has under this name:
+    its sparse layers. `module` is where the class is found by its name.
     """
 
     class Merged(stock):
         model_type = f"mcsmoe_{stock.model_type}"
-        moe_layers: dict[str, Any] | None = None
+        moe_layers: dict[str, Any] | list[int] | None = None
 
     Merged.__name__ = Merged.__qualname__ = PREFIX + stock.__name__
     Merged.__module__ = module

@@ -4,6 +4,7 @@ This file travels beside the weights as remote code: it imports torch, transform
 module, and the files beside it.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -62,19 +63,20 @@ class MergedExperts(nn.Module):
                 setattr(self, f"{name}_bias", nn.Parameter(torch.zeros(self.num_experts, d_out)))
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Tokens [T, d], merged experts of each [T, k], their weights [T, k] → [T, d].
+        """T tokens [..., d], merged experts of each [T, k], their weights [T, k] → [..., d].
 
         A token that selects one merged expert more than once runs it once, with the sum of the weights.
         """
-        shape = (len(hidden_states), self.num_experts)
+        tokens = hidden_states.flatten(0, -2)  # [T, d]
+        shape = (len(tokens), self.num_experts)
         chosen = torch.zeros(shape, dtype=torch.bool, device=hidden_states.device).scatter(1, top_k_index, True)
         weights = top_k_weights.new_zeros(shape).scatter_add(1, top_k_index, top_k_weights)
         sizes = chosen.sum(0).tolist()
         expert, token = chosen.T.nonzero(as_tuple=True)  # pairs, sorted by expert
-        x = hidden_states[token]
+        x = tokens[token]
         inner = self.gated(x, sizes, expert)
         y = self.linear("down", inner, sizes, expert) * weights[token, expert, None]
-        return torch.zeros_like(hidden_states).index_add(0, token, y.to(hidden_states.dtype))
+        return torch.zeros_like(tokens).index_add(0, token, y.to(tokens.dtype)).view(hidden_states.shape)
 
     def gated(self, x: Tensor, sizes: list[int], expert: Tensor) -> Tensor:
         """Hidden neurons [n, f] of tokens x [n, d] sorted by expert [n]."""
@@ -113,12 +115,35 @@ def mapped_router_class(stock: Any) -> Any:
     return Mapped
 
 
-def install(block: Any, layer: dict[str, Any]) -> None:
-    """Make the stock sparse layer `block` hold the merged experts that `layer` describes."""
-    stock, router = block.experts, getattr(block, layer["router"])
-    experts_class, router_class = stock.__class__, router.__class__
+@dataclass
+class StockExperts:
+    """What `MergedExperts` asks of stock ones, for gated experts without biases that lack the common interface.
+
+    `down_proj` [E, f, d]; `act_fn` is applied to the gate.
+    """
+
+    down_proj: Tensor
+    act_fn: Any
+    has_gate = is_concatenated = is_transposed = True
+    has_bias = False
+
+    def _apply_gate(self, both: Tensor) -> Tensor:
+        gate, up = both.chunk(2, dim=-1)
+        gated: Tensor = self.act_fn(gate) * up
+        return gated
+
+
+def hold(block: Any, layer: dict[str, Any], stock: Any) -> None:
+    """Make the stock sparse layer `block` hold the merged experts that `layer` describes, and its router their map."""
     weight: Tensor = stock.down_proj
-    experts = merged_experts_class(experts_class)(stock, layer)
+    experts = merged_experts_class(stock.__class__)(stock, layer)
     block.experts = experts.to(dtype=weight.dtype, device=weight.device)
-    router.register_buffer("expert_map", torch.arange(len(weight), device=weight.device) % layer["experts"])
-    router.__class__ = mapped_router_class(router_class)
+    index_map = torch.arange(len(weight), device=weight.device) % layer["experts"]
+    getattr(block, layer["router"]).register_buffer("expert_map", index_map)
+
+
+def install(block: Any, layer: dict[str, Any]) -> None:
+    """As `hold`, where the experts have the common interface, and the router tells which are selected."""
+    hold(block, layer, block.experts)
+    router = getattr(block, layer["router"])
+    router.__class__ = mapped_router_class(router.__class__)

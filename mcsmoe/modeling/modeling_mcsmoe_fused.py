@@ -17,11 +17,12 @@ from .experts_mcsmoe import describe, install
 
 @cache
 def merged_model_class(
-    stock: type[transformers.PreTrainedModel], config: Any = None, module: str = __name__
+    stock: type[transformers.PreTrainedModel], config: Any = None, module: str = __name__, install: Any = install
 ) -> type[transformers.PreTrainedModel]:
     """A subclass of the causal language model `stock` with the sparse layers of `config.moe_layers`.
 
     `config` is its configuration class, and `module` where it is found by its name, if it is none of transformers'.
+    `install` makes a stock sparse layer hold merged experts.
     """
 
     class Merged(stock):

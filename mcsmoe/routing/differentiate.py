@@ -88,7 +88,7 @@ class Weight(NamedTuple):
 
     def of(self, parameter: Tensor) -> Tensor:
         """The expert's part of what has the shape of the parameter."""
-        return self.place.view(parameter[self.expert] if self.place.stacked else parameter)
+        return self.place.view(self.place.share(parameter, self.expert))
 
     @property
     def value(self) -> Tensor:

@@ -51,8 +51,10 @@ def watch(
     kept: dict[str, Tensor] = {}
 
     def after_router(layer: MoELayer) -> Callable[..., None]:
+        block = model.get_submodule(layer.path)
+
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            routing = family.routing(module, output)
+            routing = family.routing(block, output)
             routed[layer.name] = replace(routing, inputs=inputs[0].flatten(0, -2))
 
         return hook
@@ -60,10 +62,13 @@ def watch(
     def before_experts(layer: MoELayer) -> Callable[..., None]:
         # What the experts see: the router's input may be normalised, or not yet projected.
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            routing, x = routed.pop(layer.name), inputs[0]
+            routing, x = routed.pop(layer.name), inputs[0].flatten(0, -2)  # [B·S, d]
+            if routing.scale is not None:
+                assert routing.inputs is not None
+                x = routing.inputs * routing.scale
             real = kept[layer.stack].flatten().to(x.device)  # [B·S]
-            kinds = {kind: value[real] for kind, value in vars(routing).items()}
-            see(layer, x.flatten(0, -2)[real], Routing(**kinds))  # x: [T, d]
+            kinds = {kind: value[real] for kind, value in vars(routing).items() if value is not None}
+            see(layer, x[real], Routing(**kinds))
 
         return hook
 

@@ -73,7 +73,7 @@ class ExpertDropper:
 
     def _count(self, layer: MoELayer) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            chosen = self._family.routing(module, output).index[self._masks[layer.stack]]
+            chosen = self._family.routing(self._mlps[layer.name], output).index[self._masks[layer.stack]]
             self._counts[layer.name] += torch.bincount(chosen.flatten().cpu(), minlength=layer.experts)
 
         return hook

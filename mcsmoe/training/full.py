@@ -28,8 +28,10 @@ class FullLoss:
         """Record the router logits of each forward pass of `model` while the context is open."""
 
         def record(layer: MoELayer) -> Any:
+            block = model.get_submodule(layer.path)
+
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-                self._logits[layer.name] = self._family.routing(module, output).logits
+                self._logits[layer.name] = self._family.routing(block, output).logits
 
             return hook
 

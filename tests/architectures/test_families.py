@@ -34,9 +34,9 @@ GROUPS = EXPERTS // 2
 
 No other pairing would do as well: e and e + GROUPS is what an index map says before a checkpoint fills it.
 """
-REMOTE = ["deepseek_v3", "fsgpt_moe", "gpt_oss", "mixtral", "nemotron_h"]
+REMOTE = ["dbrx", "deepseek_v3", "fsgpt_moe", "gpt_oss", "llama4_text", "mixtral", "nemotron_h"]
 """Families that are also loaded by remote code in a fresh process: one of each kind."""
-OWN = ("fsgpt_moe", "mixtral")
+OWN = ("fsgpt_moe", "llama4_text", "mixtral")
 """Those of them that get a process of their own, which takes seconds: their files of remote code differ."""
 
 
@@ -129,6 +129,22 @@ def test_counts_are_those_of_the_router_written_out(stock: Made):
         counts = torch.bincount(selected.flatten(), minlength=EXPERTS)
         assert statistics[layer.name].tokens == real.sum()
         assert torch.equal(statistics[layer.name].counts, counts.to(statistics[layer.name].counts.dtype))
+
+
+def test_experts_of_llama4_see_tokens_times_their_scores():
+    model = small_model("llama4_text", num_experts_per_tok=1)
+    (layer,) = family_of(model.config).layers(model.config)
+    outputs: list[Tensor] = []
+    experts = model.get_submodule(layer.experts_path)
+    with_hook = experts.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    logits(model)
+    with_hook.remove()
+    real = batch()["attention_mask"].bool().flatten()
+    computed = outputs[0].view(EXPERTS, len(real), -1)[:, real].sum(1)  # [E, d]; of others' tokens all are 0
+    rows = batch() | {"labels": batch()["input_ids"]}
+    found = collect(model, family_of(model.config), [layer], [rows])[layer.name]
+    torch.testing.assert_close(found.output_sums, computed.double(), rtol=0, atol=1e-6)
+    assert torch.equal(found.gates, found.counts.double())
 
 
 def keep_input(seen: dict[str, Tensor], name: str) -> Any:
@@ -259,7 +275,7 @@ def test_offload_to_disk(merged: Any, tmp_path: Path):
     torch.testing.assert_close(logits(offloaded), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss"])
+@pytest.mark.parametrize("model_type", ["dbrx", "mixtral", "gpt_oss"])
 def test_gradients_of_experts_that_share_a_tensor(model_type: str, tmp_path: Path):
     model = small_model(model_type)
     layers = family_of(model.config).layers(model.config)
@@ -273,10 +289,10 @@ def test_gradients_of_experts_that_share_a_tensor(model_type: str, tmp_path: Pat
         for e in range(EXPERTS):
             for name, value in found.read("gradient", layer, e).items():
                 place = layer.in_memory[name]
-                expected = place.view(model.get_parameter(place.name(e)).grad[e])
+                expected = place.view(place.share(model.get_parameter(place.name(e)).grad, e))
                 torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_every_family_is_tested_and_stands_in_the_readme():
-    assert set(SETTINGS) == {*FUSED, "fsgpt_moe"}
+    assert set(SETTINGS) == {"dbrx", "fsgpt_moe", "llama4_text", *FUSED}
     assert table() in (Path(__file__).parent.parent.parent / "README.md").read_text()

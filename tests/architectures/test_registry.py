@@ -1,7 +1,9 @@
 import pytest
+from transformers import CONFIG_MAPPING
 
 from mcsmoe.architectures.registry import family_of, sparse_layers
 from mcsmoe.errors import CheckpointError
+from mcsmoe.families import REFUSED
 from tests.models import tiny_merged, tiny_switch
 
 
@@ -17,3 +19,10 @@ def test_families_are_found_by_model_type(build):
 def test_another_architecture_is_refused_by_name(config):
     with pytest.raises(CheckpointError, match=r"(bert|None).*switch_transformers"):
         family_of(config)
+
+
+@pytest.mark.parametrize("model_type", REFUSED)
+def test_what_is_refused_has_a_reason(model_type):
+    assert model_type in CONFIG_MAPPING  # a user may have one
+    with pytest.raises(CheckpointError, match=f"{model_type}' is not supported: {REFUSED[model_type]}$"):
+        family_of({"model_type": model_type})

@@ -54,8 +54,9 @@ def test_routing_is_selection_before_capacity(build):
     for capacity in (1000, 1):
         model = build(expert_capacity=capacity)
         family = family_of(model.config)
-        router = model.get_submodule(family.layers(model.config)[0].router_path)
-        router.register_forward_hook(lambda module, _, output, f=family: seen.append(f.routing(module, output)))
+        layer = family.layers(model.config)[0]
+        block, router = model.get_submodule(layer.path), model.get_submodule(layer.router_path)
+        router.register_forward_hook(lambda _, __, output, f=family, b=block: seen.append(f.routing(b, output)))
         with torch.no_grad():
             model(**batch())
     free, full = seen

@@ -5,7 +5,7 @@ import pytest
 from mcsmoe.errors import CheckpointError
 from mcsmoe.export.config import with_expert_count
 
-NAMES = ("num_local_experts", "num_experts")
+NAMES = ("num_local_experts", "num_experts", "ffn.n")
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,7 @@ NAMES = ("num_local_experts", "num_experts")
         ('{"num_experts": 8, "x": {"num_experts": 8}}', '{"num_experts": 4, "x": {"num_experts": 8}}'),
         ('{"num_experts": 8, "num_local_experts": 8}', '{"num_experts": 4, "num_local_experts": 4}'),
         ('{"num_experts_per_tok": 8, "num_experts": 8}', '{"num_experts_per_tok": 8, "num_experts": 4}'),
+        ('{"n": 8, "ffn": {"m": 8, "n": 8}, "x": {"n": 8}}', '{"n": 8, "ffn": {"m": 8, "n": 4}, "x": {"n": 8}}'),
     ],
 )
 def test_one_number_changes(before: str, after: str):
@@ -46,7 +47,7 @@ def test_the_same_number_changes_nothing():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"experts": 8}', "no number of experts; known names: num_local_experts, num_experts"),
+        ('{"experts": 8}', "no number of experts; known names: num_local_experts, num_experts, ffn.n"),
         ('{"num_experts": [8, 4]}', r"num_experts = \[8, 4\] in config.json of the source, whose layers have 8"),
         ('{"num_experts": 8, "num_local_experts": 16}', "num_local_experts = 16"),
     ],
