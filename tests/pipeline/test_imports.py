@@ -10,7 +10,7 @@ from tests.pipeline.imports import ROOT, files, imported
 
 LAYERS = [
     {"stages"},
-    {"recipes", "training", "evaluation"},
+    {"recipes", "training", "evaluation", "report", "card"},
     {"routing", "alignment", "similarity", "grouping", "merging", "router", "compression", "export", "tasks"},
     {"architectures", "checkpoint"},
     {"modeling"},
