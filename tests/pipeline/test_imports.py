@@ -14,7 +14,7 @@ LAYERS = [
     {"routing", "alignment", "similarity", "grouping", "merging", "router", "compression", "export", "tasks"},
     {"architectures", "checkpoint"},
     {"modeling"},
-    {"errors", "families", "params", "registry"},
+    {"errors", "families", "params", "progress", "registry"},
 ]
 """From the top: a package imports from its own row and from those below it."""
 
