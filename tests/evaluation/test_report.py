@@ -95,6 +95,7 @@ def test_pictures_are_the_same_bytes_each_time(tmp_path):
 def test_one_layer_and_many_experts_can_be_drawn(tmp_path):
     save(expert_use({"encoder.1": [1 / 64] * 64}), tmp_path / "use.svg")
     save(similarity_groups({"encoder.1": np.eye(64)}, {}, "none"), tmp_path / "groups.svg")
+    save(similarity_groups({"encoder.1": np.eye(4)}, {"encoder.1": [[2, 0], [3]]}, "dropped"), tmp_path / "dropped.svg")
     same = [result("full", "–", 0.9, 8)]
     save(quality_size(same, Metric("exact_match", True)), tmp_path / "size.svg")
 
