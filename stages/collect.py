@@ -22,6 +22,7 @@ def main() -> None:
     from mcsmoe.architectures.registry import family_of
     from mcsmoe.checkpoint.atomic import atomic_directory
     from mcsmoe.checkpoint.load import load_model, load_tokenizer
+    from mcsmoe.progress import progress
     from mcsmoe.routing.collect import collect
     from mcsmoe.routing.differentiate import write_gradients
     from mcsmoe.routing.gradients import KINDS
@@ -44,7 +45,8 @@ def main() -> None:
         total: Tensor = accelerator.reduce(value, "sum")
         return total
 
-    statistics = collect(model, family, layers, share(sample), also=settings.also, reduce=reduce)
+    batches = progress(share(sample), "collect", show=accelerator.is_main_process)
+    statistics = collect(model, family, layers, batches, also=settings.also, reduce=reduce)
     if "correlation" in settings.also:
         statistics.measured = measure_correlations(model, family, layers, share(sample), reduce=reduce)
     statistics.provenance = {"fingerprint": sample.fingerprint, "seed": params.seed, "samples": len(sample.rows)}

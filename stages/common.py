@@ -3,8 +3,10 @@
 import errno
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ from mcsmoe.errors import DiskFullError, ParameterError, UserError
 from mcsmoe.params import Params
 
 USER_ERROR = 2
+INTERRUPTED = 130
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(command: Callable[..., Any]) -> None:
-    """Run `command` as a Typer app; a `UserError` becomes one line on stderr and exit code 2."""
+    """Run `command` as a Typer app; a `UserError` becomes one line on stderr and exit code 2, Ctrl-C one and 130."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(command)
+    app.command()(_interruptible(command))
     try:
         app()
     except UserError as error:
@@ -29,6 +32,19 @@ def run(command: Callable[..., Any]) -> None:
         if error.errno not in DISK_FULL:
             raise
         _fail(DiskFullError(f"no space left on the device while writing {error.filename or 'an output'}"))
+
+
+def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except KeyboardInterrupt:
+            again = shlex.join(["python", *sys.orig_argv[1:]])
+            print(f"\ninterrupted: nothing written; run `{again}` again, or `dvc repro`", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+
+    return guarded
 
 
 def _fail(error: UserError) -> None:

@@ -20,6 +20,7 @@ def main(
 ) -> None:
     """Write CHECKPOINT with K router rows instead of the index map, in the names and the layout of SOURCE."""
     params = start()
+    from mcsmoe.card.card import CARD, model_card
     from mcsmoe.checkpoint.atomic import atomic_directory, write_json
     from mcsmoe.checkpoint.load import load_model, load_tokenizer
     from mcsmoe.checkpoint.probe import probe_batch
@@ -31,6 +32,7 @@ def main(
     from mcsmoe.export.registry import ROWS
     from mcsmoe.export.router import stock_routers
     from mcsmoe.export.write import write_stock
+    from mcsmoe.grouping.plan import Plan
     from mcsmoe.tasks.calibration import draw_calibration
 
     rule, origin, merged = ROWS[router], Checkpoint(source), Checkpoint(checkpoint)
@@ -46,6 +48,8 @@ def main(
         write_stock(mapped, routers, directory)
         verify_stock(directory, probe_batch(origin.config["vocab_size"], causal))
         write_json(directory / REPORT, {"router": router, "experts": mapped.kept, "agreement": agreement})
+        card = model_card(params, mapped, Plan.load(plan or checkpoint), output, router, agreement)
+        (directory / CARD).write_text(card)
     for name, share in agreement.items():
         print(f"{name}: {share:.2%} of tokens go to the group that all {mapped.layers[0].experts} router rows chose")
     print(f"{output}: {mapped.kept} experts a layer, {Checkpoint(output).size_bytes:,} bytes")

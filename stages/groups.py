@@ -9,10 +9,12 @@ from stages.common import run, start
 
 
 def main(method: Annotated[str, Option(help="Recipe whose groups are framed.")]) -> None:
-    """Write report/groups/METHOD.svg."""
+    """Write report/groups/METHOD.svg, and the use of experts before and after as plots/use/METHOD.json."""
     start()
+    from mcsmoe.checkpoint.atomic import write_json
     from mcsmoe.evaluation.figure import save
     from mcsmoe.evaluation.heatmaps import similarity_groups
+    from mcsmoe.evaluation.use import use_rows
     from mcsmoe.grouping.plan import Plan
     from mcsmoe.routing.statistics import RoutingStatistics
     from mcsmoe.similarity.cosine import cosine
@@ -25,6 +27,8 @@ def main(method: Annotated[str, Option(help="Recipe whose groups are framed.")])
         for name, layer in plan.layers.items()
         if layer.merged
     }
+    use = {name: layer.frequency.tolist() for name, layer in statistics.layers.items()}
+    write_json(Path("plots/use") / f"{method}.json", use_rows(plan, use))
     title = f"{method}: similarity of experts by router logits, and its groups"
     save(similarity_groups(similarity, groups, title), Path("report/groups") / f"{method}.svg")
 

@@ -1,13 +1,12 @@
 """Answers written by the model itself: greedy decoding, nothing of the target is seen."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from mcsmoe.progress import progress
 from mcsmoe.tasks.batches import collate, is_causal
 from mcsmoe.tasks.task import Encoded
 
@@ -22,7 +21,7 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Encoded], batch_size: in
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].source))  # stable: ties stay in order
     starts = range(0, len(order), batch_size)
     texts: list[str] = []
-    for start in tqdm(starts, "generate", mininterval=0.5 if sys.stderr.isatty() else 15):
+    for start in progress(starts, "generate"):
         ids, mask = _sources([rows[i] for i in order[start : start + batch_size]], tokenizer.pad_token_id, causal)
         written = model.generate(
             input_ids=ids.to(model.device),

@@ -52,7 +52,8 @@ def expert_use(use: Mapping[str, Sequence[float]]) -> Figure:
 def similarity_groups(similarity: Mapping[str, np.ndarray], groups: Mapping[str, Groups], title: str) -> Figure:
     """Similarity [E, E] of each layer, experts ordered by group, groups framed, dominant experts in bold.
 
-    The diagonal says nothing and is left out, so that colours span what lies off it. A layer that `groups`
+    The diagonal says nothing and is left out, so that colours span what lies off it. Experts in no group come
+    last. A layer that `groups`
     lacks was left alone: its experts stay in order and no frame is drawn.
     """
     columns = min(COLUMNS, len(similarity))
@@ -78,7 +79,8 @@ def _panel(
     axes: Axes, name: str, matrix: np.ma.MaskedArray, groups: Groups | None, limits: tuple[float, float]
 ) -> QuadMesh:
     experts = len(matrix)
-    order = [e for group in groups for e in group] if groups else list(range(experts))
+    grouped = [e for group in groups or () for e in group]
+    order = grouped + [e for e in range(experts) if e not in grouped]
     mesh = axes.pcolormesh(
         matrix[np.ix_(order, order)],
         cmap=SEQUENTIAL,

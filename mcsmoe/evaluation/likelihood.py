@@ -1,14 +1,13 @@
 """How well a model predicts given targets, token by token."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from mcsmoe.progress import progress
 from mcsmoe.tasks.batches import IGNORED, in_order, is_causal, model_inputs
 from mcsmoe.tasks.task import Encoded
 
@@ -35,13 +34,7 @@ def likelihood(model: Any, rows: Sequence[Encoded], pad: int, batch_size: int, s
     training, causal = model.training, is_causal(model)
     model.eval()
     loss, right_tokens, tokens, right_rows = 0.0, 0, 0, 0
-    batches = tqdm(
-        in_order(order, pad, batch_size, causal=causal),
-        "score",
-        -(-len(rows) // batch_size),
-        disable=not show,
-        mininterval=0.5 if sys.stderr.isatty() else 15,
-    )
+    batches = progress(in_order(order, pad, batch_size, causal=causal), "score", -(-len(rows) // batch_size), show)
     for batch in batches:
         batch = {name: value.to(model.device) for name, value in batch.items()}
         logits = model(**model_inputs(batch, causal)).logits.float()  # [B, T, V]

@@ -33,26 +33,40 @@ class Metric:
         return score - reference if self.higher_is_better else reference - score
 
 
-def results_table(results: Sequence[Result], metric: Metric) -> str:
-    """Markdown: a row a result, the full model first, then what the control says of the benchmark."""
+@dataclass(frozen=True)
+class Table:
+    """Cells as they are shown, a row a result; `notes` are Markdown."""
+
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+    def markdown(self) -> str:
+        """The table and its notes."""
+        lines = [self.header, ["---", "---", *["---:"] * (len(self.header) - 2)], *self.rows]
+        body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return "\n\n".join([body, *self.notes]) + "\n"
+
+
+def results_table(results: Sequence[Result], metric: Metric) -> Table:
+    """A row a result, the full model first; the notes say what the control tells of the benchmark."""
     full = results[0]
     control = _control_score(results, metric)
     telling = control is not None and _tells(control, full, metric)
     extra = [name for name in full.scores if _stands_alone(name, metric)]
-    header = ["step", "method", _title(metric.name), "Δ to full", *map(_title, extra)]
+    header = ["step", "method", title(metric.name), "Δ to full", *map(title, extra)]
     header += ["gap kept"] if telling else []
     header += ["parameters", "size", "of full", "experts", "FLOPs/token"]
-    lines = [header, ["---", "---", *["---:"] * (len(header) - 2)]]
+    rows = []
     for result in results:
         score = result.scores[metric.name]
         row = [result.step, result.method, f"{score:.4f}"]
         row.append("" if result is full else signed(score - full.scores[metric.name]))
         row += [f"{result.scores[name]:.4f}" for name in extra]
         if telling and control is not None:
-            row.append(_percent(metric.gain(score, control) / metric.gain(full.scores[metric.name], control)))
-        lines.append(row + _costs(result, full))
-    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join([body, *_notes(control, telling, full, metric)]) + "\n"
+            row.append(percent(metric.gain(score, control) / metric.gain(full.scores[metric.name], control)))
+        rows.append(row + _costs(result, full))
+    return Table(header, rows, _notes(control, telling, full, metric))
 
 
 def signed(value: float) -> str:
@@ -65,7 +79,7 @@ def _costs(result: Result, full: Result) -> list[str]:
     return [
         f"{cost['parameters']:,.0f}",
         f"{cost['bytes'] / 1e6:,.2f} MB",
-        _percent(cost["bytes"] / full.scores["bytes"]),
+        percent(cost["bytes"] / full.scores["bytes"]),
         f"{cost['experts']:.0f}",
         f"{cost['flops_per_token'] / 1e6:,.3f} M",
     ]
@@ -99,9 +113,11 @@ def _notes(control: float | None, telling: bool, full: Result, metric: Metric) -
     return [f"**{lost} loses nothing here ({between}): this benchmark says nothing about merging.**"]
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share in percent with one digit."""
     return f"{100 * share + 0.0:.1f} %".replace("-", "−")
 
 
-def _title(name: str) -> str:
+def title(name: str) -> str:
+    """The name of a figure as people write it."""
     return name.replace("_", " ")

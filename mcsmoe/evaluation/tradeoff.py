@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from mcsmoe.evaluation.figure import FAINT, GRID, INK, PALETTE, STYLE
+from mcsmoe.evaluation.figure import FAINT, GRID, INK, STYLE, colours
 from mcsmoe.evaluation.table import Metric, Result
 
 MARKERS = {"full": "*", "merge": "o", "distill": "s", "compress": "D"}
@@ -16,7 +16,7 @@ LABELS = {"full": "full model", "merge": "merged", "distill": "+ distilled", "co
 
 
 def quality_size(results: Sequence[Result], metric: Metric) -> Figure:
-    """Bytes on a logarithmic axis against the task's metric; better is always up.
+    """Bytes on a logarithmic axis against the task's metric; better is always up; the Pareto front is a broad line.
 
     `results` starts with the full model; a method's points are joined in the order of the steps.
     """
@@ -27,7 +27,10 @@ def quality_size(results: Sequence[Result], metric: Metric) -> Figure:
         axes = figure.add_subplot()
         axes.grid(zorder=0, linewidth=0.8)
         axes.axhline(full.scores[metric.name], color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        for colour, method in zip(_colours(len(methods)), methods, strict=True):
+        front = pareto(results, metric)
+        x, y = [r.scores["bytes"] for r in front], [r.scores[metric.name] for r in front]
+        axes.plot(x, y, color=FAINT, alpha=0.22, linewidth=9, solid_capstyle="round", zorder=1)
+        for method, colour in colours(methods).items():
             path = [r for r in results if r.method == method]
             x, y = [r.scores["bytes"] for r in path], [r.scores[metric.name] for r in path]
             axes.plot(x, y, color=colour, linewidth=1.3, alpha=0.55, zorder=2)
@@ -46,8 +49,16 @@ def quality_size(results: Sequence[Result], metric: Metric) -> Figure:
     return figure
 
 
-def _colours(count: int) -> list[str]:
-    return [PALETTE[i % len(PALETTE)] for i in range(count)]
+def pareto(results: Sequence[Result], metric: Metric) -> list[Result]:
+    """The results that no other one beats: smaller ones are worse, better ones are larger; smallest first.
+
+    Of equal ones in size and quality the first counts.
+    """
+    front: list[Result] = []
+    for result in sorted(results, key=lambda r: (r.scores["bytes"], -metric.gain(r.scores[metric.name], 0.0))):
+        if not front or metric.gain(result.scores[metric.name], front[-1].scores[metric.name]) > 0:
+            front.append(result)
+    return front
 
 
 def _size_axis(axes: Axes, results: Sequence[Result]) -> None:
@@ -67,10 +78,7 @@ def _size_axis(axes: Axes, results: Sequence[Result]) -> None:
 
 
 def _legends(axes: Axes, methods: Sequence[str], steps: set[str]) -> None:
-    colours = [
-        Line2D([], [], color=colour, linewidth=3, label=method)
-        for colour, method in zip(_colours(len(methods)), methods, strict=True)
-    ]
+    lines = [Line2D([], [], color=colour, linewidth=3, label=method) for method, colour in colours(methods).items()]
     shapes = [
         Line2D([], [], color=INK, linestyle="", marker=MARKERS[step], label=LABELS[step],
                markersize=11 if step == "full" else 6.5)
@@ -78,7 +86,7 @@ def _legends(axes: Axes, methods: Sequence[str], steps: set[str]) -> None:
         if step in steps
     ]  # fmt: skip
     right = {"loc": "upper left", "alignment": "left", "borderaxespad": 0.0}
-    first = axes.legend(handles=colours, title="method", bbox_to_anchor=(1.03, 1.0), **right)
+    first = axes.legend(handles=lines, title="method", bbox_to_anchor=(1.03, 1.0), **right)
     axes.add_artist(first)
     axes.legend(handles=shapes, title="step", bbox_to_anchor=(1.03, 0.86 - 0.075 * len(methods)), **right)
     for spine in axes.spines.values():

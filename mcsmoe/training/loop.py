@@ -1,7 +1,6 @@
 """The training loop that finetune, distill and compress share; accelerate carries it to several processes."""
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -10,15 +9,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mcsmoe.params import Training
+from mcsmoe.progress import progress
 from mcsmoe.tasks.batches import IGNORED, Batch, collate, length_grouped
 from mcsmoe.tasks.task import Encoded
 from mcsmoe.training.optimizer import make_optimizer, make_schedule
 
 CURVE_POINTS = 100
-TERMINAL_SECONDS, LOG_SECONDS = 0.5, 15
 
 Losses = dict[str, Tensor]
 """Named terms; `loss` is the one that is minimised, the others are shown."""
@@ -72,12 +70,7 @@ class Fit:
         schedule = make_schedule(optimizer, self.settings.warmup_steps, self.steps)
         model, optimizer = self.accelerator.prepare(self.model, optimizer)
         model.train()
-        with tqdm(
-            total=self.steps,
-            desc=description,
-            disable=not self.accelerator.is_local_main_process,
-            mininterval=TERMINAL_SECONDS if sys.stderr.isatty() else LOG_SECONDS,
-        ) as bar:
+        with progress(None, description, self.steps, self.accelerator.is_local_main_process) as bar:
             for step in range(1, self.steps + 1):
                 terms = self._step(model, optimizer, self._next_rows(step))
                 schedule.step()

@@ -30,7 +30,7 @@ def cells(table: str, row: int) -> dict[str, str]:
 
 
 def test_the_table_compares_each_row_with_the_full_model():
-    row = cells(results_table(results(), Metric("exact_match", True)), 4)
+    row = cells(results_table(results(), Metric("exact_match", True)).markdown(), 4)
     assert row["step"] == "compress"
     assert row["exact match"] == "0.8500"
     assert row["Δ to full"] == "−0.0500"
@@ -41,7 +41,7 @@ def test_the_table_compares_each_row_with_the_full_model():
 
 
 def test_a_breakdown_of_the_metric_stays_out_of_the_table():
-    assert "copy" not in results_table(results(), Metric("exact_match", True))
+    assert "copy" not in results_table(results(), Metric("exact_match", True)).markdown()
 
 
 def test_gap_kept_where_lower_is_better():
@@ -51,19 +51,19 @@ def test_gap_kept_where_lower_is_better():
         result("merge", "one", 5.6, 2, "cross_entropy"),
         result("merge", "m-smoe", 5.0, 4, "cross_entropy"),
     ]
-    row = cells(results_table(rows, metric), 2)
+    row = cells(results_table(rows, metric).markdown(), 2)
     assert (row["gap kept"], row["Δ to full"]) == ("75.0 %", "+0.2000")
 
 
 def test_a_harmless_control_is_called_out():
-    table = results_table(results(control=0.895), Metric("exact_match", True))
+    table = results_table(results(control=0.895), Metric("exact_match", True)).markdown()
     assert "says nothing about merging" in table
     assert "gap kept" not in table
 
 
 def test_no_control_no_note():
     rows = [r for r in results() if r.method != "one"]
-    assert results_table(rows, Metric("exact_match", True)).endswith("|\n")
+    assert results_table(rows, Metric("exact_match", True)).markdown().endswith("|\n")
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0, "+0.0000"), (-0.00001, "+0.0000"), (-0.5, "−0.5000")])
@@ -95,6 +95,7 @@ def test_pictures_are_the_same_bytes_each_time(tmp_path):
 def test_one_layer_and_many_experts_can_be_drawn(tmp_path):
     save(expert_use({"encoder.1": [1 / 64] * 64}), tmp_path / "use.svg")
     save(similarity_groups({"encoder.1": np.eye(64)}, {}, "none"), tmp_path / "groups.svg")
+    save(similarity_groups({"encoder.1": np.eye(4)}, {"encoder.1": [[2, 0], [3]]}, "dropped"), tmp_path / "dropped.svg")
     same = [result("full", "–", 0.9, 8)]
     save(quality_size(same, Metric("exact_match", True)), tmp_path / "size.svg")
 

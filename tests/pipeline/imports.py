@@ -55,6 +55,11 @@ def closure(path: Path) -> set[Path]:
     return seen
 
 
+def companions(path: Path) -> set[Path]:
+    """Files of the same name as a module that are no code: markup or style that it fills and writes."""
+    return {file.relative_to(ROOT) for file in (ROOT / path).parent.glob(f"{path.stem}.*") if file.suffix != ".py"}
+
+
 def package_files(directory: Path) -> list[Path]:
     """The non-empty Python files of a package and of the packages in it."""
     found = sorted((ROOT / directory).rglob("*.py"))
@@ -67,18 +72,20 @@ def dependencies(stage: str) -> list[str]:
     A registered package is always a directory, so that a new file in it counts.
     """
     needed = closure(Path(f"stages/{stage}.py"))
+    beside = {file for path in needed if path.parts[0] == "mcsmoe" for file in companions(path)}
     whole = {
         directory
         for directory in {file.parent for file in needed}
-        if len(directory.parts) == 2 and set(package_files(directory)) <= needed and not _data(directory)
+        if len(directory.parts) == 2 and set(package_files(directory)) <= needed and _data(directory) <= beside
     }
-    singles = {file for file in needed if file.parent not in whole}
+    singles = {file for file in needed | beside if file.parent not in whole}
     return sorted(str(path) for path in whole | singles)
 
 
-def _data(directory: Path) -> list[Path]:
+def _data(directory: Path) -> set[Path]:
     """Files that are no code, such as recipes: a dependency on the directory would count them, too."""
-    return [path for path in (ROOT / directory).iterdir() if path.is_file() and path.suffix != ".py"]
+    files = (path for path in (ROOT / directory).iterdir() if path.is_file() and path.suffix != ".py")
+    return {path.relative_to(ROOT) for path in files}
 
 
 def _modules(name: str) -> list[Path]:

@@ -53,6 +53,8 @@ def test_a_users_day(tmp_path):
         "metrics/evaluate/full.json",
         "metrics/evaluate/compress-m-smoe.json",
         "plots/compress/m-smoe.json",
+        "plots/use/m-smoe.json",
+        "report/index.html",
         "report/table.md",
         "report/quality-size.svg",
         "report/expert-use.svg",

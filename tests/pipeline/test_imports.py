@@ -10,11 +10,11 @@ from tests.pipeline.imports import ROOT, files, imported
 
 LAYERS = [
     {"stages"},
-    {"recipes", "training", "evaluation"},
+    {"recipes", "training", "evaluation", "report", "card"},
     {"routing", "alignment", "similarity", "grouping", "merging", "router", "compression", "export", "tasks"},
     {"architectures", "checkpoint"},
     {"modeling"},
-    {"errors", "families", "params", "registry"},
+    {"errors", "families", "params", "progress", "registry"},
 ]
 """From the top: a package imports from its own row and from those below it."""
 

@@ -7,7 +7,7 @@ import yaml
 
 from tests.pipeline.conftest import Clone, copy_checkout
 
-FIGURES = (".json", ".svg", ".md")
+FIGURES = (".json", ".svg", ".md", ".html")
 BELOW_MERGE = {"merge", "distill", "compress", "evaluate-merge", "evaluate-distill", "evaluate-compress"}
 DRAWN = {"groups", "stable-rank", "report"}
 

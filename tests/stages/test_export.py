@@ -2,16 +2,22 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import SwitchTransformersForConditionalGeneration
 
+from mcsmoe.card.card import TAGS
+from mcsmoe.card.measured import METRICS
 from mcsmoe.checkpoint import verify
+from mcsmoe.checkpoint.atomic import write_json
 from mcsmoe.checkpoint.load import load_tokenizer
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError, UnknownNameError
@@ -65,6 +71,13 @@ def test_a_stock_checkpoint_loads_without_this_package(place: Path, capsys: pyte
     assert load_tokenizer(STOCK)("copy 1 2")["input_ids"]
     assert (STOCK / "generation_config.json").is_file()
     assert not list(STOCK.glob("*.py"))
+    card = (STOCK / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    loaded: dict[str, Any] = {}
+    exec(block, loaded)
+    assert loaded["model"].num_parameters() == model.num_parameters()
+    assert loaded["tokenizer"]("copy 1 2")["input_ids"] == load_tokenizer(STOCK)("copy 1 2")["input_ids"]
+    assert "Not measured yet" in card
     written = json.loads((STOCK / export.REPORT).read_text())
     assert (written["router"], written["experts"]) == ("dominant", 2)
     assert set(written["agreement"]) == {"encoder.1", "encoder.3", "decoder.1", "decoder.3"}
@@ -86,6 +99,23 @@ def test_other_rows_give_the_same_bytes_again(place: Path, router: str, monkeypa
     assert written[1] == written[2]
     assert written[0][WEIGHTS] != written[1][WEIGHTS]
     assert json.loads(written[1][export.REPORT])["router"] == router
+
+
+def test_the_card_tells_what_was_measured_of_this_very_checkpoint(place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(verify, "verify_stock", in_process)
+    figures = {"exact_match": 0.5, "exact_match_copy": 0.25, "parameters": 10, "bytes": Checkpoint(MERGED).size_bytes}
+    write_json(METRICS / "full.json", figures | {"exact_match": 0.9, "bytes": 10**9})
+    write_json(METRICS / "merge-m-smoe-uniform.json", figures)
+    export.main(checkpoint=MERGED, output=STOCK)
+    card = ModelCard((STOCK / "README.md").read_text())
+    assert card.data.to_dict() == {"library_name": "transformers", "tags": TAGS}
+    assert "| exact match | 0.9000 | 0.5000 | -0.4000 |" in card.text
+    assert "Worse than the full model: exact match.\n" in card.text
+    for line in (line for line in card.text.splitlines() if line.startswith("| `")):
+        assert sorted(int(e) for e in re.findall(r"\d+", line.split("|")[3])) == list(range(EXPERTS))
+    write_json(METRICS / "merge-m-smoe-uniform.json", figures | {"bytes": 1})
+    export.main(checkpoint=MERGED, output=STOCK)
+    assert "Not measured yet" in (STOCK / "README.md").read_text()
 
 
 def test_a_distilled_model_has_its_plan_elsewhere(place: Path, monkeypatch: pytest.MonkeyPatch):
