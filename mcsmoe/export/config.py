@@ -11,8 +11,8 @@ from mcsmoe.errors import CheckpointError
 def with_expert_count(text: str, names: Collection[str], before: int, after: int, older: str | None = None) -> str:
     """The JSON object `text` with `after` where `before` stands under those of `names` that are in it.
 
-    The name "a.b" is the b of the object a. `older` is the name by which transformers before 5 knows the number: it joins
-    the others where the source was saved anew by 5, which writes the new name only.
+    The name "a.b" is the b of the object a. `older` is the name by which transformers before 5 knows the number: it
+    joins the others where the source was saved anew by 5, which writes the new name only.
     Raises `CheckpointError` where none is, or where one has another value.
     """
     values = json.loads(text)
