@@ -9,7 +9,7 @@ from mcsmoe.tasks.task import TASKS, Example
 
 
 class COPA(ChoiceTask):
-    """Accuracy of the likelier sentence."""
+    """Accuracy of the likelier sentence; by summed log-likelihood, and per byte."""
 
     source = Source(("premise", "choice1", "choice2", "question", "label"), "aps/super_glue", "copa", CONVERTED)
     lengths = (128, 32)

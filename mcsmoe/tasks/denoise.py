@@ -21,7 +21,7 @@ MEAN_SPAN = 3.0
 
 
 class Denoise:
-    """Running text; scored by cross-entropy and accuracy per target token, the true prefix being given."""
+    """Cross-entropy and accuracy per target token of corrupted running text, the true prefix being given."""
 
     metric = "cross_entropy"
     higher_is_better = False

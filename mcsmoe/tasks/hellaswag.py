@@ -9,7 +9,7 @@ from mcsmoe.tasks.task import TASKS, Example
 
 
 class HellaSwag(ChoiceTask):
-    """Accuracy of the likeliest ending."""
+    """Accuracy of the likeliest ending; by summed log-likelihood, and per byte."""
 
     source = Source(("activity_label", "ctx", "endings", "label"), "Rowan/hellaswag")
     lengths = (128, 64)

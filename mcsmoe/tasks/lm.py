@@ -13,10 +13,10 @@ from mcsmoe.tasks.task import TASKS, Encoded, Example, Prediction, Split
 
 
 class LanguageModelling:
-    """Running text in blocks of `max_source_length` tokens; `max_target_length` does not matter.
+    """Perplexity per token of running text, in blocks of `max_source_length` tokens.
 
-    The source of a block is its first token, the target the rest. Scored by perplexity per target token, the
-    block's true beginning being given: what stands before the block is not.
+    The source of a block is its first token, the target the rest, so `max_target_length` does not matter. Of each
+    token the block's true beginning is given: what stands before the block is not.
     """
 
     metric = "perplexity"

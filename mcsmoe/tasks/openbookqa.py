@@ -9,7 +9,7 @@ from mcsmoe.tasks.task import TASKS, Example
 
 
 class OpenBookQA(ChoiceTask):
-    """Accuracy of the likeliest choice, the book being closed."""
+    """Accuracy of the likeliest choice; by summed log-likelihood, and per byte. The book is closed."""
 
     source = Source(("question_stem", "choices", "answerKey"), "allenai/openbookqa", "main")
     lengths = (128, 32)

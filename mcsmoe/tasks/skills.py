@@ -55,7 +55,7 @@ def _draw(rng: random.Random) -> Example:
 
 
 class Skills(TextTask):
-    """Generated lists; no list of the test split occurs in train."""
+    """Exact match of generated lists, and of each skill; no list of the test split occurs in train."""
 
     metric = "exact_match"
     lengths = (12, 12)

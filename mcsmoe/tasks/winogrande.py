@@ -9,7 +9,7 @@ from mcsmoe.tasks.task import TASKS, Example
 
 
 class WinoGrande(ChoiceTask):
-    """Accuracy of the likelier name."""
+    """Accuracy of the likelier name; by summed log-likelihood, and per byte."""
 
     source = Source(("sentence", "option1", "option2", "answer"), "allenai/winogrande", "winogrande_xl", CONVERTED)
     lengths = (128, 16)
