@@ -14,6 +14,7 @@ import typer
 
 from benchmarks.runs import COSTS, RESULTS, mean, revision, run_seeds, spread
 from mcsmoe.checkpoint.atomic import write_json
+from mcsmoe.tasks.score import BOUNDS
 
 
 def main(
@@ -35,7 +36,9 @@ def main(
 def table(preset: str, command: str, runs: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: mean ± sample standard deviation over runs, a row for each step and method."""
     figures = [run["figures"] for run in runs]
-    shown = [name for name in figures[0]["full"] if name not in COSTS and "_match_" not in name]
+    shown = [
+        name for name in figures[0]["full"] if name not in COSTS and "_match_" not in name and not name.endswith(BOUNDS)
+    ]
     minutes = statistics.mean(run["minutes"] for run in runs)
     lines = [
         f"# {preset}, {len(runs)} seeds",

@@ -79,10 +79,16 @@ class Model(Section):
 
 
 class Task(Section):
-    """The task by name; `data` is a local directory or hub id, null for the built-in task."""
+    """The task by name; `data` is a local directory or hub id, null for the task's own data set.
+
+    `subset` is a configuration of a hub data set, null for the task's own; `column` the one that running text is in,
+    null for `text`.
+    """
 
     name: str
     data: str | None
+    subset: str | None
+    column: str | None
     revision: str | None
     max_source_length: Positive
     max_target_length: Positive

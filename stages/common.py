@@ -58,20 +58,27 @@ def start(path: Path = Path("params.yaml")) -> Params:
     The whole file is checked by every stage, so that a mistake in a late section shows before the first training.
     """
     params = Params.load(path)
-    # OpenMP's idle threads spin by default and starve whatever else runs on the machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ["OMP_NUM_THREADS"] = str(params.threads)
-    import torch
-    import transformers
-
-    torch.set_num_threads(params.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.set_seed(params.seed)
+    prepare(params.seed, params.threads)
     for module in params.plugins:
         _import_plugin(module)
     return params
+
+
+def prepare(seed: int, threads: int | None = None) -> None:
+    """Import torch with so many threads, or as many as it takes, with deterministic algorithms and a seed."""
+    # OpenMP's idle threads spin by default and starve whatever else runs on the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    import torch
+    import transformers
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.set_seed(seed)
 
 
 def _import_plugin(name: str) -> None:

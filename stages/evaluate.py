@@ -1,11 +1,17 @@
-"""Measure one checkpoint: the task's figures, and what it costs to keep and to run."""
+"""Measure one checkpoint: the task's figures, and what it costs to keep and to run.
 
+python -m stages.evaluate --checkpoint DIR --output FILE          the task of params.yaml, as dvc calls it
+python -m stages.evaluate --checkpoint google-t5/t5-base --task squad      any model, any task; no params.yaml is read
+"""
+
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
-from stages.common import run, start
+from mcsmoe.errors import UserError
+from stages.common import prepare, run, start
 
 SEED = 0
 """Whatever a task draws for its test split is the same for every training seed."""
@@ -15,30 +21,68 @@ FLOPS_SAMPLE = 32
 
 
 def main(
-    checkpoint: Annotated[Path, Option(help="Directory of the checkpoint.")],
-    output: Annotated[Path, Option(help="JSON file for the figures.")],
+    checkpoint: Annotated[str, Option(help="Directory of the checkpoint; with --task also a hub id.")],
+    output: Annotated[Path | None, Option(help="JSON file for the figures; without it they are printed.")] = None,
+    task: Annotated[str | None, Option(help="Task to measure instead of the one in params.yaml.")] = None,
+    data: Annotated[str | None, Option(help="Directory or hub id of its data; without it the task's own.")] = None,
+    subset: Annotated[str | None, Option(help="Configuration of a hub data set; without it the task's own.")] = None,
+    limit: Annotated[int | None, Option(min=1, help="Measure the first examples only.")] = None,
+    batch_size: Annotated[int | None, Option(min=1, help="Examples at a time; 32 by default.")] = None,
 ) -> None:
     """Measure quality, parameters, bytes, experts and FLOPs per token of CHECKPOINT; write them to OUTPUT."""
-    params = start()
+    directory = Path(checkpoint)
+    source: Path | str = directory
+    if task is None:
+        if {data, subset, limit, batch_size} != {None}:
+            raise UserError("--data, --subset, --limit and --batch-size go with --task; else params.yaml says it")
+        params = start()
+        settings, batch_size = params.task, params.evaluate.batch_size
+    else:
+        settings, batch_size = standalone(task, data, subset, limit), batch_size or 32
+        prepare(seed=SEED)
+        source = directory if directory.is_dir() else checkpoint
+    import torch
+
     from mcsmoe.checkpoint.atomic import write_json
-    from mcsmoe.checkpoint.load import load_model, load_tokenizer
+    from mcsmoe.checkpoint.load import load_model, load_tokenizer, local_directory
     from mcsmoe.evaluation.flops import flops_per_token
     from mcsmoe.evaluation.quality import quality
     from mcsmoe.evaluation.size import size
     from mcsmoe.tasks.task import TASKS
 
-    task = TASKS[params.task.name]
-    examples = task.examples(params.task, "test")
-    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
-    scores = quality(model, tokenizer, task, params.task, examples, params.evaluate.batch_size, SEED)
-    sample = task.encode(tokenizer, examples[:FLOPS_SAMPLE], params.task, SEED)[:FLOPS_SAMPLE]
-    write_json(
-        output,
-        {name: round(score, 6) for name, score in scores.items()}
-        | size(model, checkpoint)
-        | {"flops_per_token": round(flops_per_token(model, sample, tokenizer.pad_token_id))},
+    measured = TASKS[settings.name]
+    examples = measured.examples(settings, "test")
+    model, tokenizer = load_model(source, any_family=True), load_tokenizer(source, any_family=True)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    scores = quality(model, tokenizer, measured, settings, examples, batch_size, SEED)
+    sample = measured.encode(tokenizer, examples[:FLOPS_SAMPLE], settings, SEED)[:FLOPS_SAMPLE]
+    figures = {name: round(score, 6) for name, score in scores.items()} | size(model, local_directory(source))
+    figures |= {"flops_per_token": round(flops_per_token(model, sample, tokenizer.pad_token_id))}
+    if output is None:
+        print(json.dumps(figures, indent=2))
+    else:
+        write_json(output, figures)
+        print(f"{checkpoint}: {measured.metric} {scores[measured.metric]:.4f}")
+
+
+def standalone(name: str, data: str | None, subset: str | None, limit: int | None) -> Any:
+    """Settings of a task without a params file; its lengths are the task's own."""
+    from mcsmoe.params import Task as TaskParams
+    from mcsmoe.tasks.task import TASKS
+
+    source, target = TASKS[name].lengths
+    return TaskParams(
+        name=name,
+        data=data,
+        subset=subset,
+        column=None,
+        revision=None,
+        max_source_length=source,
+        max_target_length=target,
+        selection=1,
+        train_limit=None,
+        test_limit=limit,
     )
-    print(f"{checkpoint}: {task.metric} {scores[task.metric]:.4f}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from mcsmoe.architectures.registry import family_of
+from mcsmoe.architectures.registry import FAMILIES, family_of
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError
 
@@ -34,15 +34,21 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     dtype: torch.dtype | None = None,
+    any_family: bool = False,
 ) -> Any:
     """Load a model of a supported family from a directory, or (a `str` only) by its hub id; eval mode.
 
+<<<<<<< HEAD
     Without `dtype` the checkpoint's own is kept, or what transformers restores of quantised weights. Safetensors and
     old `.bin` files are read.
+=======
+    Without `dtype` the checkpoint's own is kept. Safetensors and old `.bin` files are read. With `any_family` every
+    model that transformers loads to write text is taken: to measure one nothing of its experts must be known.
+>>>>>>> tasks
     Raises `CheckpointError` for a missing or damaged source, another architecture, a key that is missing,
     unexpected or of another shape, and for weights that are not finite.
     """
-    check_source(source)
+    check_source(source, any_family=any_family)
     import transformers
 
     import mcsmoe.modeling  # noqa: F401 - registers the merged classes
@@ -51,14 +57,21 @@ def load_model(
     origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _Failures(source):
         config = transformers.AutoConfig.from_pretrained(source, **origin)
+<<<<<<< HEAD
     family = family_of(config)
     if getattr(config, "quantization_config", None):  # nothing here computes on quantised weights
         config.quantization_config["dequantize"] = True
+=======
+    if any_family and config.model_type not in FAMILIES:
+        class_name = "AutoModelForSeq2SeqLM" if config.is_encoder_decoder else "AutoModelForCausalLM"
+    else:
+        class_name = family_of(config).auto_class
+>>>>>>> tasks
     # Tensors of another shape then come in the report, by name.
     options = origin | {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if dtype is not None:
         options["dtype"] = dtype
-    auto_class = getattr(transformers, family.auto_class)
+    auto_class = getattr(transformers, class_name)
     with _Failures(source):
         model, report = auto_class.from_pretrained(source, config=config, **options)
     for kind in LOADING_REPORT:
@@ -86,12 +99,18 @@ def load_config(source: Path | str, *, revision: str | None = None, trust_remote
     return config
 
 
-def load_tokenizer(source: Path | str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(
+    source: Path | str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    any_family: bool = False,
+) -> Any:
     """Load the tokenizer that lies with a checkpoint; without a padding token it pads with the end token.
 
     Raises `CheckpointError` where there is none.
     """
-    check_source(source)
+    check_source(source, any_family=any_family)
     directory = Path(source)
     if directory.is_dir() and not any((directory / name).is_file() for name in TOKENIZER_FILES):
         raise CheckpointError(f"{directory}: no tokenizer; save it with the model: {', '.join(TOKENIZER_FILES)}")
@@ -106,14 +125,25 @@ def load_tokenizer(source: Path | str, *, revision: str | None = None, trust_rem
     return tokenizer
 
 
-def check_source(source: Path | str) -> None:
+def local_directory(source: Path | str) -> Path:
+    """Where the files of a directory or a hub id lie that was loaded before."""
+    if Path(source).is_dir():
+        return Path(source)
+    from transformers.utils.hub import cached_file
+
+    return Path(cached_file(source, "config.json", local_files_only=True)).parent
+
+
+def check_source(source: Path | str, *, any_family: bool = False) -> None:
     """Fail at once, without importing transformers, where a directory is missing or visibly damaged."""
     directory = Path(source)
     if directory.is_dir():
         if not (directory / "config.json").is_file():
             raise CheckpointError(f"{directory}: no config.json; is it a checkpoint directory?")
         if any((directory / name).is_file() for name in (WEIGHTS, INDEX)):
-            family_of(Checkpoint(directory).config)
+            config = Checkpoint(directory).config
+            if not any_family:
+                family_of(config)
     elif isinstance(source, Path) or not HUB_ID.fullmatch(source):
         raise CheckpointError(f"{source}: no such directory; give the path of a saved checkpoint or a hub id")
 

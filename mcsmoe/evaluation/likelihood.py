@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from mcsmoe.progress import progress
@@ -22,6 +24,12 @@ class Likelihood:
     """Share of tokens whose most likely prediction is right."""
     sequence_accuracy: float
     """Share of targets with every token right: just those that greedy decoding answers correctly."""
+    losses: NDArray[np.float64]
+    """Nats of each row's target [N], in the order of the rows."""
+    right: NDArray[np.float64]
+    """Tokens of each row's target that are predicted right [N]."""
+    tokens: NDArray[np.float64]
+    """Tokens of each row's target [N]."""
 
 
 @torch.no_grad()
@@ -30,20 +38,34 @@ def likelihood(model: Any, rows: Sequence[Encoded], pad: int, batch_size: int, s
 
     Sums are kept in float64; padding never counts. `show` draws a progress bar. The model's mode is restored.
     """
-    order = sorted(rows, key=lambda row: (len(row.source), len(row.target)))
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].source), len(rows[i].target)))
     training, causal = model.training, is_causal(model)
     model.eval()
+<<<<<<< HEAD
     loss, right_tokens, tokens, right_rows = 0.0, 0, 0, 0
     batches = progress(in_order(order, pad, batch_size, causal=causal), "score", -(-len(rows) // batch_size), show)
+=======
+    right_rows, each = 0, []
+    batches = tqdm(
+        in_order([rows[i] for i in order], pad, batch_size, causal=causal),
+        "score",
+        -(-len(rows) // batch_size),
+        disable=not show,
+        mininterval=0.5 if sys.stderr.isatty() else 15,
+    )
+>>>>>>> tasks
     for batch in batches:
         batch = {name: value.to(model.device) for name, value in batch.items()}
         logits = model(**model_inputs(batch, causal)).logits.float()  # [B, T, V]
         labels = batch["labels"]  # [B, T]
         real = labels != IGNORED
         right = (logits.argmax(-1) == labels) & real
-        loss += float(F.cross_entropy(logits[real], labels[real], reduction="none").double().sum())
-        right_tokens += int(right.sum())
-        tokens += int(real.sum())
+        nats = torch.zeros(labels.shape, dtype=torch.float64, device=labels.device)
+        nats[real] = F.cross_entropy(logits[real], labels[real], reduction="none").double()
         right_rows += int((right | ~real).all(-1).sum())
+        each.append(torch.stack([nats.sum(-1), right.sum(-1), real.sum(-1)]).cpu())
     model.train(training)
-    return Likelihood(loss / tokens, right_tokens / tokens, right_rows / len(rows))
+    losses, hits, tokens = torch.cat(each, 1)[:, np.argsort(order)].numpy()
+    count = float(tokens.sum())
+    means = float(losses.sum()) / count, float(hits.sum()) / count, right_rows / len(rows)
+    return Likelihood(*means, losses, hits, tokens)

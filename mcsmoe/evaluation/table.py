@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mcsmoe.tasks.score import BOUNDS
+
 CONTROL = "one"
 """The method that averages all experts of a layer: where it costs nothing, merging cannot be judged."""
 
@@ -86,8 +88,9 @@ def _costs(result: Result, full: Result) -> list[str]:
 
 
 def _stands_alone(name: str, metric: Metric) -> bool:
-    """Figures apart from costs, the metric itself, and its breakdown (`exact_match_copy`)."""
-    return name not in COSTS and name != metric.name and not name.startswith(f"{metric.name}_")
+    """Figures apart from costs, bounds of intervals, the metric itself, and its breakdown (`exact_match_copy`)."""
+    part = name == metric.name or name.startswith(f"{metric.name}_")
+    return not (part or name in COSTS or name.endswith(BOUNDS))
 
 
 def _control_score(results: Sequence[Result], metric: Metric) -> float | None:

@@ -1,28 +1,26 @@
 """COPA (Roemmele et al., 2011; SuperGLUE): which of two sentences is the cause, or effect, of a premise?"""
 
-from mcsmoe.params import Task as TaskParams
-from mcsmoe.tasks.reading import Source, read_rows
-from mcsmoe.tasks.task import TASKS, Example, Split
-from mcsmoe.tasks.text import ClassificationTask
+from collections.abc import Mapping
+from typing import Any
 
-SOURCE = Source(columns=("premise", "choice1", "choice2", "question", "label"), configuration="copa")
+from mcsmoe.tasks.choice import ChoiceTask
+from mcsmoe.tasks.source import CONVERTED, Source
+from mcsmoe.tasks.task import TASKS, Example
 
 
-class COPA(ClassificationTask):
-    """Two choices named in the prompt; accuracy of generated answers."""
+class COPA(ChoiceTask):
+    """Accuracy of the likelier sentence; by summed log-likelihood, and per byte."""
 
-    answers = ("choice1", "choice2")
+    source = Source(("premise", "choice1", "choice2", "question", "label"), "aps/super_glue", "copa", CONVERTED)
+    lengths = (128, 32)
 
-    def examples(self, settings: TaskParams, split: Split) -> list[Example]:
-        """One example a premise."""
-        return [
-            Example(
-                f"copa choice1: {row['choice1']} choice2: {row['choice2']} "
-                f"premise: {row['premise']} question: {row['question']}",
-                self.answer(row["label"]),
-            )
-            for row in read_rows(settings, SOURCE, split)
-        ]
+    def example(self, row: Mapping[str, Any]) -> Example:
+        """Both sentences stand in the prompt; the answer is one of them."""
+        choices = (row["choice1"], row["choice2"])
+        prompt = (
+            f"copa choice1: {choices[0]} choice2: {choices[1]} premise: {row['premise']} question: {row['question']}"
+        )
+        return Example(prompt, self.chosen(choices, row["label"]), choices)
 
 
 TASKS.register("copa")(COPA())

@@ -11,24 +11,28 @@ import numpy as np
 
 from mcsmoe.errors import ParameterError
 from mcsmoe.params import Task as TaskParams
-from mcsmoe.tasks.reading import Source, read_rows
-from mcsmoe.tasks.task import TASKS, Encoded, Example, Split
+from mcsmoe.tasks.reading import read_passages
+from mcsmoe.tasks.score import Score
+from mcsmoe.tasks.source import PASSAGES
+from mcsmoe.tasks.task import TASKS, Encoded, Example, Prediction, Split
 
 NOISE = 0.15
 MEAN_SPAN = 3.0
-SOURCE = Source(columns=("text",))
 
 
 class Denoise:
-    """Running text; scored by cross-entropy and accuracy per target token, the true prefix being given."""
+    """Cross-entropy and accuracy per target token of corrupted running text, the true prefix being given."""
 
     metric = "cross_entropy"
     higher_is_better = False
     generates = False
+    chooses = False
+    source = PASSAGES
+    lengths = (512, 128)
 
     def examples(self, settings: TaskParams, split: Split) -> list[Example]:
         """One example a passage; source and target both are its text, spans are drawn by `encode`."""
-        return [Example(row["text"], row["text"]) for row in read_rows(settings, SOURCE, split)]
+        return read_passages(settings, self.source, split)
 
     def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskParams, seed: int) -> list[Encoded]:
         """Passages cut into blocks as long as `max_source_length` lets a corrupted source be; other spans a seed.
@@ -49,7 +53,7 @@ class Denoise:
         blocks = [np.array(i[s : s + length]) for i in ids for s in range(0, len(i), length)]
         return [corrupt(block, sentinels, tokenizer.eos_token_id, rng) for block in blocks if len(block) > 8]
 
-    def score(self, predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
+    def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
         """There is nothing to compare texts for."""
         raise NotImplementedError("span corruption is scored on target tokens, not on generated text")
 

@@ -6,26 +6,29 @@ from typing import Any
 
 from mcsmoe.errors import DataError, ParameterError
 from mcsmoe.params import Task as TaskParams
-from mcsmoe.tasks.reading import Source, read_rows
-from mcsmoe.tasks.task import TASKS, Encoded, Example, Split
-
-SOURCE = Source(columns=("text",))
+from mcsmoe.tasks.reading import read_passages
+from mcsmoe.tasks.score import Score
+from mcsmoe.tasks.source import PASSAGES
+from mcsmoe.tasks.task import TASKS, Encoded, Example, Prediction, Split
 
 
 class LanguageModelling:
-    """Running text in blocks of `max_source_length` tokens; `max_target_length` does not matter.
+    """Perplexity per token of running text, in blocks of `max_source_length` tokens.
 
-    The source of a block is its first token, the target the rest. Scored by perplexity per target token, the
-    block's true beginning being given: what stands before the block is not.
+    The source of a block is its first token, the target the rest, so `max_target_length` does not matter. Of each
+    token the block's true beginning is given: what stands before the block is not.
     """
 
     metric = "perplexity"
     higher_is_better = False
     generates = False
+    chooses = False
+    source = PASSAGES
+    lengths = (512, 1)
 
     def examples(self, settings: TaskParams, split: Split) -> list[Example]:
         """One example a passage; source and target both are its text, `encode` packs passages into blocks."""
-        return [Example(row["text"], row["text"]) for row in read_rows(settings, SOURCE, split)]
+        return read_passages(settings, self.source, split)
 
     def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskParams, seed: int) -> list[Encoded]:
         """All passages in their order, with the end token between them, cut into blocks; nothing is drawn at random.
@@ -43,7 +46,7 @@ class LanguageModelling:
         blocks = [ids[start : start + length] for start in range(0, len(ids), length)]
         return [Encoded(block[:1], block[1:]) for block in blocks if len(block) > 1]
 
-    def score(self, predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
+    def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
         """There is nothing to compare texts for."""
         raise NotImplementedError("language modelling is scored on target tokens, not on generated text")
 

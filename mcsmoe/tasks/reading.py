@@ -1,24 +1,15 @@
 """Rows of a data set, from a local directory or from the hub, with the columns a task needs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mcsmoe.errors import DataError
+from mcsmoe.errors import DataError, ParameterError
 from mcsmoe.params import Task as TaskParams
-from mcsmoe.tasks.task import Split
+from mcsmoe.tasks.source import Source
+from mcsmoe.tasks.task import Example, Split
 
 READERS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a task's rows are: the hub's configuration name, the splits' names, and the columns needed."""
-
-    columns: Sequence[str]
-    configuration: str | None = None
-    splits: Mapping[Split, str] = field(default_factory=lambda: {"train": "train", "test": "validation"})
 
 
 def find_directory(path: str) -> Path | None:
@@ -37,18 +28,36 @@ def looks_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
+def read_passages(settings: TaskParams, source: Source, split: Split) -> list[Example]:
+    """Running text, one example a row: its source and target both are `task.column`, else the data set's own column."""
+    column = settings.column or source.columns[0]
+    rows = _read(settings, replace(source, columns=(column,)), split)
+    return [Example(row[column], row[column]) for row in rows]
+
+
 def read_rows(settings: TaskParams, source: Source, split: Split) -> list[dict[str, Any]]:
-    """All rows of a split, at most its limit. Raises `DataError` naming what is missing."""
-    if settings.data is None:
+    """All rows of a split, at most its limit; from the task's own data set where `task.data` names none.
+
+    Raises `DataError` naming what is missing, `ParameterError` for a column that is not asked for.
+    """
+    if settings.column is not None:
+        columns = ", ".join(source.columns)
+        raise ParameterError("task.column", settings.column, f"task {settings.name!r} reads {columns}; set it to null")
+    return _read(settings, source, split)
+
+
+def _read(settings: TaskParams, source: Source, split: Split) -> list[dict[str, Any]]:
+    data, name = settings.data or source.hub, source.splits[split]
+    if data is None:
         raise DataError(f"task.data = None: task {settings.name!r} needs a local directory or a hub id")
-    directory, name = find_directory(settings.data), source.splits[split]
-    if directory is None and looks_local(settings.data):
-        raise DataError(f"task.data = {settings.data!r}: there is no such directory; give one, or a hub id")
-    rows = _local(directory, name) if directory else _hub(settings, source, name)
+    directory = find_directory(data)
+    if directory is None and looks_local(data):
+        raise DataError(f"task.data = {data!r}: there is no such directory; give one, or a hub id")
+    rows = _local(directory, name) if directory else _hub(data, settings, source, name)
     missing = sorted(set(source.columns) - set(rows.column_names))
     if missing:
         raise DataError(
-            f"task.data = {settings.data!r}, split {name!r}: column {missing[0]!r} is missing; "
+            f"task.data = {data!r}, split {name!r}: column {missing[0]!r} is missing; "
             f"there are {', '.join(rows.column_names)}"
         )
     limit = settings.train_limit if split == "train" else settings.test_limit
@@ -70,15 +79,21 @@ def _local(directory: Path, split: str) -> Any:
     raise DataError(f"{directory}: no file for split {split!r}; expected {split}.jsonl, .jsonl.gz, .parquet or .csv")
 
 
-def _hub(settings: TaskParams, source: Source, split: str) -> Any:
+def _hub(data: str, settings: TaskParams, source: Source, split: str) -> Any:
+    """A split of a hub data set; what the task knows of its own one holds for that one and its copies.
+
+    Another data set has other revisions, but mostly the same configurations.
+    """
     import datasets
 
     datasets.disable_progress_bars()
 
+    own = source.revision if data == source.hub else None
+    subset, revision = settings.subset or source.subset, settings.revision or own
     try:
-        return datasets.load_dataset(settings.data, source.configuration, split=split, revision=settings.revision)
+        return datasets.load_dataset(data, subset, split=split, revision=revision)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"task.data = {settings.data!r} (revision {settings.revision!r}): neither a local directory "
+            f"task.data = {data!r} (subset {subset!r}, revision {revision!r}): neither a local directory "
             f"nor a data set that the hub gives: {error}"
         ) from None

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from mcsmoe.errors import DataError
 from mcsmoe.params import Task as TaskParams
-from mcsmoe.tasks.task import TASKS, Example, Split
+from mcsmoe.tasks.score import Score, share
+from mcsmoe.tasks.task import TASKS, Example, Prediction, Split
 from mcsmoe.tasks.text import TextTask, exact_match
 
 SYMBOLS = 40
@@ -54,9 +55,10 @@ def _draw(rng: random.Random) -> Example:
 
 
 class Skills(TextTask):
-    """Generated lists; no list of the test split occurs in train."""
+    """Exact match of generated lists, and of each skill; no list of the test split occurs in train."""
 
     metric = "exact_match"
+    lengths = (12, 12)
 
     def examples(self, settings: TaskParams, split: Split) -> list[Example]:
         """`train_limit`/`test_limit` examples, or `SIZES`; the same for every training seed."""
@@ -72,14 +74,14 @@ class Skills(TextTask):
                 drawn.append(example)
         return drawn
 
-    def score(self, predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
+    def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
         """Exact match over all examples and for each skill."""
         right = exact_match(predictions, examples)
         by_skill = defaultdict(list)
         for example, hit in zip(examples, right, strict=True):
             by_skill[example.source.split()[0]].append(hit)
         each = {f"exact_match_{name}": sum(by_skill[name]) / len(by_skill[name]) for name in sorted(by_skill)}
-        return {"exact_match": sum(right) / len(right), **each}
+        return {"exact_match": share(right), **each}
 
 
 TASKS.register("skills")(Skills())

@@ -1,24 +1,17 @@
-"""SST-2 (Socher et al., 2013; GLUE): is a film review positive or negative? Scored on the development set."""
+"""SST-2 (Socher et al., 2013; GLUE): is a film review positive or negative?"""
 
-from mcsmoe.params import Task as TaskParams
-from mcsmoe.tasks.reading import Source, read_rows
-from mcsmoe.tasks.task import TASKS, Example, Split
-from mcsmoe.tasks.text import ClassificationTask
-
-SOURCE = Source(columns=("sentence", "label"), configuration="sst2")
+from mcsmoe.tasks.classification import ClassificationTask
+from mcsmoe.tasks.source import Source
+from mcsmoe.tasks.task import TASKS
 
 
 class SST2(ClassificationTask):
-    """Single-sentence sentiment; accuracy of generated answers."""
+    """Accuracy of generated answers."""
 
+    source = Source(("sentence", "label"), "nyu-mll/glue", "sst2")
+    lengths = (128, 4)
+    prompt = "sst2 sentence: {sentence}"
     answers = ("negative", "positive")
-
-    def examples(self, settings: TaskParams, split: Split) -> list[Example]:
-        """One example a sentence."""
-        return [
-            Example(f"sst2 sentence: {row['sentence'].strip()}", self.answer(row["label"]))
-            for row in read_rows(settings, SOURCE, split)
-        ]
 
 
 TASKS.register("sst2")(SST2())

@@ -6,16 +6,24 @@ from typing import Any, Literal, Protocol
 
 from mcsmoe.params import Task as TaskParams
 from mcsmoe.registry import Registry
+from mcsmoe.tasks.score import Score
+from mcsmoe.tasks.source import Source
 
 Split = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One source text and the text that a model should answer with."""
+    """One source text and the text that a model should answer with; what follows is for scoring alone."""
 
     source: str
     target: str
+    choices: tuple[str, ...] = ()
+    """All that can be answered, where it is a choice; `target` is one of them."""
+    references: tuple[str, ...] = ()
+    """All answers that count as right, where there are several; `target` is one of them."""
+    cluster: str = ""
+    """What examples have in common that are scored, or drawn again, together: their question."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +34,31 @@ class Encoded:
     target: list[int]
 
 
-class Task(Protocol):
-    """A task. `generates` tells whether it is scored on generated text or on the given target's tokens.
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says to an example's source, without having seen its target."""
 
-    `metric` is the name of the figure that stands for quality; `higher_is_better` its direction.
+    text: str = ""
+    """What it generated, where the task `generates`."""
+    likelihoods: tuple[float, ...] = ()
+    """Natural logarithm of the likelihood of each choice, where the task `chooses`."""
+
+
+class Task(Protocol):
+    """A task.
+
+    `generates`: it is scored on generated text; `chooses`: on the likelihood of each choice. A task that does
+    neither is scored on the given target's tokens. `metric` is the name of the figure that stands for quality;
+    `higher_is_better` its direction. `source` is where its data are, None for what is built in or has no home;
+    `lengths` are enough tokens for its sources and targets, where no params file says how many.
     """
 
     metric: str
     higher_is_better: bool
     generates: bool
+    chooses: bool
+    source: Source | None
+    lengths: tuple[int, int]
 
     def examples(self, settings: TaskParams, split: Split) -> list[Example]:
         """All examples of a split in a fixed order. Raises `DataError` for missing data or columns."""
@@ -44,8 +68,8 @@ class Task(Protocol):
         """Token ids, cut to the lengths in `settings`; `seed` decides whatever is drawn at random."""
         ...
 
-    def score(self, predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
-        """Figures over generated texts, in the order of `examples`."""
+    def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
+        """Figures over predictions, in the order of `examples`; a plain number is one without an interval."""
         ...
 
 

@@ -12,11 +12,12 @@ def selection_check(
 ) -> Callable[[Any], tuple[float, ...]]:
     """A function of the model whose value is largest for the best checkpoint.
 
-    Exact answers first, then cross-entropy, for a task that generates; cross-entropy alone for others.
+    Exact answers first, then cross-entropy, for a task with answers; cross-entropy alone for running text.
     """
 
     def check(model: Any) -> tuple[float, ...]:
         found = likelihood(model, rows, pad, batch_size)
-        return (found.sequence_accuracy, -found.cross_entropy) if task.generates else (-found.cross_entropy,)
+        answers = task.generates or task.chooses
+        return (found.sequence_accuracy, -found.cross_entropy) if answers else (-found.cross_entropy,)
 
     return check

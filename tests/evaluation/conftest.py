@@ -14,6 +14,8 @@ def settings() -> TaskParams:
     return TaskParams(
         name="skills",
         data=None,
+        subset=None,
+        column=None,
         revision=None,
         max_source_length=16,
         max_target_length=10,

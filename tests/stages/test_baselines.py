@@ -35,7 +35,7 @@ def small_config():
 def test_the_dense_baseline_is_trained_and_distilled_and_measured(place):
     dense.main("dense")
     distill.main("dense")
-    evaluate.main(Path("artifacts/distill/dense"), Path("metrics/evaluate/distill-dense.json"))
+    evaluate.main("artifacts/distill/dense", Path("metrics/evaluate/distill-dense.json"))
     full, trained = load_model(FINETUNED), load_model(Path("artifacts/distill/dense"))
     assert trained.config.model_type == "t5"
     # What a token runs through: all but the router and the other experts.

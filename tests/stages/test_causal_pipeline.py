@@ -72,7 +72,7 @@ def test_all_stages(place: Path, monkeypatch: pytest.MonkeyPatch):
 
 def measure(step: Path) -> Any:
     output = Path("metrics/evaluate") / f"{step.parent.name}.json"
-    evaluate.main(step, output)
+    evaluate.main(str(step), output)
     return json.loads(output.read_text())
 
 

@@ -1,6 +1,7 @@
 """The presets that load from the hub, on local directories of the same layout and names."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.errors import UserError
 from mcsmoe.params import Params, Tokenizer
+from mcsmoe.tasks.task import TASKS
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from stages import check, finetune
 from stages.launch import LAUNCHED
@@ -91,13 +93,44 @@ def test_another_architecture_is_refused(place, model_type, message):
         check.main()
 
 
-@pytest.mark.parametrize("task", ["sst2", "copa"])
+PAPER = {
+    "sst2": (64, 1e-4),
+    "mrpc": (32, 5e-5),
+    "multirc": (32, 3e-5),
+    "copa": (8, 3e-5),
+    "winogrande": (32, 1e-5),
+    "squad": (16, 5e-5),
+    "wikiqa": (32, 5e-5),
+    "hotpotqa": (32, 1e-4),
+}
+
+
+@pytest.mark.parametrize("task", PAPER)
 def test_the_presets_have_the_papers_hyper_parameters(task):
     params = Params.load(ROOT / f"presets/switch-base-32-{task}.yaml")
-    batch, rate = {"sst2": (64, 1e-4), "copa": (8, 3e-5)}[task]
+    batch, rate = PAPER[task]
+    source = TASKS[task].source
+    assert source is not None
+    assert params.task.name == task
+    assert (params.task.data, params.task.subset, params.task.revision) == (source.hub, source.subset, source.revision)
+    assert (params.task.max_source_length, params.task.max_target_length) == TASKS[task].lengths
     for training in (params.finetune, params.distill, params.compress):
         assert (training.batch_size, training.learning_rate) == (batch, rate)
     assert (params.finetune.epochs, params.distill.epochs, params.compress.epochs) == (20, 10, 50)
     assert (params.merge.groups, params.merge.exclude.encoder) == (8, [1])
     assert (params.compress.rank, params.compress.final_ratio, params.collect.samples) == (32, 0.1, 256)
     assert params.model.source == "google/switch-base-32"
+
+
+def test_the_papers_table_is_queued_as_its_file_says():
+    """The commands in the head of paper-table2.yaml make the file below them of the SST-2 preset."""
+    text = (ROOT / "presets/paper-table2.yaml").read_text()
+    (tasks,) = re.findall(r"for task in (.+); do", text)
+    assert tasks.split() == list(PAPER)
+    for task in PAPER:
+        values = yaml.safe_load((ROOT / f"presets/switch-base-32-{task}.yaml").read_text())
+        for name, value in re.findall(r"-S '?([\w.]+)=([^\s']+)'?", text):
+            section, key = name.split(".")
+            values[section][key] = yaml.safe_load(value)
+        Params.parse(values)
+        assert (values == yaml.safe_load(text)) == (task == "sst2")

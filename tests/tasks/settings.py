@@ -9,6 +9,8 @@ def settings(**changes: Any) -> Task:
     values = {
         "name": "skills",
         "data": None,
+        "subset": None,
+        "column": None,
         "revision": None,
         "max_source_length": 64,
         "max_target_length": 32,

@@ -3,10 +3,10 @@ import json
 
 import pytest
 
-from mcsmoe.errors import DataError
-from mcsmoe.tasks.reading import Source, find_directory, read_rows
+from mcsmoe.errors import DataError, UserError
+from mcsmoe.tasks.reading import find_directory
+from mcsmoe.tasks.source import CONVERTED
 from mcsmoe.tasks.task import TASKS
-from tests.shared import DATA, needs_data
 from tests.tasks.settings import settings
 
 ROWS = [{"sentence": "good ", "label": 1}, {"sentence": "bad", "label": 0}]
@@ -34,13 +34,15 @@ def test_a_limit_takes_the_first_rows(sst2):
     ("change", "message"),
     [
         ({"data": "../no/such/place"}, "no such directory"),
-        ({"data": None}, "needs a local directory or a hub id"),
+        ({"name": "lm", "data": None}, "needs a local directory or a hub id"),
+        ({"name": "lm", "column": "body"}, "column 'body' is missing; there are sentence, label"),
+        ({"column": "sentence"}, "task.column = 'sentence' in params.yaml: task 'sst2' reads sentence, label"),
         ({"name": "copa"}, "column 'choice1' is missing; there are sentence, label"),
     ],
 )
 def test_missing_data_is_one_clear_line(sst2, change, message):
     changed = sst2.model_copy(update=change)
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         TASKS[changed.name].examples(changed, "train")
     assert "\n" not in str(error.value)
 
@@ -68,27 +70,42 @@ def test_a_relative_directory_is_found_from_below(tmp_path, monkeypatch):
     assert find_directory("../nothing-of-that-name") is None
 
 
-def test_the_hub_is_asked_with_configuration_and_revision(monkeypatch):
+GLUE = {"path": "nyu-mll/glue", "name": "sst2", "split": "validation", "revision": None}
+CLUE = {"path": "aps/super_glue", "name": "copa", "split": "validation", "revision": CONVERTED}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"name": "sst2"}, GLUE),
+        ({"name": "sst2", "data": "nyu-mll/glue", "revision": "abc"}, GLUE | {"revision": "abc"}),
+        ({"name": "sst2", "data": "mine/glue", "subset": "x"}, GLUE | {"path": "mine/glue", "name": "x"}),
+        ({"name": "copa"}, CLUE),
+        ({"name": "copa", "data": "mine/copa"}, CLUE | {"path": "mine/copa", "revision": None}),
+        ({"name": "mnli_mismatched"}, GLUE | {"name": "mnli", "split": "validation_mismatched"}),
+        ({"name": "lm", "data": "mine/text", "subset": "x"}, GLUE | {"path": "mine/text", "name": "x"}),
+    ],
+)
+def test_the_hub_is_asked_with_configuration_and_revision(monkeypatch, change, expected):
     import datasets
 
     asked: dict[str, str] = {}
 
     def load_dataset(path, name, *, split, revision):
         asked.update(path=path, name=name, split=split, revision=revision)
-        return datasets.Dataset.from_list(ROWS)
+        return datasets.Dataset.from_dict({column: [] for column in columns})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    read_rows(settings(data="nyu-mll/glue", revision="abc"), Source(("label",), "sst2"), "test")
-    assert asked == {"path": "nyu-mll/glue", "name": "sst2", "split": "validation", "revision": "abc"}
+    source = TASKS[change["name"]].source
+    assert source is not None
+    columns = source.columns
+    assert TASKS[change["name"]].examples(settings(**change), "test") == []
+    assert asked == expected
 
 
-@needs_data
-@pytest.mark.parametrize(("task", "rows"), [("sst2", 872), ("copa", 100), ("books", 562)])
-def test_real_data_is_read_whole(task, rows):
-    name = "denoise" if task == "books" else task
-    examples = TASKS[name].examples(settings(name=name, data=str(DATA / task)), "test")
-    assert len(examples) == rows
-    assert all(e.source and e.target for e in examples)
+def test_running_text_may_stand_in_another_column(sst2):
+    named = sst2.model_copy(update={"name": "lm", "column": "sentence"})
+    assert [e.target for e in TASKS["lm"].examples(named, "train")] == ["good ", "bad"]
 
 
 def test_a_hidden_label_is_refused(tmp_path):

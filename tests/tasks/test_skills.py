@@ -1,8 +1,9 @@
 import pytest
 
 from mcsmoe.errors import DataError
+from mcsmoe.tasks.score import Score
 from mcsmoe.tasks.skills import CODE, SKILLS, SYMBOLS
-from mcsmoe.tasks.task import TASKS
+from mcsmoe.tasks.task import TASKS, Prediction
 from tests.tasks.settings import settings
 
 TASK = TASKS["skills"]
@@ -52,10 +53,12 @@ def test_a_shorter_train_is_the_beginning_of_a_longer_one():
 def test_scores_count_each_skill():
     examples = TASK.examples(settings(test_limit=200), "test")
     wrong = {i for i, e in enumerate(examples) if e.source.startswith("copy")}
-    scores = TASK.score(["no" if i in wrong else f" {e.target} " for i, e in enumerate(examples)], examples)
+    scores = TASK.score([Prediction("no" if i in wrong else f" {e.target} ") for i, e in enumerate(examples)], examples)
     assert scores["exact_match_copy"] == 0
     assert scores["exact_match_reverse"] == 1
-    assert scores["exact_match"] == pytest.approx(1 - len(wrong) / 200)
+    whole = scores["exact_match"]
+    assert isinstance(whole, Score)
+    assert whole.value == pytest.approx(1 - len(wrong) / 200)
 
 
 def test_data_for_a_built_in_task_is_refused():

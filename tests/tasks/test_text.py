@@ -1,5 +1,5 @@
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from mcsmoe.tasks.task import TASKS, Encoded, Example
@@ -23,3 +23,16 @@ def test_a_source_is_a_text_of_the_tokenizer_and_a_target_always_ends(template):
         Encoded([*before, 3, 4, *behind], [4, 4, 1]),
         Encoded([*before, 3, *behind], [4, 1]),
     ]
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_the_first_word_of_a_target_is_one_that_follows_another(prefix):
+    """Byte-level tokenizers of causal models know a word with a space before it from one that begins a text."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    core.train_from_iterator(
+        ["good film"] * 9, trainers.BpeTrainer(special_tokens=["<pad>", "</s>"], show_progress=False)
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="</s>")
+    (found,) = TASKS["skills"].encode(tokenizer, [Example("good", "film")], settings(), 0)
+    assert tokenizer.convert_ids_to_tokens(found.target) == ["Ġfilm", "</s>"]
