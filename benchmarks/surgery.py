@@ -1,50 +1,74 @@
-"""Memory and time of permuting and merging a checkpoint of real width, by the number of its layers.
+"""Memory and time of merging a checkpoint of Mixtral's shape that is larger than they may be, by its layers.
 
-    python -m benchmarks.surgery --layers 2,4
+    python -m benchmarks.surgery
 
-Makes random checkpoints of switch-base-32's width (d 768, f 3072, 32 experts, float32; 604 MB of experts a
-sparse layer), aligns every expert to one of its layer, and merges 32 → 8. Each step runs in a process of its
-own, whose peak memory above that of the imports is what counts. Writes benchmarks/results/surgery.json and .md.
+Makes random experts, routers and embeddings of Mixtral-8x7B's shape (hidden 4096, intermediate 14336, 8 experts,
+bfloat16; 2.8 GB of experts a layer) in a shard for each layer, and merges 8 → 4 in each. Each step runs in a
+process of its own, which reads from the disk: the pages of the input are dropped from the page cache before, and
+what is written is synced. Reading and writing once is `read` of all files and `write` of as many bytes as the
+merged checkpoint has, and nothing else. Needs 20 GB in $TMPDIR; writes benchmarks/results/surgery.json and .md.
 """
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mcsmoe.checkpoint.atomic import write_json
 
 RESULTS = Path(__file__).parent / "results"
-STEPS = ("read and write once", "permute", "merge, aligned", "merge, not aligned")
-KEPT = 8
+ONCE, UNALIGNED, ALIGNED = "read and write once", "merge, not aligned", "merge, aligned"
+HEAD = """| step | layers | GB in | GB out | seconds | × once | of it costs, s | peak MB | above imports |
+|---|---:|---:|---:|---:|---:|---:|---:|---:|
+"""
 
 
-def main(layers: Annotated[str, typer.Option(help="Sparse layers of each checkpoint, by commas.")] = "2,4") -> None:
+def run(scratch: str, step: str, layers: int, threads: int) -> Any:
+    """One step in a process of its own, with what it printed."""
+    arguments = [sys.executable, "-m", "benchmarks.surgery_step", scratch, step, str(layers), str(threads)]
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(arguments, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row of the table."""
+    costs = row.get("cost_seconds", "")
+    sizes = f"{row['gb_in']:.2f} | {row['gb_out']:.2f}"
+    peaks = f"{row['peak_mb']:,} | {row['above_imports_mb']:,}"
+    return f"| {row['step']} | {row['layers']} | {sizes} | {row['seconds']} | {row['ratio']} | {costs} | {peaks} |\n"
+
+
+def main(
+    layers: Annotated[str, typer.Option(help="Layers of each checkpoint merged without alignment, by commas.")] = "2,4",
+    aligned_layers: Annotated[int, typer.Option(help="Layers of the checkpoint merged with alignment; 0: none.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+) -> None:
     """Measure each step on each checkpoint and write the table."""
-    rows = []
-    for count in map(int, layers.split(",")):
-        with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", ".")) as scratch:
-            subprocess.run([sys.executable, "-m", "benchmarks.surgery_step", scratch, "make", str(count)], check=True)
-            size = (Path(scratch) / "make/model.safetensors").stat().st_size
-            for step in STEPS:
-                command = [sys.executable, "-m", "benchmarks.surgery_step", scratch, step, str(KEPT)]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                rows.append(
-                    {"layers": count, "step": step, "checkpoint_mb": round(size / 1e6)} | json.loads(done.stdout)
-                )
-                print(rows[-1], flush=True)
-    command_line = f"python -m benchmarks.surgery --layers {layers}"
-    write_json(RESULTS / "surgery.json", {"command": command_line, "cores": os.cpu_count(), "rows": rows})
-    head = "| sparse layers | checkpoint MB | step | peak above imports, MB | seconds |\n|---:|---:|---|---:|---:|\n"
-    body = "".join(
-        f"| {r['layers']} | {r['checkpoint_mb']:,} | {r['step']} | {r['peak_mb']:,} | {r['seconds']} |\n" for r in rows
-    )
-    (RESULTS / "surgery.md").write_text(f"# Permuting and merging\n\n`{command_line}`\n\n{head}{body}")
+    counts = sorted(map(int, layers.split(",")))
+    steps = [(step, count) for count in counts for step in (ONCE, UNALIGNED)]
+    if aligned_layers:
+        steps += [(ONCE, aligned_layers), (ALIGNED, aligned_layers)]
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", ".")) as scratch:
+        run(scratch, "make", max(*counts, aligned_layers), threads)
+        for step, count in steps:
+            row = {"step": step, "layers": count} | run(scratch, step, count, threads)
+            shutil.rmtree(Path(scratch) / "out")
+            once = row if step == ONCE else next(r for r in rows if r["step"] == ONCE and r["layers"] == count)
+            rows.append(row | {"ratio": round(row["seconds"] / once["seconds"], 2)})
+            print(line(rows[-1]), end="", flush=True)
+    command = f"python -m benchmarks.surgery --layers {layers} --aligned-layers {aligned_layers} --threads {threads}"
+    write_json(RESULTS / "surgery.json", {"command": command, "cores": os.cpu_count(), "rows": rows})
+    table = HEAD + "".join(map(line, rows))
+    text = f"# Merging a checkpoint of Mixtral's shape, 8 → 4\n\n`{command}` ({os.cpu_count()} cores)\n\n{table}"
+    (RESULTS / "surgery.md").write_text(text)
 
 
 if __name__ == "__main__":

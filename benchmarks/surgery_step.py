@@ -1,82 +1,112 @@
 """One step of benchmarks/surgery.py in a process of its own: prints its seconds and peak memory as JSON."""
 
 import json
-import resource
-import shutil
+import math
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
-from transformers import SwitchTransformersConfig
+from torch import Tensor
+from transformers import MixtralConfig
 
-from mcsmoe.alignment.layer import weight_matches
-from mcsmoe.alignment.write import write_permuted
+from benchmarks.surgery import ALIGNED, ONCE, UNALIGNED
+from mcsmoe.alignment.costs import weight_cost
 from mcsmoe.architectures.layer import MoELayer
 from mcsmoe.architectures.registry import sparse_layers
 from mcsmoe.checkpoint.atomic import write_json
-from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
-from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
+from mcsmoe.checkpoint.reader import INDEX, Checkpoint
+from mcsmoe.checkpoint.shards import Part, write_parts
+from mcsmoe.checkpoint.writer import Piece, TensorSpec
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
+from mcsmoe.merging import align
 from mcsmoe.merging.material import Material
 from mcsmoe.merging.write import write_merged
 from mcsmoe.routing.gradients import Gradients
 from mcsmoe.routing.statistics import LayerStatistics, RoutingStatistics
 
+KEPT = 4
+BLOCK = 2**26
+
+
+def config(layers: int) -> dict[str, Any]:
+    """Mixtral-8x7B's config.json with fewer layers."""
+    values = MixtralConfig(num_hidden_layers=layers, dtype="bfloat16").to_dict()
+    return dict(values) | {"architectures": ["MixtralForCausalLM"]}
+
 
 def make(directory: Path, count: int) -> None:
-    """A random checkpoint with the experts and routers of `count` sparse layers, half of them in the decoder."""
-    config = SwitchTransformersConfig(
-        num_experts=32,
-        d_ff=3072,
-        num_layers=count,
-        num_decoder_layers=count,
-        num_sparse_encoder_layers=count // 2,
-        num_sparse_decoder_layers=count // 2,
-    )
-    shapes = {}
-    for layer in sparse_layers(config):
-        shapes[f"{layer.router_path}.classifier.weight"] = (layer.experts, layer.d_model)
-        for e in range(layer.experts):
-            shapes[layer.places["wi"].name(e)] = (layer.d_ff, layer.d_model)
-            shapes[layer.places["wo"].name(e)] = (layer.d_model, layer.d_ff)
+    """Random experts, routers and embeddings; each layer is a shard, whatever the size."""
+    values = config(count)
+    embeddings = (values["vocab_size"], values["hidden_size"])
     generator = torch.Generator().manual_seed(0)
-    specs = {name: TensorSpec(torch.float32, shape) for name, shape in shapes.items()}
-    write_safetensors(directory / WEIGHTS, specs, lambda name: [torch.randn(shapes[name], generator=generator) * 0.03])
-    write_json(directory / "config.json", config.to_dict())
+    # Pieces from random places of one noise are as unlike each other, and much faster than fresh ones.
+    noise = (torch.randn(embeddings, generator=generator) * 0.02).bfloat16().view(-1)
+
+    def value(shape: tuple[int, ...]) -> Tensor:
+        size = math.prod(shape)
+        start = int(torch.randint(len(noise) - size + 1, (), generator=generator))
+        return noise[start : start + size].view(shape)
+
+    def part(name: str, shapes: dict[str, tuple[int, ...]]) -> Part:
+        specs = {tensor: TensorSpec(torch.bfloat16, shape) for tensor, shape in shapes.items()}
+        return Part(name, specs, lambda: (Piece(tensor, None, value(shape)) for tensor, shape in shapes.items()))
+
+    parts = [part("embeddings", dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), embeddings))]
+    for layer in sparse_layers(values):
+        sizes = layer.shapes().items()
+        experts = {layer.places[name].name(e): shape for e in range(layer.experts) for name, shape in sizes}
+        parts.append(part(layer.name, experts | {layer.router_weight: (layer.experts, layer.d_model)}))
+    directory.mkdir()
+    write_parts(directory, parts)
+    write_json(directory / "config.json", values)
 
 
-def copy(source: Checkpoint, directory: Path) -> None:
-    """Read every tensor and write it again: what no step can be faster than."""
-    specs = {name: TensorSpec(source.dtype(name), source.shape(name)) for name in source.names()}
-    write_safetensors(directory / WEIGHTS, specs, lambda name: [source.tensor(name)])
+def first_layers(directory: Path, count: int) -> Checkpoint:
+    """The checkpoint as if it had its first `count` layers only: the same shards under another index."""
+    part = directory.with_name(f"first-{count}")
+    part.mkdir(exist_ok=True)
+    routers = {layer.router_weight for layer in sparse_layers(config(count))}
+    shards = json.loads((directory / INDEX).read_text())["weight_map"]
+    files = {shards[name] for name in routers | {"lm_head.weight"}}
+    write_json(part / INDEX, {"weight_map": {name: file for name, file in shards.items() if file in files}})
+    write_json(part / "config.json", config(count))
+    for file in files:
+        if not (part / file).exists():
+            (part / file).symlink_to(directory / file)
+    return Checkpoint(part)
 
 
-def permute(source: Checkpoint, directory: Path) -> None:
-    """Align every expert to the first of its layer by weights, and write."""
+def once(source: Checkpoint, directory: Path) -> None:
+    """Read all files, and write as many bytes as the merged checkpoint will have."""
+    left, buffer = merged_bytes(source), bytearray(BLOCK)
+    with (directory / "model.safetensors").open("wb") as output:
+        for path in source.files:
+            with path.open("rb", buffering=0) as file:
+                while size := file.readinto(buffer):
+                    output.write(memoryview(buffer)[: min(size, left)])
+                    left -= min(size, left)
+        os.fsync(output.fileno())
+
+
+def merged_bytes(source: Checkpoint) -> int:
+    """Bytes of the weights with `KEPT` experts in each layer."""
     layers = sparse_layers(source.config)
-    orders = {(layer.name, e): match.perm for layer in layers for e, match in weight_matches(source, layer, 0).items()}
-    write_permuted(source, layers, orders, directory)
+    names = (place.name(e) for layer in layers for e in range(KEPT, layer.experts) for place in layer.places.values())
+    return source.size_bytes - sum(2 * math.prod(source.shape(name)) for name in names)
 
 
-def merge(alignment: str, kept: int) -> Callable[[Checkpoint, Path], None]:
-    """Merge the experts of every layer to `kept` groups of neighbours."""
-
-    def step(source: Checkpoint, directory: Path) -> None:
-        layers = sparse_layers(source.config)
-        size = layers[0].experts // kept
-        groups = tuple(
-            Group(g * size, tuple(range(g * size, (g + 1) * size)), (1 / layers[0].experts,) * size)
-            for g in range(kept)
-        )
-        plans = {layer.name: LayerPlan(groups, merged=True) for layer in layers}
-        statistics = {layer.name: LayerStatistics.zeros(layer.experts, layer.d_model) for layer in layers}
-        material = Material(RoutingStatistics(statistics), Gradients(directory), no_tokens)
-        write_merged(source, Plan("benchmark", "frequency", alignment, "dominant", plans), material, directory)
-
-    return step
+def merge(source: Checkpoint, directory: Path, alignment: str) -> None:
+    """Merge pairs of neighbours."""
+    layers = sparse_layers(source.config)
+    groups = tuple(Group(2 * k, (2 * k, 2 * k + 1), (0.15, 0.1)) for k in range(KEPT))
+    plans = {layer.name: LayerPlan(groups, merged=True) for layer in layers}
+    statistics = {layer.name: LayerStatistics.zeros(layer.experts, layer.d_model) for layer in layers}
+    material = Material(RoutingStatistics(statistics), Gradients(directory), no_tokens)
+    write_merged(source, Plan("benchmark", "frequency", alignment, "dominant", plans), material, directory)
 
 
 def no_tokens(layer: MoELayer) -> NoReturn:
@@ -84,31 +114,63 @@ def no_tokens(layer: MoELayer) -> NoReturn:
     raise AssertionError(f"tokens of {layer.name} were asked for")
 
 
+def timed(function: Callable[..., Tensor], spent: list[float]) -> Callable[..., Tensor]:
+    """The function, which also notes the seconds of each call."""
+
+    def call(*arguments: Any) -> Tensor:
+        started = time.monotonic()
+        result = function(*arguments)
+        spent.append(time.monotonic() - started)
+        return result
+
+    return call
+
+
+def drop_cache(source: Checkpoint) -> None:
+    """Have the next reader of the weights read them from the disk."""
+    for file in source.files:
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def peak_mb() -> int:
-    """Peak resident memory of this process so far, in MB."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+    """Peak resident memory of this process so far, in MB, with the pages of mapped files."""
+    status = Path("/proc/self/status").read_text()
+    return round(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6)
 
 
-def main(scratch: Path, step: str, number: int) -> None:
-    """Run one step; `number` is the layers to make, or the experts to keep."""
-    source, target = scratch / "make", scratch / "out"
+def main(scratch: Path, step: str, layers: int, threads: int) -> None:
+    """Run one step on the first `layers` layers."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     if step == "make":
-        source.mkdir()
-        make(source, number)
+        make(scratch / "made", layers)
+        print("{}")
         return
-    shutil.rmtree(target, ignore_errors=True)
+    source, target = first_layers(scratch / "made", layers), scratch / "out"
     target.mkdir()
-    steps = {
-        "read and write once": copy,
-        "permute": permute,
-        "merge, aligned": merge("weight", number),
-        "merge, not aligned": merge("none", number),
+    costs: list[float] = []
+    vars(align)["weight_cost"] = timed(weight_cost, costs)
+    steps: dict[str, Callable[[], None]] = {
+        ONCE: lambda: once(source, target),
+        UNALIGNED: lambda: merge(source, target, "none"),
+        ALIGNED: lambda: merge(source, target, "weight"),
     }
+    drop_cache(source)
     before, started = peak_mb(), time.monotonic()
-    steps[step](Checkpoint(source), target)
-    seconds = round(time.monotonic() - started, 1)
-    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb() - before}))
+    steps[step]()
+    found: dict[str, Any] = {
+        "seconds": round(time.monotonic() - started, 1),
+        "gb_in": round(source.size_bytes / 1e9, 2),
+        "gb_out": round(sum(path.stat().st_size for path in target.glob("*.safetensors")) / 1e9, 2),
+        "peak_mb": peak_mb(),
+        "above_imports_mb": peak_mb() - before,
+    }
+    if costs:
+        found["cost_seconds"] = round(sum(costs), 1)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

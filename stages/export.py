@@ -18,13 +18,17 @@ def main(
     plan: Annotated[Path | None, Option(help="Directory with plan.json, if it is not CHECKPOINT.")] = None,
     router: Annotated[str, Option(help="dominant, ridge or cross-entropy: where router rows come from.")] = "dominant",
 ) -> None:
-    """Write CHECKPOINT with K router rows instead of the index map, in the names and the layout of SOURCE."""
+    """Write CHECKPOINT with K router rows instead of the index map, in the names and the layout of SOURCE.
+
+    Interrupted, it goes on with the layer where it stopped, if weights are large enough for shards.
+    """
     params = start()
     from mcsmoe.card.card import CARD, model_card
-    from mcsmoe.checkpoint.atomic import atomic_directory, write_json
+    from mcsmoe.checkpoint.atomic import write_json
     from mcsmoe.checkpoint.load import load_model, load_tokenizer
     from mcsmoe.checkpoint.probe import probe_batch
     from mcsmoe.checkpoint.reader import Checkpoint
+    from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code, tensor_hash
     from mcsmoe.checkpoint.verify import verify_stock
     from mcsmoe.errors import CheckpointError
     from mcsmoe.export.check import check_stock
@@ -44,12 +48,18 @@ def main(
     sample = draw_calibration(params.task, tokenizer, params.collect.samples, params.seed)
     batches = sample.batches(tokenizer.pad_token_id, params.collect.batch_size, causal=causal)
     routers, agreement = stock_routers(mapped, rule, load_model(source), batches)
-    with atomic_directory(output) as directory:
-        write_stock(mapped, routers, directory)
-        verify_stock(directory, probe_batch(origin.config["vocab_size"], causal))
-        write_json(directory / REPORT, {"router": router, "experts": mapped.kept, "agreement": agreement})
+    key = {
+        "source": identity(source),
+        "checkpoint": identity(checkpoint),
+        "routers": tensor_hash(routers),
+        "code": source_code(["mcsmoe", "stages", *params.plugins]),
+    }
+    with resumable_directory(output, key) as staging:
+        write_stock(mapped, routers, staging.output)
+        verify_stock(staging.output, probe_batch(origin.config["vocab_size"], causal))
+        write_json(staging.output / REPORT, {"router": router, "experts": mapped.kept, "agreement": agreement})
         card = model_card(params, mapped, Plan.load(plan or checkpoint), output, router, agreement)
-        (directory / CARD).write_text(card)
+        (staging.output / CARD).write_text(card)
     for name, share in agreement.items():
         print(f"{name}: {share:.2%} of tokens go to the group that all {mapped.layers[0].experts} router rows chose")
     print(f"{output}: {mapped.kept} experts a layer, {Checkpoint(output).size_bytes:,} bytes")

@@ -13,14 +13,17 @@ OUTPUT = Path("artifacts/merge")
 
 
 def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
-    """Merge artifacts/permute by the statistics of artifacts/collect; write artifacts/merge/METHOD."""
+    """Merge artifacts/permute by the statistics of artifacts/collect; write artifacts/merge/METHOD.
+
+    Interrupted, it goes on with the layer where it stopped, if weights are large enough for shards.
+    """
     params = start()
     from mcsmoe.alignment.activations import LazyTokens
     from mcsmoe.architectures.registry import family_of
-    from mcsmoe.checkpoint.atomic import atomic_directory
     from mcsmoe.checkpoint.load import load_model, load_tokenizer
     from mcsmoe.checkpoint.probe import probe_batch
     from mcsmoe.checkpoint.reader import Checkpoint
+    from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
     from mcsmoe.checkpoint.verify import verify_checkpoint
     from mcsmoe.merging.material import Material
     from mcsmoe.merging.write import write_merged
@@ -44,9 +47,16 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     statistics, gradients = RoutingStatistics.load(STATISTICS), Gradients(STATISTICS)
     plan = make_plan(method, recipe, params.merge, statistics, layers, source, gradients, params.seed)
     material = Material(statistics, gradients, LazyTokens(family, calibration), params.seed)
-    with atomic_directory(OUTPUT / method) as directory:
-        write_merged(source, plan, material, directory)
-        verify_checkpoint(directory, probe_batch(source.config["vocab_size"], family.causal), None)
+    key = {
+        "source": identity(SOURCE),
+        "statistics": identity(STATISTICS),
+        "plan": plan.to_json(),
+        "params": params.model_dump(mode="json", include={"seed", "task", "collect"}),
+        "code": source_code(["mcsmoe", "stages", *params.plugins]),
+    }
+    with resumable_directory(OUTPUT / method, key) as staging:
+        write_merged(source, plan, material, staging.output)
+        verify_checkpoint(staging.output, probe_batch(source.config["vocab_size"], family.causal), None)
     kept, all_experts = sum(plan.experts.values()), sum(layer.experts for layer in layers)
     print(f"{method}: {all_experts} experts → {kept}, {Checkpoint(OUTPUT / method).size_bytes:,} bytes")
 

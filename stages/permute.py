@@ -12,18 +12,24 @@ METRICS = Path("metrics/permute.json")
 
 
 def main() -> None:
-    """Align artifacts/finetune; write artifacts/permute and how far matching improved."""
+    """Align artifacts/finetune; write artifacts/permute and how far matching improved.
+
+    Interrupted, it goes on with the layer where it stopped.
+    """
     params = start()
     from torch import Tensor
 
     from mcsmoe.alignment.activations import LazyTokens
-    from mcsmoe.alignment.layer import REFERENCES, activation_matches, summary, weight_matches
+    from mcsmoe.alignment.kept import KeptMatches, LayerMatch
+    from mcsmoe.alignment.layer import REFERENCES, activation_matches, weight_matches
     from mcsmoe.alignment.unchanged import largest_change
     from mcsmoe.alignment.write import write_permuted
+    from mcsmoe.architectures.layer import MoELayer
     from mcsmoe.architectures.registry import family_of
-    from mcsmoe.checkpoint.atomic import atomic_directory, write_json
+    from mcsmoe.checkpoint.atomic import write_json
     from mcsmoe.checkpoint.load import load_model, load_tokenizer
     from mcsmoe.checkpoint.reader import Checkpoint
+    from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
     from mcsmoe.checkpoint.verify import verify_checkpoint
     from mcsmoe.routing.watch import count
     from mcsmoe.tasks.batches import model_inputs
@@ -46,23 +52,28 @@ def main() -> None:
         return count(model(), family, layers, batches)
 
     tokens = LazyTokens(family, lambda: (model(), batches))
-    orders: dict[tuple[str, int], Tensor] = {}
-    report: dict[str, dict[str, float]] = {}
-    for layer in layers:
+
+    def match(layer: MoELayer) -> LayerMatch:
         reference = REFERENCES[params.permute.reference](layer, counts)
         if params.permute.matching == "weight":
-            matches = weight_matches(source, layer, reference)
-        else:
-            matches = activation_matches(source, layer, reference, tokens(layer))
-        orders |= {(layer.name, e): match.perm for e, match in matches.items()}
-        report[layer.name] = summary(reference, matches)
-    del tokens
-    model.cache_clear()
+            return LayerMatch(reference, weight_matches(source, layer, reference))
+        return LayerMatch(reference, activation_matches(source, layer, reference, tokens(layer)))
+
+    key = {
+        "source": identity(SOURCE),
+        "sample": sample.fingerprint,
+        "params": params.model_dump(mode="json", include={"seed", "task", "collect", "permute"}),
+        "code": source_code(["mcsmoe", "stages", *params.plugins]),
+    }
     probe = model_inputs(batches[0], family.causal)
-    with atomic_directory(OUTPUT) as directory:
-        write_permuted(source, layers, orders, directory)
-        verify_checkpoint(directory, probe, None)
-        change = largest_change(SOURCE, directory, probe)
+    with resumable_directory(OUTPUT, key) as staging:
+        matches = KeptMatches(staging.notes, match)
+        write_permuted(source, layers, lambda layer: matches(layer).orders, staging.output)
+        report = {layer.name: matches(layer).summary for layer in layers}
+        tokens.forget()
+        model.cache_clear()
+        verify_checkpoint(staging.output, probe, None)
+        change = largest_change(SOURCE, staging.output, probe)
     write_json(METRICS, {"largest_logit_change": round(change, 6), "layers": report})
     for name, row in report.items():
         print(f"{name}: matching {row['before']:.4f} → {row['after']:.4f} with expert {row['reference']}")

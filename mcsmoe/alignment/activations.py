@@ -66,6 +66,10 @@ class LazyTokens:
             self._last = (layer.name, layer_tokens(model, self._family, layer, batches))
         return self._last[1]
 
+    def forget(self) -> None:
+        """Let go of the model and the tokens; the next question loads them again."""
+        self._loaded = self._last = None
+
 
 def activations(layer: MoELayer, experts: Sequence[Expert], x: Tensor) -> Iterator[Tensor]:
     """Hidden neurons of m experts, one expert after another, on the tokens x [T, d]: parts [n, m·f] of [T, m·f].

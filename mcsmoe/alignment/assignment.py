@@ -1,5 +1,7 @@
 """Which neuron of an expert goes to which place: the linear sum assignment of greatest total."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -8,8 +10,11 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
 
+from mcsmoe.checkpoint.finite import all_finite
+
 DENSE_BELOW = 2048
 CANDIDATES = 64
+ROWS = 512
 TOLERANCE = 1e-12
 """Differences below this share of the range of costs count as rounding."""
 
@@ -23,38 +28,65 @@ def assign(similarity: Tensor) -> Tensor:
     Small problems go to SciPy's dense solver, large ones to `sparse_assignment`. Every optimum is right
     where several are equal. Raises `ValueError` for similarities that are not finite.
     """
-    if not bool(similarity.isfinite().all()):
+    if not all_finite(similarity):
         raise ValueError("an assignment needs finite similarities")
-    cost = -similarity.double().cpu().numpy()
-    perm = linear_sum_assignment(cost)[1] if len(cost) < DENSE_BELOW else sparse_assignment(cost)
+    similarity = similarity.cpu()
+    if len(similarity) < DENSE_BELOW:
+        perm = linear_sum_assignment(-similarity.double().numpy())[1]
+    else:
+        perm = sparse_assignment(similarity)
     return torch.from_numpy(np.asarray(perm, dtype=np.int64))
 
 
-def sparse_assignment(cost: Floats, candidates: int = CANDIDATES) -> Ints:
-    """The assignment of least total cost [f], solved on each row's best candidates and proven on cost [f, f].
+def sparse_assignment(similarity: Tensor, candidates: int = CANDIDATES) -> Ints:
+    """The assignment of greatest total [f], solved on each row's best candidates and proven on similarity [f, f].
 
-    The proof is that no reduced cost of the dense problem is negative. Entries that are join the
-    candidates, and the smaller problem is solved again. Falls back to the dense solver where the candidates
-    hold no full matching.
+    The proof is that no reduced cost of the dense problem is negative. Entries that are join the candidates,
+    the worst of each row, and the smaller problem is solved again. Where the candidates hold no full matching,
+    the diagonal, which is one, joins them. In float64, of which no more than `ROWS` rows are in memory.
     """
-    size, lowest = len(cost), float(cost.min())
-    scale = float(cost.max()) - lowest or 1.0
-    best = torch.from_numpy(cost).topk(min(candidates, size), dim=1, largest=False).indices.numpy()
-    rows, columns = np.repeat(np.arange(size), best.shape[1]), best.ravel()
+    size, greatest = len(similarity), float(similarity.max())
+    scale = greatest - float(similarity.min()) or 1.0
+    best = torch.cat([cost.topk(min(candidates, size), dim=1, largest=False).indices for cost in _costs(similarity)])
+    rows, columns = np.repeat(np.arange(size), best.shape[1]), best.numpy().ravel()
     while True:
         # Shifted away from zero: a sparse matrix takes a stored zero for a missing entry.
-        weights = (cost[rows, columns] - lowest) / scale + 1.0
+        weights = (greatest - _entries(similarity, rows, columns)) / scale + 1.0
         matched = _match(rows, columns, weights, size)
         if matched is None:
-            return np.asarray(linear_sum_assignment(cost)[1])
+            absent = np.setdiff1d(np.arange(size), rows[rows == columns])
+            rows, columns = np.append(rows, absent), np.append(columns, absent)
+            continue
         potential = _potentials(rows, columns, weights, matched) * scale
-        own = cost[np.arange(size), matched] - potential[matched]
-        reduced = cost - own[:, None]
-        reduced -= potential[None, :]
-        violating = np.nonzero(reduced < -10 * TOLERANCE * scale)
+        own = -_entries(similarity, np.arange(size), matched) - potential[matched]
+        violating = _violating(similarity, own, potential, -10 * TOLERANCE * scale, candidates)
         if not len(violating[0]):
             return matched
         rows, columns = np.append(rows, violating[0]), np.append(columns, violating[1])
+
+
+def _costs(similarity: Tensor) -> Iterator[Tensor]:
+    """The rows of what is to be least, some at a time."""
+    return (-rows.double() for rows in similarity.split(ROWS))
+
+
+def _entries(similarity: Tensor, rows: Ints, columns: Ints) -> Floats:
+    found: Floats = similarity[torch.from_numpy(rows), torch.from_numpy(columns)].double().numpy()
+    return found
+
+
+def _violating(similarity: Tensor, own: Floats, potential: Floats, least: float, worst: int) -> tuple[Ints, Ints]:
+    """Rows and columns of reduced costs below `least`, of each row the `worst` ones."""
+    found = []
+    for first, cost in zip(range(0, len(own), ROWS), _costs(similarity), strict=True):
+        reduced = cost.sub_(torch.from_numpy(own[first : first + ROWS, None])).sub_(torch.from_numpy(potential))
+        if float(reduced.min()) < least:
+            values, columns = reduced.topk(min(worst, len(own)), dim=1, largest=False)
+            row, place = (values < least).nonzero(as_tuple=True)
+            found.append((row.numpy() + first, columns[row, place].numpy()))
+    if not found:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    return np.concatenate([rows for rows, _ in found]), np.concatenate([columns for _, columns in found])
 
 
 def _match(rows: Ints, columns: Ints, weights: Floats, size: int) -> Ints | None:

@@ -8,17 +8,19 @@ from torch import Tensor
 
 from mcsmoe.architectures.layer import Expert, Layout
 
+ROWS = 2048
+"""Hidden neurons whose costs are added at once."""
+
 
 def promoted(tensor: Tensor) -> Tensor:
     """The tensor in float32, or in its own dtype where that is better."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def by_neuron(name: str, expert: Expert, layout: Layout) -> Tensor | None:
-    """Tensor `name`, hidden neurons as rows [f, n] (bias: n = 1), float32 or better; None if it has none."""
+def by_neuron(name: str, expert: Expert, layout: Layout) -> Tensor:
+    """Tensor `name`, hidden neurons as rows [f, n] (bias: n = 1), float32 or better; it must have some."""
     axis = layout[name].hidden_axis
-    if axis is None:
-        return None
+    assert axis is not None
     tensor = promoted(expert[name])
     return tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)
 
@@ -27,15 +29,25 @@ def weight_cost(reference: Expert, expert: Expert, layout: Layout) -> Tensor:
     """C = Σ_in W_ref W_eᵀ + W_out,refᵀ W_out,e [f, f] (Git Re-Basin eq. 2; exact for one hidden layer).
 
     C[i, j] compares neuron i of the reference with neuron j of the expert; biases of in-projections count
-    as one more input.
+    as one more input. Peak memory beside the experts: C, and one tensor of each expert where it is not float32.
     """
-    terms = [
-        ours @ theirs.T
-        for name in layout
-        if (ours := by_neuron(name, reference, layout)) is not None
-        and (theirs := by_neuron(name, expert, layout)) is not None
-    ]
-    return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
+    cost: Tensor | None = None
+    for name in layout:
+        if layout[name].hidden_axis is not None:
+            # Arguments only, so that they are gone before the next ones come.
+            cost = _plus(cost, by_neuron(name, reference, layout), by_neuron(name, expert, layout))
+    if cost is None:
+        raise ValueError("no tensor of the layout has hidden neurons")
+    return cost
+
+
+def _plus(cost: Tensor | None, ours: Tensor, theirs: Tensor) -> Tensor:
+    if cost is None:
+        return ours @ theirs.T
+    # By rows, so that no second [f, f] is needed; `addmm_` would round otherwise than a sum of products.
+    for some, rows in zip(cost.split(ROWS), ours.split(ROWS), strict=True):
+        some += rows @ theirs.T
+    return cost
 
 
 @dataclass

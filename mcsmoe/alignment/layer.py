@@ -35,13 +35,3 @@ def activation_matches(source: TensorSource, layer: MoELayer, reference: int, to
     others = [e for e in range(layer.experts) if e != reference]
     pairs = pair_moments(source, layer, tokens, reference, others)
     return {e: activation_match(moments) for e, moments in pairs}
-
-
-def summary(reference: int, matches: Mapping[int, Match]) -> dict[str, float]:
-    """The reference, and the mean normalised objective before and after."""
-    count = max(len(matches), 1)
-    return {
-        "reference": reference,
-        "before": round(sum(match.before for match in matches.values()) / count, 6),
-        "after": round(sum(match.after for match in matches.values()) / count, 6),
-    }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mcsmoe.alignment.assignment import assign
-from mcsmoe.alignment.costs import ActivationMoments, activation_cost, by_neuron, weight_cost
+from mcsmoe.alignment.costs import ROWS, ActivationMoments, activation_cost, by_neuron, weight_cost
 from mcsmoe.architectures.layer import Expert, Layout
 
 
@@ -31,8 +31,8 @@ def activation_match(moments: ActivationMoments) -> Match:
 
 
 def _length(expert: Expert, layout: Layout) -> float:
-    parts = (by_neuron(name, expert, layout) for name in layout)
-    return math.sqrt(sum(float(part.double().square().sum()) for part in parts if part is not None))
+    parts = (by_neuron(name, expert, layout) for name in layout if layout[name].hidden_axis is not None)
+    return math.sqrt(sum(float(rows.double().square().sum()) for part in parts for rows in part.split(ROWS)))
 
 
 def _match(cost: Tensor, scale: float) -> Match:

@@ -1,48 +1,48 @@
-"""A checkpoint whose experts' hidden neurons are reordered, written tensor by tensor."""
+"""A checkpoint whose experts' hidden neurons are reordered, written expert by expert."""
 
 import shutil
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from mcsmoe.alignment.apply import permute_tensor
 from mcsmoe.architectures.layer import MoELayer
+from mcsmoe.architectures.shares import expert_shares
 from mcsmoe.checkpoint.companions import copy_companions
-from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
+from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.save import write_remote_code
-from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
+from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
+from mcsmoe.checkpoint.writer import Piece, TensorSpec
 
-Orders = Mapping[tuple[str, int], Tensor]
-"""(layer name, expert) → the new order of its hidden neurons [f]; experts that are not there keep theirs."""
+Orders = Callable[[MoELayer], Mapping[int, Tensor]]
+"""layer → the new order [f] of the hidden neurons of its experts; experts that are not there keep theirs."""
 
 
 def write_permuted(source: Checkpoint, layers: Iterable[MoELayer], orders: Orders, directory: Path) -> None:
-    """Write `source` with `orders` applied into the empty `directory`; one expert's tensor in memory at a time."""
-    holders: dict[str, list[tuple[MoELayer, int, str]]] = defaultdict(list)
-    """What each tensor holds of which expert, expert by expert."""
-    for layer in layers:
-        for e in range(layer.experts):
-            for name, place in layer.places.items():
-                holders[place.name(e)].append((layer, e, name))
+    """Write `source` with `orders` applied into `directory`; a layer's are asked for when it is written.
 
-    def chunks(tensor: str) -> Iterator[Tensor]:
-        held = holders.get(tensor)
-        if held is None:
-            yield source.tensor(tensor)
-            return
-        layer, _, first = held[0]
-        place = layer.places[first]
-        for e in dict.fromkeys(e for _, e, _ in held):
-            share = source.part(tensor, place.index(e)) if place.stacked else source.tensor(tensor)
-            for name in (name for _, owner, name in held if owner == e and (layer.name, e) in orders):
-                ours = layer.places[name].view(share)
-                ours.copy_(permute_tensor(ours, name, layer.layout, orders[layer.name, e]))
-            yield share
-
+    Peak memory is that of `orders`, or a tensor of `source` (of a stack: one expert's entry) and its copy: no more
+    for more layers. Shards that are finished are kept, see `write_parts`.
+    """
     specs = {name: TensorSpec(source.dtype(name), source.shape(name)) for name in source.names()}
-    write_safetensors(directory / WEIGHTS, specs, chunks)
+    parts = []
+    for layer in layers:
+        held = dict.fromkeys(share.tensor for share in expert_shares(layer, layer.experts))
+        ours = {name: specs.pop(name) for name in held}
+        parts.append(Part(layer.name, ours, partial(_permuted, source, layer, orders)))
+    write_parts(directory, [*parts, *other_parts(specs, source.tensor)])
     shutil.copyfile(source.directory / "config.json", directory / "config.json")
     write_remote_code(source.config, directory)
     copy_companions(source.directory, directory)
+
+
+def _permuted(source: Checkpoint, layer: MoELayer, orders: Orders) -> Iterator[Piece]:
+    found = orders(layer)
+    for tensor, entry, e, names in expert_shares(layer, layer.experts):
+        value = source.tensor(tensor) if entry is None else source.part(tensor, entry)
+        for name in names if e in found else ():
+            ours = layer.places[name].view(value)
+            ours.copy_(permute_tensor(ours, name, layer.layout, found[e]))
+        yield Piece(tensor, entry, value)

@@ -23,17 +23,25 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         fresh = scratch / "new"
         fresh.mkdir()
         yield fresh
-        old = scratch / "old"
-        if path.exists():
-            path.rename(old)
-        try:
-            fresh.rename(path)
-        except BaseException:
-            if old.exists():
-                old.rename(path)
-            raise
+        exchange(fresh, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def exchange(fresh: Path, path: Path) -> None:
+    """Put the directory `fresh` in the place of `path`; what stood there becomes `old` beside `fresh`.
+
+    Where that fails, `path` is what it was.
+    """
+    old = fresh.with_name("old")
+    if path.exists():
+        path.rename(old)
+    try:
+        fresh.rename(path)
+    except BaseException:
+        if old.exists():
+            old.rename(path)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -38,13 +38,9 @@ def load_model(
 ) -> Any:
     """Load a model of a supported family from a directory, or (a `str` only) by its hub id; eval mode.
 
-<<<<<<< HEAD
     Without `dtype` the checkpoint's own is kept, or what transformers restores of quantised weights. Safetensors and
-    old `.bin` files are read.
-=======
-    Without `dtype` the checkpoint's own is kept. Safetensors and old `.bin` files are read. With `any_family` every
-    model that transformers loads to write text is taken: to measure one nothing of its experts must be known.
->>>>>>> tasks
+    old `.bin` files are read. With `any_family` every model that transformers loads to write text is taken: to measure
+    one nothing of its experts must be known.
     Raises `CheckpointError` for a missing or damaged source, another architecture, a key that is missing,
     unexpected or of another shape, and for weights that are not finite.
     """
@@ -57,16 +53,12 @@ def load_model(
     origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _Failures(source):
         config = transformers.AutoConfig.from_pretrained(source, **origin)
-<<<<<<< HEAD
-    family = family_of(config)
-    if getattr(config, "quantization_config", None):  # nothing here computes on quantised weights
-        config.quantization_config["dequantize"] = True
-=======
     if any_family and config.model_type not in FAMILIES:
         class_name = "AutoModelForSeq2SeqLM" if config.is_encoder_decoder else "AutoModelForCausalLM"
     else:
         class_name = family_of(config).auto_class
->>>>>>> tasks
+    if getattr(config, "quantization_config", None):  # nothing here computes on quantised weights
+        config.quantization_config["dequantize"] = True
     # Tensors of another shape then come in the report, by name.
     options = origin | {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if dtype is not None:

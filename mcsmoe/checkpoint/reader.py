@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mcsmoe.checkpoint.finite import all_finite
 from mcsmoe.errors import CheckpointError
 
 WEIGHTS = "model.safetensors"
@@ -83,7 +84,7 @@ class Checkpoint:
                 value = read(file)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{entry.file}: cannot read {name} ({error}); copy the file again") from None
-        if value.is_floating_point() and not value.isfinite().all():
+        if not all_finite(value):
             raise CheckpointError(f"{entry.file}: {name} holds NaN or infinity; train or copy the model again")
         return value
 

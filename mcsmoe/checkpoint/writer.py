@@ -1,15 +1,17 @@
-"""Streaming a safetensors file: the header first, then one tensor, or one slice of it, at a time."""
+"""Streaming a safetensors file: the header first, then one tensor, or one entry of it, at a time."""
 
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mcsmoe.checkpoint.finite import all_finite
 from mcsmoe.checkpoint.reader import DTYPES
 from mcsmoe.checkpoint.room import check_room
 from mcsmoe.errors import CheckpointError
@@ -30,31 +32,62 @@ class TensorSpec:
         """Bytes on disk."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one entry along the first axis."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
 
-def write_safetensors(path: Path, specs: Mapping[str, TensorSpec], chunks: Callable[[str], Iterable[Tensor]]) -> None:
-    """Write the tensors of `specs`; `chunks(name)` yields each one's consecutive slices, in order.
 
-    A stack [K, f, d] can so be written expert by expert: peak memory is one chunk. Tensors are asked for in
-    the order of the file, by dtype size and name as safetensors sorts them.
-    Raises `DiskFullError` before anything is written, `CheckpointError` for a chunk of another dtype, for
-    more or fewer bytes than declared, and for NaN or infinity; an unfinished file is removed.
+class Piece(NamedTuple):
+    """All values of a tensor, or of one entry along its first axis, or of a slice of them."""
+
+    tensor: str
+    entry: int | slice | None
+    value: Tensor
+
+
+def write_safetensors(path: Path, specs: Mapping[str, TensorSpec], pieces: Iterable[Piece]) -> None:
+    """Write the tensors of `specs` from `pieces`, which may come in any order: each goes to its place in the file.
+
+    Peak memory is one piece, so that the stacks [K, f, d] of an expert's tensors can be written expert by expert.
+    Raises `DiskFullError` before anything is written, `CheckpointError` for a piece of another dtype or shape, one
+    that was written before or is missing in the end, and for NaN or infinity; an unfinished file is removed.
     """
-    header = _header(specs)
+    header, starts = _header(specs)
     check_room(path, len(header) + sum(spec.size_bytes for spec in specs.values()))
+    written: dict[str, set[int]] = {name: set() for name in specs}
     try:
         with path.open("wb") as file:
             file.write(header)
-            for name in _order(specs):
-                written = 0
-                for chunk in chunks(name):
-                    _check(name, specs[name], chunk)
-                    file.write(chunk.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
-                    written += chunk.nbytes
-                if written != specs[name].size_bytes:
-                    raise CheckpointError(f"{name}: {written} bytes to write, {specs[name].size_bytes} declared")
+            for name, entry, value in pieces:
+                _check(specs, written, Piece(name, entry, value))
+                skipped = _rows(specs[name], entry).start * specs[name].row_bytes
+                file.seek(len(header) + starts[name] + skipped)
+                file.write(value.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+            for name, spec in specs.items():
+                if len(written[name]) < _entries(spec) and spec.size_bytes:
+                    raise CheckpointError(f"{name}: {len(written[name])} of {_entries(spec)} entries were written")
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def piece_shape(spec: TensorSpec, entry: int | slice | None) -> tuple[int, ...]:
+    """The shape of a piece."""
+    if entry is None:
+        return spec.shape
+    return spec.shape[1:] if isinstance(entry, int) else (len(_rows(spec, entry)), *spec.shape[1:])
+
+
+def _rows(spec: TensorSpec, entry: int | slice | None) -> range:
+    """Entries along the first axis that a piece fills, whether the tensor has them or not."""
+    if entry is None:
+        return range(_entries(spec))
+    return range(entry, entry + 1) if isinstance(entry, int) else range(entry.start, entry.stop)
+
+
+def _entries(spec: TensorSpec) -> int:
+    return spec.shape[0] if spec.shape else 1
 
 
 def _order(specs: Mapping[str, TensorSpec]) -> list[str]:
@@ -62,21 +95,34 @@ def _order(specs: Mapping[str, TensorSpec]) -> list[str]:
     return sorted(specs, key=lambda name: (-specs[name].dtype.itemsize, name))
 
 
-def _header(specs: Mapping[str, TensorSpec]) -> bytes:
+def _header(specs: Mapping[str, TensorSpec]) -> tuple[bytes, dict[str, int]]:
+    """The header, and where each tensor starts after it."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}  # a second key would shuffle between runs
-    start = 0
+    starts, start = {}, 0
     for name in _order(specs):
         spec = specs[name]
         end = start + spec.size_bytes
         entries[name] = {"dtype": CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
-        start = end
+        starts[name], start = start, end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
-    return struct.pack("<Q", len(text)) + text
+    return struct.pack("<Q", len(text)) + text, starts
 
 
-def _check(name: str, spec: TensorSpec, chunk: Tensor) -> None:
-    if chunk.dtype != spec.dtype:
-        raise CheckpointError(f"{name}: a chunk is {chunk.dtype}, declared is {spec.dtype}")
-    if chunk.is_floating_point() and not chunk.isfinite().all():
+def _check(specs: Mapping[str, TensorSpec], written: Mapping[str, set[int]], piece: Piece) -> None:
+    """Check one piece, and enter it into `written`: the entries of each tensor that are there."""
+    name, entry, value = piece
+    if name not in specs:
+        raise CheckpointError(f"{name}: a piece of a tensor that is not declared")
+    spec, done = specs[name], written[name]
+    if value.dtype != spec.dtype:
+        raise CheckpointError(f"{name}: a piece is {value.dtype}, declared is {spec.dtype}")
+    rows = _rows(spec, entry)
+    if tuple(value.shape) != piece_shape(spec, entry) or rows.start < 0 or rows.stop > _entries(spec):
+        place = "" if entry is None else f" for entry {entry}"
+        raise CheckpointError(f"{name}: a piece of shape {list(value.shape)}{place}, declared is {list(spec.shape)}")
+    if not done.isdisjoint(rows):
+        raise CheckpointError(f"{name}: entry {min(done.intersection(rows))} is written twice")
+    if not all_finite(value):
         raise CheckpointError(f"{name}: NaN or infinity in the values to write")
+    done.update(rows)

@@ -41,19 +41,9 @@ def likelihood(model: Any, rows: Sequence[Encoded], pad: int, batch_size: int, s
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i].source), len(rows[i].target)))
     training, causal = model.training, is_causal(model)
     model.eval()
-<<<<<<< HEAD
-    loss, right_tokens, tokens, right_rows = 0.0, 0, 0, 0
-    batches = progress(in_order(order, pad, batch_size, causal=causal), "score", -(-len(rows) // batch_size), show)
-=======
     right_rows, each = 0, []
-    batches = tqdm(
-        in_order([rows[i] for i in order], pad, batch_size, causal=causal),
-        "score",
-        -(-len(rows) // batch_size),
-        disable=not show,
-        mininterval=0.5 if sys.stderr.isatty() else 15,
-    )
->>>>>>> tasks
+    steps = -(-len(rows) // batch_size)
+    batches = progress(in_order([rows[i] for i in order], pad, batch_size, causal=causal), "score", steps, show)
     for batch in batches:
         batch = {name: value.to(model.device) for name, value in batch.items()}
         logits = model(**model_inputs(batch, causal)).logits.float()  # [B, T, V]

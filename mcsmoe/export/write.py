@@ -1,66 +1,63 @@
 """The stock checkpoint as a directory: weights, configuration, tokenizer."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mcsmoe.architectures.layer import MoELayer
+from mcsmoe.architectures.shares import expert_shares
 from mcsmoe.checkpoint.companions import copy_companions
-from mcsmoe.checkpoint.reader import WEIGHTS
 from mcsmoe.checkpoint.save import write_remote_code
-from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
+from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, piece_shape
 from mcsmoe.export.config import with_expert_count
 from mcsmoe.export.mapped import Mapped
 
 
 def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path) -> None:
-    """Write the mapped checkpoint in the names and the layout of its source into the empty `directory`.
+    """Write the mapped checkpoint in the names and the layout of its source into `directory`.
 
-    `routers` are tensors that differ from the mapped checkpoint's, by their name there. One expert's tensor is in
-    memory at a time. Raises `CheckpointError` for values that are not finite, `DiskFullError` without room.
+    `routers` are tensors that differ from the mapped checkpoint's, by their name there. Peak memory is a tensor of
+    one expert and its copy: no more for more layers. Shards that are finished are kept, see `write_parts`.
+    Raises `CheckpointError` for values that are not finite, `DiskFullError` without room.
     """
     source, checkpoint, family = mapped.source, mapped.checkpoint, mapped.family
     text = (source.directory / "config.json").read_bytes().decode()
     counts = (mapped.layers[0].experts, mapped.kept)
     config = with_expert_count(text, family.expert_counts, *counts, older=family.older_count)
-    specs = {}
+    parts = []
+    for layer in mapped.layers:
+        specs = {}
+        for tensor, entry, _, names in expert_shares(layer, mapped.kept):
+            shape = source.shape(tensor)
+            dtype = checkpoint.dtype(family.merged_tensor(layer, names[0]))
+            rows = shape[0] if entry is None else shape[0] // layer.experts * mapped.kept
+            specs[tensor] = TensorSpec(dtype, (rows, *shape[1:]))
+        parts.append(Part(layer.name, specs, partial(_shares, mapped, layer, specs)))
+
+    def other(tensor: str) -> Tensor:
+        name = mapped.others[tensor]
+        return routers[name] if name in routers else checkpoint.tensor(name)
+
+    others = {}
     for tensor, name in mapped.others.items():
         shape = tuple(routers[name].shape) if name in routers else checkpoint.shape(name)
-        specs[tensor] = TensorSpec(checkpoint.dtype(name), shape)
-    holders: dict[str, list[tuple[MoELayer, int, str]]] = defaultdict(list)
-    """What each tensor holds of which expert, expert by expert."""
-    for layer in mapped.layers:
-        for k in range(mapped.kept):
-            for name, place in layer.places.items():
-                tensor = place.name(k)
-                shape = source.shape(tensor)
-                dtype = checkpoint.dtype(family.merged_tensor(layer, name))
-                rows = shape[0] // layer.experts * mapped.kept if place.stacked else shape[0]
-                specs[tensor] = TensorSpec(dtype, (rows, *shape[1:]))
-                holders[tensor].append((layer, k, name))
-
-    def chunks(tensor: str) -> Iterator[Tensor]:
-        held = holders.get(tensor)
-        if held is None:
-            name = mapped.others[tensor]
-            yield routers[name] if name in routers else checkpoint.tensor(name)
-            return
-        layer, _, first = held[0]
-        place, (rows, *shape) = layer.places[first], specs[tensor].shape
-        if place.stacked:
-            rows //= mapped.kept
-        for k in dict.fromkeys(k for _, k, _ in held):
-            # What nobody fills would be refused by the writer.
-            chunk = torch.full((rows, *shape), torch.nan, dtype=specs[tensor].dtype)
-            share = place.share(chunk, 0)
-            for name in (name for _, owner, name in held if owner == k):
-                layer.places[name].view(share).copy_(checkpoint.part(family.merged_tensor(layer, name), k))
-            yield chunk
-
-    write_safetensors(directory / WEIGHTS, specs, chunks)
+        others[tensor] = TensorSpec(checkpoint.dtype(name), shape)
+    write_parts(directory, [*parts, *other_parts(others, other)])
     (directory / "config.json").write_bytes(config.encode())
     write_remote_code(source.config, directory)
     copy_companions(source.directory, directory)
+
+
+def _shares(mapped: Mapped, layer: MoELayer, specs: Mapping[str, TensorSpec]) -> Iterator[Piece]:
+    for tensor, entry, k, names in expert_shares(layer, mapped.kept):
+        spec = specs[tensor]
+        # What nobody fills would be refused by the writer.
+        value = torch.full(piece_shape(spec, entry), torch.nan, dtype=spec.dtype)
+        for name in names:
+            ours = mapped.checkpoint.part(mapped.family.merged_tensor(layer, name), k)
+            layer.places[name].view(value).copy_(ours)
+        yield Piece(tensor, entry, value)

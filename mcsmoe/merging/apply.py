@@ -1,14 +1,14 @@
-"""Applying a plan to a checkpoint, tensor by tensor: a pure function of (checkpoint, plan, what was measured)."""
+"""Applying a plan to a checkpoint, group by group: a pure function of (checkpoint, plan, what was measured)."""
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from mcsmoe.alignment.apply import permute
 from mcsmoe.architectures.experts import read_expert
 from mcsmoe.architectures.layer import Expert, Family, MoELayer, TensorSource
+from mcsmoe.checkpoint.writer import Piece
 from mcsmoe.grouping.plan import Group, Plan
 from mcsmoe.merging.align import ALIGNMENTS, REFERENCES
 from mcsmoe.merging.material import Material
@@ -40,44 +40,13 @@ def merge_group(source: TensorSource, layer: MoELayer, group: Group, plan: Plan,
     return RULES[plan.rule](members)
 
 
-class MergedTensors:
-    """The tensors of the merged checkpoint, each made when it is asked for.
-
-    Asked layer by layer, at most the K merged experts of one layer and the members of one group are in
-    memory.
-    """
-
-    def __init__(
-        self,
-        source: TensorSource,
-        family: Family,
-        layers: Sequence[MoELayer],
-        plan: Plan,
-        material: Material,
-        others: Mapping[str, str],
-    ) -> None:
-        """`others`: names here → names in the source, of what is no expert."""
-        self._source, self._plan, self._material, self._others = source, plan, material, others
-        self._stacks = {family.merged_tensor(layer, name): (layer, name) for layer in layers for name in layer.layout}
-        self._maps = {family.merged_map(layer): layer for layer in layers}
-        self._merged: tuple[str, list[Expert]] = ("", [])
-
-    def chunks(self, name: str) -> Iterable[Tensor]:
-        """The parts of one tensor along its first axis, in order: expert by expert for a stack [K, ...]."""
-        if name in self._stacks:
-            return self._stack(*self._stacks[name])
-        if name in self._maps:
-            return [self._plan.layers[self._maps[name].name].expert_map]
-        return [self._source.tensor(self._others[name])]
-
-    def _stack(self, layer: MoELayer, name: str) -> Iterator[Tensor]:
-        plan = self._plan.layers[layer.name]
-        if not plan.merged:
-            for group in plan.groups:
-                yield layer.read(self._source, group.dominant, name)
-            return
-        if self._merged[0] != layer.name:
-            self._merged = ("", [])  # the layer before goes before this one comes
-            merged = [merge_group(self._source, layer, group, self._plan, self._material) for group in plan.groups]
-            self._merged = (layer.name, merged)
-        yield from (expert[name] for expert in self._merged[1])
+def merged_pieces(
+    source: TensorSource, family: Family, layer: MoELayer, plan: Plan, material: Material
+) -> Iterator[Piece]:
+    """The index map and the merged experts of one layer; each is made when the one before it is taken."""
+    groups = plan.layers[layer.name]
+    yield Piece(family.merged_map(layer), None, groups.expert_map)
+    for k, group in enumerate(groups.groups):
+        merged = merge_group(source, layer, group, plan, material)
+        for name in layer.layout:
+            yield Piece(family.merged_tensor(layer, name), k, merged.pop(name))

@@ -1,11 +1,14 @@
 """A linear combination of experts, the arithmetic that several rules share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from mcsmoe.architectures.layer import Expert
+
+BLOCK = 2**18
+"""Elements that are computed on at once."""
 
 
 def combine(members: Sequence[Expert], weights: Tensor) -> Expert:
@@ -19,7 +22,21 @@ def combine(members: Sequence[Expert], weights: Tensor) -> Expert:
 
 
 def _weighted(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    total = torch.zeros_like(tensors[0], dtype=torch.float64)
-    for tensor, share in zip(tensors, shares, strict=True):
-        total.add_(tensor, alpha=share)
-    return total.to(tensors[0].dtype)
+    def total(parts: Sequence[Tensor]) -> Tensor:
+        exact = torch.zeros_like(parts[0], dtype=torch.float64)
+        for part, share in zip(parts, shares, strict=True):
+            exact.add_(part, alpha=share)
+        return exact
+
+    return by_blocks(total, tensors)
+
+
+def by_blocks(formula: Callable[[Sequence[Tensor]], Tensor], tensors: Sequence[Tensor]) -> Tensor:
+    """An element-wise `formula` of tensors of one shape, in the dtype of the first; its copies are no larger than
+    `BLOCK`, which also keeps them in the cache."""
+    result = torch.empty(tensors[0].shape, dtype=tensors[0].dtype)
+    flat = [tensor.reshape(-1) for tensor in tensors]
+    for start in range(0, result.numel(), BLOCK):
+        block = slice(start, start + BLOCK)
+        result.view(-1)[block] = formula([tensor[block] for tensor in flat])
+    return result

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mcsmoe.architectures.layer import Expert
+from mcsmoe.merging.combine import by_blocks
 from mcsmoe.merging.registry import RULES, Members
 
 
@@ -36,9 +37,14 @@ def _weighted(members: Members, kind: str) -> Expert:
 
 def _elementwise(weights: Sequence[Tensor], information: Sequence[Tensor]) -> Tensor:
     """Σ F ⊙ W / Σ F of tensors of one shape, in float64 and cast back."""
-    mean, top, total = (torch.zeros_like(weights[0], dtype=torch.float64) for _ in range(3))
-    for w, f in zip(weights, information, strict=True):
-        mean.add_(w, alpha=1 / len(weights))
-        top.addcmul_(f.double(), w.double())
-        total.add_(f)
-    return torch.where(total > 0, top / total, mean).to(weights[0].dtype)
+    count = len(weights)
+
+    def mean(parts: Sequence[Tensor]) -> Tensor:
+        plain, top, total = (torch.zeros_like(parts[0], dtype=torch.float64) for _ in range(3))
+        for w, f in zip(parts[:count], parts[count:], strict=True):
+            plain.add_(w, alpha=1 / count)
+            top.addcmul_(f.double(), w.double())
+            total.add_(f)
+        return torch.where(total > 0, top / total, plain)
+
+    return by_blocks(mean, [*weights, *information])

@@ -32,7 +32,9 @@ def _weights(members: Members) -> Tensor:
     """Each neuron [m·f, n] of all members, float64: rows and biases of in-projections, column of the out-projection."""
 
     def rows(expert: Expert, layout: Layout) -> Tensor:
-        return torch.cat([part for name in layout if (part := by_neuron(name, expert, layout)) is not None], 1)
+        return torch.cat(
+            [by_neuron(name, expert, layout) for name in layout if layout[name].hidden_axis is not None], 1
+        )
 
     return torch.cat([rows(expert, members.layer.layout) for expert in members.experts]).double()
 

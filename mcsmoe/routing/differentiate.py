@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mcsmoe.architectures.layer import MoELayer, Place
-from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, write_safetensors
 from mcsmoe.routing.collect import Reduce, alone
 from mcsmoe.routing.gradients import GRADIENTS, KINDS, Gradients
 from mcsmoe.routing.watch import Batch, real_tokens
@@ -63,20 +63,20 @@ def write_gradients(
     block_of = {name: block for block in _blocks(weights, block_bytes) for name in block}
     ready: dict[str, Tensor] = {}
 
-    def chunks(key: str) -> list[Tensor]:
+    def take(key: str) -> Tensor:
         if key not in ready:
             block = block_of[key.split("/")[0]]
             places = {place: weight for name in block for place, weight in weights[name].items()}
             sums = _differentiate(model, list(places.values()), batches, kinds)
             for kind, values in sums.items():
                 ready.update({Gradients.key(kind, *place): reduce(v).cpu() for place, v in zip(places, values)})
-        return [ready.pop(key)]
+        return ready.pop(key)
 
     if directory is not None:
-        write_safetensors(directory / GRADIENTS, specs, chunks)
+        write_safetensors(directory / GRADIENTS, specs, (Piece(key, None, take(key)) for key in sorted(specs)))
     else:
         for key in sorted(specs):
-            chunks(key)
+            take(key)
 
 
 class Weight(NamedTuple):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, write_safetensors
 from mcsmoe.errors import CheckpointError, DiskFullError
 
 TENSORS = {
@@ -21,35 +21,37 @@ TENSORS = {
 SPECS = {name: TensorSpec(value.dtype, tuple(value.shape)) for name, value in TENSORS.items()}
 
 
-def whole(name):
-    return [TENSORS[name]]
+WHOLE = [Piece(name, None, value) for name, value in TENSORS.items()]
 
 
 def test_reads_back_and_equals_what_safetensors_writes(tmp_path):
-    write_safetensors(tmp_path / "ours", SPECS, whole)
+    write_safetensors(tmp_path / "ours", SPECS, WHOLE)
     found = load_file(tmp_path / "ours")
     assert found.keys() == TENSORS.keys()
     assert all(torch.equal(found[name], value) for name, value in TENSORS.items())
     kinds = {name: value for name, value in TENSORS.items() if name != "flag"}
-    write_safetensors(tmp_path / "ours", {name: SPECS[name] for name in kinds}, whole)
+    pieces = [Piece(name, None, value) for name, value in kinds.items()]
+    write_safetensors(tmp_path / "ours", {name: SPECS[name] for name in kinds}, pieces)
     save_file(kinds, tmp_path / "theirs", metadata={"format": "pt"})
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
 
 
-def test_chunks_make_the_same_bytes_as_the_whole(tmp_path):
-    write_safetensors(tmp_path / "whole", SPECS, whole)
-    write_safetensors(tmp_path / "chunks", SPECS, lambda n: TENSORS[n] if n == "stack" else [TENSORS[n]])
-    assert (tmp_path / "whole").read_bytes() == (tmp_path / "chunks").read_bytes()
+def test_pieces_in_any_order_make_the_same_bytes_as_the_whole(tmp_path):
+    write_safetensors(tmp_path / "whole", SPECS, WHOLE)
+    entries = [Piece(name, e, entry) for name in ("stack", "half") for e, entry in enumerate(TENSORS[name])]
+    rest = [piece for piece in WHOLE if piece.tensor not in ("stack", "half", "empty")]
+    write_safetensors(tmp_path / "pieces", SPECS, reversed([*entries, *rest]))
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "pieces").read_bytes()
 
 
-def test_slices_that_are_not_contiguous(tmp_path):
+def test_values_that_are_not_contiguous(tmp_path):
     value = torch.arange(6.0).view(2, 3).T
-    write_safetensors(tmp_path / "file", {"x": TensorSpec(torch.float32, (3, 2))}, lambda _: [value])
+    write_safetensors(tmp_path / "file", {"x": TensorSpec(torch.float32, (3, 2))}, [Piece("x", None, value)])
     assert torch.equal(load_file(tmp_path / "file")["x"], value)
 
 
 def test_data_is_aligned_and_metadata_has_one_key(tmp_path):
-    write_safetensors(tmp_path / "file", SPECS, whole)
+    write_safetensors(tmp_path / "file", SPECS, WHOLE)
     content = (tmp_path / "file").read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
@@ -59,24 +61,40 @@ def test_data_is_aligned_and_metadata_has_one_key(tmp_path):
         assert entry["data_offsets"][0] % SPECS[name].dtype.itemsize == 0
 
 
+ROW, NAN = torch.ones(2), torch.tensor([1.0, torch.nan])
+
+
 @pytest.mark.parametrize(
-    ("chunks", "message"),
+    ("pieces", "message"),
     [
-        ([torch.ones(2, 2)], "16 bytes to write, 24 declared"),
-        ([torch.ones(3, 2), torch.ones(1)], "28 bytes to write, 24 declared"),
-        ([torch.ones(3, 2, dtype=torch.float64)], "a chunk is torch.float64"),
-        ([torch.full((3, 2), float("nan"))], "x: NaN or infinity"),
+        ([(0, ROW), (2, ROW)], "x: 2 of 3 entries were written"),
+        ([], "x: 0 of 3 entries were written"),
+        ([(0, ROW), (1, ROW), (0, ROW)], "x: entry 0 is written twice"),
+        ([(2, ROW), (None, torch.ones(3, 2))], "x: entry 2 is written twice"),
+        ([(3, ROW)], r"shape \[2\] for entry 3, declared is \[3, 2\]"),
+        ([(-1, ROW)], "for entry -1"),
+        ([(0, torch.ones(3))], r"shape \[3\] for entry 0"),
+        ([(None, torch.ones(2, 3))], r"shape \[2, 3\], declared"),
+        ([(0, ROW.double())], "a piece is torch.float64"),
+        ([(0, NAN)], "x: NaN or infinity"),
+        ([(0, -NAN.nan_to_num(torch.inf))], "x: NaN or infinity"),
     ],
 )
-def test_wrong_chunks_leave_no_file(tmp_path, chunks, message):
+def test_wrong_pieces_leave_no_file(tmp_path, pieces, message):
+    given = [Piece("x", entry, value) for entry, value in pieces]
     with pytest.raises(CheckpointError, match=message):
-        write_safetensors(tmp_path / "file", {"x": TensorSpec(torch.float32, (3, 2))}, lambda _: chunks)
+        write_safetensors(tmp_path / "file", {"x": TensorSpec(torch.float32, (3, 2))}, given)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tensor_that_is_not_declared(tmp_path):
+    with pytest.raises(CheckpointError, match="y: a piece of a tensor that is not declared"):
+        write_safetensors(tmp_path / "file", SPECS, [Piece("y", None, ROW)])
 
 
 def test_a_full_disk_is_seen_before_writing(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100, 90, 10))
     with pytest.raises(DiskFullError, match=r"\d+ bytes needed, 10 free"):
-        write_safetensors(tmp_path / "file", SPECS, lambda _: pytest.fail("asked for a tensor"))
+        write_safetensors(tmp_path / "file", SPECS, (pytest.fail("asked for a piece") for _ in range(1)))
     assert list(tmp_path.iterdir()) == []

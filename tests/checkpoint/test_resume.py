@@ -1,0 +1,169 @@
+"""Weights in shards, and directories whose making goes on where it was interrupted."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mcsmoe.checkpoint import shards
+from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
+from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
+from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
+from mcsmoe.checkpoint.writer import Piece, TensorSpec
+from mcsmoe.errors import CheckpointError, DiskFullError
+
+SPEC = TensorSpec(torch.float32, (100,))
+NAMES = ("a", "b", "c")
+OTHERS = dict.fromkeys(("e", "d", "f"), SPEC)
+
+
+class Source:
+    """Three layers of one tensor each, and others; counts what is asked of it, and fails at one of them."""
+
+    def __init__(self, broken: str = "", error: type[BaseException] = KeyboardInterrupt) -> None:
+        self.asked: list[str] = []
+        self.broken, self.error = broken, error
+
+    def read(self, name: str) -> torch.Tensor:
+        self.asked.append(name)
+        if name == self.broken:
+            raise self.error(name)
+        return torch.full((100,), float(ord(name)))
+
+    def pieces(self, name: str) -> Iterator[Piece]:
+        yield Piece(name, None, self.read(name))
+
+    def write(self, directory: Path) -> None:
+        parts = [Part(name, {name: SPEC}, lambda name=name: self.pieces(name)) for name in NAMES]  # type: ignore[misc]
+        write_parts(directory, [*parts, *other_parts(OTHERS, self.read)])
+        (directory / "config.json").write_text("{}")
+
+
+def write(path: Path, source: Source, key: str = "key") -> list[str]:
+    with resumable_directory(path, {"key": key}) as staging:
+        source.write(staging.output)
+    return source.asked
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of two tensors."""
+    monkeypatch.setattr(shards, "SHARD_BYTES", 800)
+
+
+def test_one_file_up_to_the_limit(tmp_path: Path):
+    write(tmp_path / "out", Source())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {WEIGHTS, "config.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_shard_for_each_layer_and_as_many_as_others_need(small: None, tmp_path: Path):
+    write(tmp_path / "out", Source())
+    found = Checkpoint(tmp_path / "out")
+    assert [file.name for file in found.files] == [f"model-0000{i}-of-00005.safetensors" for i in range(1, 6)]
+    index = json.loads((tmp_path / "out" / INDEX).read_text())
+    assert index["metadata"]["total_size"] == 6 * 400
+    assert list(index["weight_map"]) == found.names() == list("abcdef")
+    assert all(found.tensor(name).eq(ord(name)).all() for name in "abcdef")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, DiskFullError])
+def test_an_interrupted_write_goes_on_and_gives_the_same_bytes(
+    small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], error: type[BaseException]
+):
+    write(tmp_path / "whole", Source())
+    with pytest.raises(error):
+        write(tmp_path / "out", Source("c", error))
+    assert not (tmp_path / "out").exists()
+    assert write(tmp_path / "out", Source()) == list("cdef")
+    assert capsys.readouterr().out == "resuming at c: 2 of 5 shards were written before\n"
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_killed_in_the_middle_of_a_shard(small: None, tmp_path: Path):
+    program = (
+        "import os, sys; from pathlib import Path; from mcsmoe.checkpoint import shards; shards.SHARD_BYTES = 800\n"
+        "from tests.checkpoint.test_resume import Source, write\n"
+        "class Killed(Source):\n"
+        "    def read(self, name):\n"
+        "        return super().read(name) if name != 'e' else os.kill(os.getpid(), 9)\n"
+        "write(Path(sys.argv[1]), Killed())"
+    )
+    run = subprocess.run([sys.executable, "-c", program, str(tmp_path / "out")], cwd=Path(__file__).parents[2])
+    assert run.returncode == -9
+    assert any((tmp_path / ".out.partial" / "new").glob(".model-00004*"))  # holds d, but not e
+    write(tmp_path / "whole", Source())
+    assert write(tmp_path / "out", Source()) == list("def")
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("other", ["key", "threads", "damaged shard"])
+def test_what_was_written_from_something_else_is_not_used(small: None, tmp_path: Path, other: str):
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "out", Source("c"))
+    threads = torch.get_num_threads()
+    try:
+        if other == "threads":
+            torch.set_num_threads(threads + 1)
+        elif other == "damaged shard":  # a check that fails afterwards takes everything with it
+            with pytest.raises(CheckpointError), resumable_directory(tmp_path / "out", {"key": "key"}):
+                raise CheckpointError("not equal")
+            assert list(tmp_path.iterdir()) == []
+        asked = write(tmp_path / "out", Source(), "another" if other == "key" else "key")
+    finally:
+        torch.set_num_threads(threads)
+    assert asked == list("abcdef")
+
+
+def test_nothing_stays_where_nothing_is_finished(small: None, tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "out", Source("a"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_notes_stay_until_the_output_is_there(tmp_path: Path):
+    for last in (False, True):
+        try:
+            with resumable_directory(tmp_path / "out", {}) as staging:
+                assert (staging.notes / "note").exists() == last
+                (staging.notes / "note").touch()
+                if not last:
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            assert not last
+    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_processes_do_not_write_the_same(tmp_path: Path):
+    with resumable_directory(tmp_path / "out", {}) as staging:
+        (staging.output / "file").touch()
+        with pytest.raises(CheckpointError, match="another process"), resumable_directory(tmp_path / "out", {}):
+            pass
+    assert (tmp_path / "out" / "file").exists()
+
+
+def test_identity_changes_with_every_file(tmp_path: Path):
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "b").write_text("1")
+    seen = identity(tmp_path)
+    (tmp_path / "b").write_text("2")
+    assert identity(tmp_path)["a"] == seen["a"]
+    assert identity(tmp_path)["b"] != seen["b"]
+
+
+def test_code_is_that_of_modules_and_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "my_rules.py").write_text("a = 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    seen = {source_code(names) for names in (["mcsmoe"], ["mcsmoe", "my_rules"], ["my_rules"])}
+    (tmp_path / "my_rules.py").write_text("a = 2")
+    assert len(seen | {source_code(["my_rules"])}) == 4
