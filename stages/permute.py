@@ -63,7 +63,7 @@ def main() -> None:
         "source": identity(SOURCE),
         "sample": sample.fingerprint,
         "params": params.model_dump(mode="json", include={"seed", "task", "collect", "permute"}),
-        "code": source_code(["mcsmoe", "stages", *params.plugins]),
+        "code": source_code(["mcsmoe", "stages"]),
     }
     probe = model_inputs(batches[0], family.causal)
     with resumable_directory(OUTPUT, key) as staging:

@@ -223,16 +223,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def test_peak_memory_is_about_one_layer(tmp_path: Path):
+def test_peak_memory_is_that_of_a_few_experts(tmp_path: Path):
     model = tiny_switch(d_model=256, d_ff=2048, num_layers=8, num_sparse_encoder_layers=4)
     model.save_pretrained(tmp_path / "stock")
     stock = Checkpoint(tmp_path / "stock")
     names = [layer.name for layer in family_of(stock.config).layers(stock.config)]
-    plan = plan_of(stock, {name: [0, 1, 0, 1, 0, 1, 0, 1] for name in names}, alignment="none")
+    plan = plan_of(stock, {name: [0, 1, 2, 3, 0, 1, 2, 3] for name in names}, alignment="none")
     (tmp_path / "merged").mkdir()
     plan.save(tmp_path)
     arguments = [str(tmp_path / "stock"), str(tmp_path / "merged"), str(tmp_path)]
     ran = subprocess.run([sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, check=True, cwd=ROOT)
-    layer_bytes = EXPERTS * 2 * 256 * 2048 * 4
-    assert stock.size_bytes > 5 * layer_bytes
-    assert int(ran.stdout) * 1024 < 2 * layer_bytes
+    expert_bytes = 2 * 256 * 2048 * 4
+    assert int(ran.stdout) * 1024 < 6 * expert_bytes  # two members and their sum, and what the process takes
