@@ -21,9 +21,10 @@ def main(
     """Write CHECKPOINT with K router rows instead of the index map, in the names and the layout of SOURCE."""
     params = start()
     from mcsmoe.checkpoint.atomic import atomic_directory, write_json
-    from mcsmoe.checkpoint.load import load_model, load_tokenizer
+    from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
     from mcsmoe.checkpoint.probe import probe_batch
     from mcsmoe.checkpoint.reader import Checkpoint
+    from mcsmoe.checkpoint.streamed import load_streamed
     from mcsmoe.checkpoint.verify import verify_stock
     from mcsmoe.errors import CheckpointError
     from mcsmoe.export.check import check_stock
@@ -31,6 +32,7 @@ def main(
     from mcsmoe.export.registry import ROWS
     from mcsmoe.export.router import stock_routers
     from mcsmoe.export.write import write_stock
+    from mcsmoe.routing.memory import must_stream
     from mcsmoe.tasks.calibration import draw_calibration
 
     rule, origin, merged = ROWS[router], Checkpoint(source), Checkpoint(checkpoint)
@@ -41,10 +43,14 @@ def main(
     tokenizer, causal = load_tokenizer(source), mapped.family.causal
     sample = draw_calibration(params.task, tokenizer, params.collect.samples, params.seed)
     batches = sample.batches(tokenizer.pad_token_id, params.collect.batch_size, causal=causal)
-    routers, agreement = stock_routers(mapped, rule, load_model(source), batches)
+    limit = params.memory_limit
+    streamed = must_stream(limit, "export", load_config(source), params.task, params.collect)
+    model = load_streamed(source) if streamed else load_model(source)
+    routers, agreement = stock_routers(mapped, rule, model, batches)
+    del model
     with atomic_directory(output) as directory:
         write_stock(mapped, routers, directory)
-        verify_stock(directory, probe_batch(origin.config["vocab_size"], causal))
+        verify_stock(directory, probe_batch(origin.config["vocab_size"], causal), limit)
         write_json(directory / REPORT, {"router": router, "experts": mapped.kept, "agreement": agreement})
     for name, share in agreement.items():
         print(f"{name}: {share:.2%} of tokens go to the group that all {mapped.layers[0].experts} router rows chose")

@@ -6,6 +6,7 @@ Blocks are what a model repeats: the modules beside those that hold its sparse l
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,27 @@ def empty_model(config: Any, dtype: torch.dtype | None = None) -> Any:
     auto_class = getattr(transformers, family_of(config).auto_class)
     with init_empty_weights(include_buffers=False):
         return auto_class.from_config(config, dtype=dtype or config.dtype or torch.float32)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of a model's weights: all of them, those outside the blocks, those of its largest block and tensor."""
+
+    whole: int
+    resident: int
+    block: int
+    tensor: int
+
+    @classmethod
+    def of(cls, config: Any) -> "Footprint":
+        """That of a configuration; no weights are needed. A model without sparse layers is one block."""
+        model = empty_model(config)
+        model.tie_weights()
+        unique = {id(value): (name, value.nbytes) for name, value in _named(model).items()}  # some are tied
+        sizes = dict(unique.values())
+        blocks = [f"{name}." for name in block_names(model, family_of(config).layers(config))] or [""]
+        inside = [sum(size for name, size in sizes.items() if name.startswith(block)) for block in blocks]
+        return cls(sum(sizes.values()), sum(sizes.values()) - sum(inside), max(inside), max(sizes.values()))
 
 
 def block_names(model: nn.Module, layers: list[MoELayer]) -> list[str]:

@@ -16,12 +16,13 @@ from torch import nn
 from mcsmoe.checkpoint.streamed import Blocks
 
 
-class Enough(Exception):
+# No `except Exception` of a model is to catch these.
+class Enough(BaseException):
     """Ends a forward pass whose rest nobody needs."""
 
 
 class _Stopped(BaseException):
-    """Unwinds the thread of a pass that is not to go on; no `except Exception` on the way catches it."""
+    """Unwinds the thread of a pass that is not to go on."""
 
 
 class _Call(NamedTuple):
@@ -147,7 +148,7 @@ def _halting(model: nn.Module, blocks: Blocks, ask: Callable[[_Call], Any]) -> I
             module = model.get_submodule(name)
             real[name] = module.forward
             stack.callback(delattr, module, "forward")
-            module.forward = asking(name)  # type: ignore[method-assign]
+            module.forward = asking(name)
         yield real
 
 

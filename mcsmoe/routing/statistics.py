@@ -175,42 +175,48 @@ class RoutingStatistics:
 
 
 class StatisticsWriter:
-    """Writes `RoutingStatistics` layer by layer into an existing directory; one layer is in memory at a time."""
+    """Writes `RoutingStatistics` layer by layer into an existing directory; one layer is in memory at a time.
 
-    def __init__(self, directory: Path) -> None:
+    Of several processes one writes; the others have None for a directory.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
         self._directory = directory
         self._specs: dict[str, TensorSpec] = {}
         self.tokens: dict[str, int] = {}
         """Tokens of each layer so far."""
 
     def __enter__(self) -> Self:
-        self._parts = TemporaryDirectory(dir=self._directory)
+        self._parts = None if self._directory is None else TemporaryDirectory(dir=self._directory)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._parts.cleanup()
+        if self._parts:
+            self._parts.cleanup()
 
     def keep(self, name: str, layer: LayerStatistics) -> None:
         """Take the next layer, in the order of the forward pass."""
+        if self._parts is None:
+            return
         tensors = _flat({name: layer.tensors()})
         self._specs |= {key: TensorSpec(value.dtype, tuple(value.shape)) for key, value in tensors.items()}
         self.tokens[name] = int(layer.tokens)
-        save_file(tensors, self._part(name))
+        save_file(tensors, Path(self._parts.name) / name)
 
     def finish(self, provenance: Mapping[str, Any], measured: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Make one file of all layers, and write what goes with them."""
+        if self._parts is None or self._directory is None:
+            return
+        parts = Path(self._parts.name)
 
         def chunks(key: str) -> Iterator[Tensor]:
-            with safe_open(self._part(key.rpartition("/")[0]), "pt") as part:
+            with safe_open(parts / key.rpartition("/")[0], "pt") as part:
                 yield part.get_tensor(key)
 
         write_safetensors(self._directory / STATISTICS, self._specs, chunks)
         save_file(_flat(measured), self._directory / MEASURED)
         text = json.dumps({**provenance, "tokens": self.tokens}, indent=2)
         (self._directory / PROVENANCE).write_text(text + "\n")
-
-    def _part(self, layer: str) -> Path:
-        return Path(self._parts.name) / layer
 
 
 def _flat(layers: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -16,8 +16,8 @@ PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES = PIPELINE["stages"]
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 
-EXECUTION_ONLY = {"threads", "launch"}
-"""Params that change how fast a stage runs, never what it is meant to compute."""
+EXECUTION_ONLY = {"threads", "launch", "memory_limit"}
+"""Params that change how a stage runs, never what it is meant to compute."""
 
 
 def module(stage: str) -> str:
