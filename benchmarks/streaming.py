@@ -14,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import transformers
@@ -30,7 +31,7 @@ from mcsmoe.routing.collect import collect_layers
 from mcsmoe.routing.statistics import StatisticsWriter
 
 RESULTS = Path(__file__).parent / "results"
-LOADERS = {"in memory": load_model, "streamed": load_streamed}
+LOADERS: dict[str, Callable[[Path], Any]] = {"in memory": load_model, "streamed": load_streamed}
 SIZES = {"vocab_size": 1000, "hidden_size": 512, "intermediate_size": 1792, "num_attention_heads": 8}
 
 

@@ -71,7 +71,12 @@ def test_one_block_is_in_memory_and_each_is_loaded_once(model_type: str, tmp_pat
     assert blocks is not None
     loaded: list[str] = []
     load = blocks.load
-    monkeypatch.setattr(blocks, "load", lambda block: (loaded.append(block), load(block)))
+
+    def counted(block: str) -> None:
+        loaded.append(block)
+        load(block)
+
+    monkeypatch.setattr(blocks, "load", counted)
     seen: list[str] = []
     layers = family.layers(model.config)
 

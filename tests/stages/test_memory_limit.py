@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mcsmoe.checkpoint import verify
-from mcsmoe.checkpoint.load import load_config
+from mcsmoe.checkpoint.load import load_config, load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.streamed import Blocks
 from mcsmoe.errors import MemoryLimitError
@@ -54,13 +54,17 @@ def test_a_limit_changes_no_byte(limit: int, monkeypatch: pytest.MonkeyPatch):
         expected = make()
     loaded: list[str] = []
     load = Blocks.load
-    monkeypatch.setattr(Blocks, "load", lambda self, block: (loaded.append(block), load(self, block)))
+
+    def counted(self: Blocks, block: str) -> None:
+        loaded.append(block)
+        load(self, block)
 
     def checked(checkpoint: Checkpoint, probe: Any, code: str, memory_limit: int | None) -> Any:
         assert memory_limit == limit
         assert checkpoint.size_bytes > limit or code == "stock"
         return (fresh if code == "remote" else logits)(checkpoint, probe, code, memory_limit)
 
+    monkeypatch.setattr(Blocks, "load", counted)
     monkeypatch.setattr(verify, "_logits_in_fresh_process", checked)
     write_params(memory_limit=limit, **SETTINGS)
     found = make()
@@ -70,7 +74,7 @@ def test_a_limit_changes_no_byte(limit: int, monkeypatch: pytest.MonkeyPatch):
 
 
 def logits(checkpoint: Checkpoint, probe: Any, code: str, memory_limit: int | None) -> Any:
-    return verify.load_model(checkpoint.directory)(**probe).logits
+    return load_model(checkpoint.directory)(**probe).logits
 
 
 @pytest.mark.parametrize(
