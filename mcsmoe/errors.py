@@ -17,6 +17,13 @@ class ParameterError(UserError):
         super().__init__(f"{name} = {value!r} in {where}: {allowed}")
 
 
+class MemoryLimitError(ParameterError):
+    """Work that needs more memory than `memory_limit` allows."""
+
+    def __init__(self, limit: int, stage: str, needed: int, remedy: str) -> None:
+        super().__init__("memory_limit", limit, f"{stage} needs {needed:,} bytes; {remedy}")
+
+
 class UnknownNameError(UserError):
     """A method asked for by a name that nothing is registered under."""
 

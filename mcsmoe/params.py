@@ -1,11 +1,12 @@
 """`params.yaml` as frozen models, one a section. A key that no section knows is refused."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mcsmoe.errors import ParameterError
 
@@ -13,6 +14,26 @@ Positive = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
+
+UNITS = {
+    f"{prefix}{kind}B": base**power
+    for kind, base in (("", 1000), ("i", 1024))
+    for power, prefix in enumerate("KMGT", 1)
+}
+UNITS |= {"kB": 1000, "B": 1}
+
+
+def _bytes(value: Any) -> Any:
+    """Bytes of a size as people write it."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value) if isinstance(value, str) else None
+    if found and found[2] in UNITS:
+        return int(float(found[1]) * UNITS[found[2]])
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise ValueError("a size such as 16GB, 512MiB or a number of bytes; null: no limit")
+
+
+Bytes = Annotated[Positive | None, BeforeValidator(_bytes)]
 
 
 class Section(BaseModel):
@@ -215,6 +236,7 @@ class Params(Section):
     seed: Natural
     threads: Positive
     launch: Launch
+    memory_limit: Bytes  # of each process; what fits only piece by piece is read so, what does not fit refused
     plugins: list[str]  # Python modules that register methods of their own
     methods: Methods
     recipes: dict[str, dict[str, Any]]

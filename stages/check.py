@@ -14,6 +14,7 @@ def main() -> None:
     from mcsmoe.compression.size import check_size
     from mcsmoe.errors import CheckpointError
     from mcsmoe.recipes.validate import validate_recipes
+    from mcsmoe.routing.memory import check_training, must_stream
     from mcsmoe.tasks.task import TASKS
     from mcsmoe.training.start import check_dense, check_model
 
@@ -23,6 +24,9 @@ def main() -> None:
     if not layers:
         raise CheckpointError(f"the model to start from is dense: {config.model_type} has no experts to merge")
     validate_recipes(params, layers)
+    # Full fine-tuning takes most of all trainings, and collect of all passes over the sample.
+    check_training(params.memory_limit, "finetune", config, keeps_best=True)
+    must_stream(params.memory_limit, "collect", config, params.task, params.collect, sums=True)
     excluded = excluded_layers(params.merge.exclude, layers)
     if params.methods.dense:
         check_dense(params.model, config)

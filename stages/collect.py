@@ -1,6 +1,6 @@
 """Routing statistics of the permuted model on calibration text; any number of processes gives the same."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,17 +21,22 @@ def main() -> None:
 
     from mcsmoe.architectures.registry import family_of
     from mcsmoe.checkpoint.atomic import atomic_directory
-    from mcsmoe.checkpoint.load import load_model, load_tokenizer
+    from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
+    from mcsmoe.checkpoint.streamed import load_streamed
     from mcsmoe.progress import progress
-    from mcsmoe.routing.collect import collect
+    from mcsmoe.routing.collect import collect_layers
     from mcsmoe.routing.differentiate import write_gradients
     from mcsmoe.routing.gradients import KINDS
+    from mcsmoe.routing.memory import must_stream
+    from mcsmoe.routing.statistics import StatisticsWriter
     from mcsmoe.similarity.correlation import measure_correlations
     from mcsmoe.tasks.batches import Batch
     from mcsmoe.tasks.calibration import Calibration, draw_calibration
 
+    streamed = must_stream(params.memory_limit, "collect", load_config(SOURCE), params.task, params.collect, sums=True)
     accelerator = Accelerator()
-    model = load_model(SOURCE).to(accelerator.device)
+    device = accelerator.device
+    model = load_streamed(SOURCE, device) if streamed else load_model(SOURCE).to(device)
     family = family_of(model.config)
     layers = family.layers(model.config)
     tokenizer, settings = load_tokenizer(SOURCE), params.collect
@@ -45,19 +50,22 @@ def main() -> None:
         total: Tensor = accelerator.reduce(value, "sum")
         return total
 
-    batches = progress(share(sample), "collect", show=accelerator.is_main_process)
-    statistics = collect(model, family, layers, batches, also=settings.also, reduce=reduce)
-    if "correlation" in settings.also:
-        statistics.measured = measure_correlations(model, family, layers, share(sample), reduce=reduce)
-    statistics.provenance = {"fingerprint": sample.fingerprint, "seed": params.seed, "samples": len(sample.rows)}
-    with atomic_directory(OUTPUT) if accelerator.is_main_process else nullcontext() as directory:
+    provenance = {"fingerprint": sample.fingerprint, "seed": params.seed, "samples": len(sample.rows)}
+    with ExitStack() as stack:
+        main = accelerator.is_main_process
+        directory = stack.enter_context(atomic_directory(OUTPUT)) if main else None
+        writer = stack.enter_context(StatisticsWriter(directory))
+        batches = progress(share(sample), "collect", show=main and not streamed)
+        collect_layers(model, family, layers, batches, writer.keep, also=settings.also, reduce=reduce)
+        measured = {}
+        if "correlation" in settings.also:
+            measured = measure_correlations(model, family, layers, share(sample), reduce=reduce)
         if KINDS.keys() & set(settings.also):
             rows = share(replace(sample, rows=sample.rows[: settings.gradient_samples]))
             write_gradients(directory, model, layers, rows, settings.also, reduce=reduce)
-        if directory is not None:
-            statistics.save(directory)
-    if accelerator.is_main_process:
-        print(", ".join(f"{name}: {int(layer.tokens)} tokens" for name, layer in statistics.layers.items()))
+        writer.finish(provenance, measured)
+    if main:
+        print(", ".join(f"{name}: {tokens} tokens" for name, tokens in writer.tokens.items()))
     accelerator.end_training()
 
 

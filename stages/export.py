@@ -25,10 +25,11 @@ def main(
     params = start()
     from mcsmoe.card.card import CARD, model_card
     from mcsmoe.checkpoint.atomic import write_json
-    from mcsmoe.checkpoint.load import load_model, load_tokenizer
+    from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
     from mcsmoe.checkpoint.probe import probe_batch
     from mcsmoe.checkpoint.reader import Checkpoint
     from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code, tensor_hash
+    from mcsmoe.checkpoint.streamed import load_streamed
     from mcsmoe.checkpoint.verify import verify_stock
     from mcsmoe.errors import CheckpointError
     from mcsmoe.export.check import check_stock
@@ -37,6 +38,7 @@ def main(
     from mcsmoe.export.router import stock_routers
     from mcsmoe.export.write import write_stock
     from mcsmoe.grouping.plan import Plan
+    from mcsmoe.routing.memory import must_stream
     from mcsmoe.tasks.calibration import draw_calibration
 
     rule, origin, merged = ROWS[router], Checkpoint(source), Checkpoint(checkpoint)
@@ -47,7 +49,11 @@ def main(
     tokenizer, causal = load_tokenizer(source), mapped.family.causal
     sample = draw_calibration(params.task, tokenizer, params.collect.samples, params.seed)
     batches = sample.batches(tokenizer.pad_token_id, params.collect.batch_size, causal=causal)
-    routers, agreement = stock_routers(mapped, rule, load_model(source), batches)
+    limit = params.memory_limit
+    streamed = must_stream(limit, "export", load_config(source), params.task, params.collect)
+    model = load_streamed(source) if streamed else load_model(source)
+    routers, agreement = stock_routers(mapped, rule, model, batches)
+    del model
     key = {
         "source": identity(source),
         "checkpoint": identity(checkpoint),
@@ -56,7 +62,7 @@ def main(
     }
     with resumable_directory(output, key) as staging:
         write_stock(mapped, routers, staging.output)
-        verify_stock(staging.output, probe_batch(origin.config["vocab_size"], causal))
+        verify_stock(staging.output, probe_batch(origin.config["vocab_size"], causal), limit)
         write_json(staging.output / REPORT, {"router": router, "experts": mapped.kept, "agreement": agreement})
         card = model_card(params, mapped, Plan.load(plan or checkpoint), output, router, agreement)
         (staging.output / CARD).write_text(card)

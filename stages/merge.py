@@ -20,10 +20,11 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     params = start()
     from mcsmoe.alignment.activations import LazyTokens
     from mcsmoe.architectures.registry import family_of
-    from mcsmoe.checkpoint.load import load_model, load_tokenizer
+    from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
     from mcsmoe.checkpoint.probe import probe_batch
     from mcsmoe.checkpoint.reader import Checkpoint
     from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
+    from mcsmoe.checkpoint.streamed import load_streamed
     from mcsmoe.checkpoint.verify import verify_checkpoint
     from mcsmoe.merging.material import Material
     from mcsmoe.merging.write import write_merged
@@ -31,14 +32,18 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     from mcsmoe.recipes.plan import make_plan
     from mcsmoe.recipes.validate import validate_recipes
     from mcsmoe.routing.gradients import Gradients
+    from mcsmoe.routing.memory import must_stream
     from mcsmoe.routing.statistics import RoutingStatistics
     from mcsmoe.tasks.calibration import draw_calibration
 
     def calibration() -> tuple[Any, list[Any]]:
         tokenizer, settings = load_tokenizer(SOURCE), params.collect
         sample = draw_calibration(params.task, tokenizer, settings.samples, params.seed)
-        return load_model(SOURCE), sample.batches(tokenizer.pad_token_id, settings.batch_size, causal=family.causal)
+        model = load_streamed(SOURCE) if streamed else load_model(SOURCE)
+        return model, sample.batches(tokenizer.pad_token_id, settings.batch_size, causal=family.causal)
 
+    limit = params.memory_limit
+    streamed = must_stream(limit, "merge", load_config(SOURCE), params.task, params.collect)
     recipe = load_recipe(method, params)
     source = Checkpoint(SOURCE)
     family = family_of(source.config)
@@ -56,7 +61,8 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     }
     with resumable_directory(OUTPUT / method, key) as staging:
         write_merged(source, plan, material, staging.output)
-        verify_checkpoint(staging.output, probe_batch(source.config["vocab_size"], family.causal), None)
+        del material  # and with it a model
+        verify_checkpoint(staging.output, probe_batch(source.config["vocab_size"], family.causal), None, limit)
     kept, all_experts = sum(plan.experts.values()), sum(layer.experts for layer in layers)
     print(f"{method}: {all_experts} experts → {kept}, {Checkpoint(OUTPUT / method).size_bytes:,} bytes")
 

@@ -27,10 +27,12 @@ def main() -> None:
     from mcsmoe.architectures.layer import MoELayer
     from mcsmoe.architectures.registry import family_of
     from mcsmoe.checkpoint.atomic import write_json
-    from mcsmoe.checkpoint.load import load_model, load_tokenizer
+    from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
     from mcsmoe.checkpoint.reader import Checkpoint
     from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
+    from mcsmoe.checkpoint.streamed import load_streamed
     from mcsmoe.checkpoint.verify import verify_checkpoint
+    from mcsmoe.routing.memory import must_stream
     from mcsmoe.routing.watch import count
     from mcsmoe.tasks.batches import model_inputs
     from mcsmoe.tasks.calibration import draw_calibration
@@ -42,10 +44,13 @@ def main() -> None:
     sample = draw_calibration(params.task, tokenizer, params.collect.samples, params.seed)
     batches = sample.batches(tokenizer.pad_token_id, params.collect.batch_size, causal=family.causal)
 
+    limit = params.memory_limit
+    streamed = must_stream(limit, "permute", load_config(SOURCE), params.task, params.collect)
+
     # What needs no forward pass loads no model.
     @cache
     def model() -> Any:
-        return load_model(SOURCE)
+        return load_streamed(SOURCE) if streamed else load_model(SOURCE)
 
     @cache
     def counts() -> dict[str, Tensor]:
@@ -72,8 +77,8 @@ def main() -> None:
         report = {layer.name: matches(layer).summary for layer in layers}
         tokens.forget()
         model.cache_clear()
-        verify_checkpoint(staging.output, probe, None)
-        change = largest_change(SOURCE, staging.output, probe)
+        verify_checkpoint(staging.output, probe, None, limit)
+        change = largest_change(SOURCE, staging.output, probe, limit)
     write_json(METRICS, {"largest_logit_change": round(change, 6), "layers": report})
     for name, row in report.items():
         print(f"{name}: matching {row['before']:.4f} → {row['after']:.4f} with expert {row['reference']}")

@@ -27,11 +27,13 @@ def recover(stage: str, source: str, method: str, train: Callable[["Params", Any
     check_source(TEACHER)
     if not launched(params, f"stages.{stage}"):
         return
-    from mcsmoe.checkpoint.load import load_model, load_tokenizer
+    from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
     from mcsmoe.checkpoint.room import check_room_for
+    from mcsmoe.routing.memory import check_training
     from mcsmoe.training.output import write_training
     from mcsmoe.training.recovery import make_recovery
 
+    check_training(params.memory_limit, stage, load_config(origin), load_config(TEACHER))
     student, tokenizer = load_model(origin), load_tokenizer(origin)
     check_room_for(student, output)
     fit = train(

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,14 @@ def load_model(
     trust_remote_code: bool = False,
     dtype: torch.dtype | None = None,
     any_family: bool = False,
+    offload: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load a model of a supported family from a directory, or (a `str` only) by its hub id; eval mode.
 
     Without `dtype` the checkpoint's own is kept, or what transformers restores of quantised weights. Safetensors and
     old `.bin` files are read. With `any_family` every model that transformers loads to write text is taken: to measure
-    one nothing of its experts must be known.
+    one nothing of its experts must be known. `offload` are options of `from_pretrained` that leave weights on the
+    disk, which are then not looked at here; see `offloading`.
     Raises `CheckpointError` for a missing or damaged source, another architecture, a key that is missing,
     unexpected or of another shape, and for weights that are not finite.
     """
@@ -63,6 +66,7 @@ def load_model(
     options = origin | {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if dtype is not None:
         options["dtype"] = dtype
+    options |= offload or {}
     auto_class = getattr(transformers, class_name)
     with _Failures(source):
         model, report = auto_class.from_pretrained(source, config=config, **options)
@@ -72,10 +76,20 @@ def load_model(
             what = kind.replace("_keys", "")
             raise CheckpointError(f"{source}: {len(names)} {what} tensors, the first is {names[0]}")
     for name, value in model.named_parameters():
-        if not value.isfinite().all():
+        if not value.is_meta and not value.isfinite().all():
             raise CheckpointError(f"{source}: {name} holds NaN or infinity; train or copy the model again")
     align_weights(model)
     return model.eval()
+
+
+def offloading(size: int, limit: int | None, folder: Path | str) -> dict[str, Any]:
+    """Options of `from_pretrained` for a model of `size` bytes: none where it fits, else what `limit` leaves stays out.
+
+    The ecosystem's own `device_map`: each forward pass reads the rest again, from the checkpoint or from `folder`.
+    """
+    if limit is None or size <= limit:
+        return {}
+    return {"device_map": "auto", "max_memory": {"cpu": limit}, "offload_folder": str(folder)}
 
 
 def load_config(source: Path | str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:

@@ -1,5 +1,6 @@
 """A checkpoint is done when it was verified: inventory, reload here, reload without this package."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,20 +15,21 @@ from torch import Tensor
 
 from mcsmoe.architectures.configuration import configuration
 from mcsmoe.architectures.registry import family_of, merged_layers
-from mcsmoe.checkpoint.load import load_model
+from mcsmoe.checkpoint.load import load_model, offloading
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.errors import CheckpointError
 
 FRESH_PROCESS = """
-import sys
+import json, sys
 sys.modules["mcsmoe"] = None  # whoever loads the checkpoint does not have this package
 import torch, transformers
 from safetensors.torch import load_file, save_file
-directory, probe, result, threads, auto_class, remote_code = sys.argv[1:]
+directory, probe, result, threads, auto_class, remote_code, offload = sys.argv[1:]
 torch.set_num_threads(int(threads))
 transformers.logging.set_verbosity_error()
 model, report = getattr(transformers, auto_class).from_pretrained(
-    directory, trust_remote_code=remote_code == "remote", local_files_only=True, output_loading_info=True)
+    directory, trust_remote_code=remote_code == "remote", local_files_only=True, output_loading_info=True,
+    **json.loads(offload))
 bad = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
 if bad:
     sys.exit(f"loading report: {bad}")
@@ -36,7 +38,12 @@ with torch.no_grad():
 """
 
 
-def verify_checkpoint(directory: Path, probe: Mapping[str, Tensor], expected_logits: Tensor | None) -> None:
+def verify_checkpoint(
+    directory: Path,
+    probe: Mapping[str, Tensor],
+    expected_logits: Tensor | None,
+    memory_limit: int | None = None,
+) -> None:
     """Check that `directory` holds a whole model that loads everywhere and computes the same.
 
     1. Names, shapes and dtypes are those of the class that its config.json names, all values finite.
@@ -44,33 +51,37 @@ def verify_checkpoint(directory: Path, probe: Mapping[str, Tensor], expected_log
     3. Where the class is ours, it reloads by remote code in a fresh process, without this package or a
        network, with the same logits.
 
+    One model is in memory at a time; one that is larger than `memory_limit` bytes is read from the disk as it runs.
     Raises `CheckpointError` naming the first difference.
     """
     directory = Path(directory)
     checkpoint = Checkpoint(directory)
     check_inventory(checkpoint)
-    model = load_model(directory)
-    with torch.no_grad():
-        logits = model(**probe).logits
+    with tempfile.TemporaryDirectory() as scratch:
+        model = load_model(directory, offload=offloading(checkpoint.size_bytes, memory_limit, scratch))
+        with torch.no_grad():
+            logits = model(**probe).logits
+        ours = model.is_remote_code()
+        del model
     if expected_logits is not None:
         _check_equal(logits, expected_logits, f"{directory}: reloaded")
-    if model.is_remote_code():
-        fresh = _logits_in_fresh_process(directory, probe, family_of(checkpoint.config).auto_class, "remote")
+    if ours:
+        fresh = _logits_in_fresh_process(checkpoint, probe, "remote", memory_limit)
         _check_equal(fresh, logits, f"{directory}: reloaded by remote code")
 
 
-def verify_stock(directory: Path, probe: Mapping[str, Tensor]) -> None:
+def verify_stock(directory: Path, probe: Mapping[str, Tensor], memory_limit: int | None = None) -> None:
     """Check that `directory` holds a whole stock model, and that transformers alone can load and run it.
 
     Names, shapes and dtypes are those of the class that its config.json names; all values, and the logits on the
-    batch `probe` in a fresh process without this package or a network, are finite.
+    batch `probe` in a fresh process without this package or a network, are finite. `memory_limit` as above.
     Raises `CheckpointError` naming the first difference.
     """
     checkpoint = Checkpoint(directory)
     check_inventory(checkpoint)
     # Code lies beside models of ours only; any other is not run.
     code = "remote" if any(directory.glob("*.py")) else "stock"
-    logits = _logits_in_fresh_process(directory, probe, family_of(checkpoint.config).auto_class, code)
+    logits = _logits_in_fresh_process(checkpoint, probe, code, memory_limit)
     if not logits.isfinite().all():
         raise CheckpointError(f"{directory}: logits in a fresh process are not finite")
 
@@ -132,7 +143,10 @@ def _expected_tensors(config: dict[str, Any], names: Collection[str]) -> tuple[d
     return experts | others, {on_disk.get(name, name) for name in tied}
 
 
-def _logits_in_fresh_process(directory: Path, probe: Mapping[str, Tensor], auto_class: str, code: str) -> Tensor:
+def _logits_in_fresh_process(
+    checkpoint: Checkpoint, probe: Mapping[str, Tensor], code: str, memory_limit: int | None
+) -> Tensor:
+    directory = checkpoint.directory
     with tempfile.TemporaryDirectory() as scratch:
         batch, result = Path(scratch) / "probe.safetensors", Path(scratch) / "result.safetensors"
         save_file({name: value.contiguous() for name, value in probe.items()}, batch)
@@ -143,8 +157,9 @@ def _logits_in_fresh_process(directory: Path, probe: Mapping[str, Tensor], auto_
             str(batch),
             str(result),
             str(torch.get_num_threads()),
-            auto_class,
+            family_of(checkpoint.config).auto_class,
             code,
+            json.dumps(offloading(checkpoint.size_bytes, memory_limit, scratch)),
         ]
         run = subprocess.run(
             [sys.executable, "-I", "-c", FRESH_PROCESS, *arguments],

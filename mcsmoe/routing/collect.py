@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mcsmoe.architectures.experts import expert_in_memory, forward, hidden
 from mcsmoe.architectures.layer import Expert, Family, MoELayer, Routing
+from mcsmoe.checkpoint.streamed import device_of
 from mcsmoe.errors import CheckpointError
 from mcsmoe.routing.every_expert import add_outputs, add_pair_errors
 from mcsmoe.routing.statistics import LayerStatistics, RoutingStatistics
@@ -14,6 +15,8 @@ from mcsmoe.routing.watch import Batch, Masks, real_tokens, watch
 
 Reduce = Callable[[Tensor], Tensor]
 """A sum over the tokens of this process → the sum over those of all processes."""
+Keep = Callable[[str, LayerStatistics], None]
+"""Takes the name of a layer and its statistics."""
 
 
 def alone(value: Tensor) -> Tensor:
@@ -37,22 +40,46 @@ def collect(
     ordered and shared out among processes changes nothing beyond the rounding of float64 sums.
     Raises `CheckpointError` naming the layer whose sums are not finite.
     """
+    found: dict[str, LayerStatistics] = {}
+    collect_layers(model, family, layers, batches, found.__setitem__, also=also, masks=masks, reduce=reduce)
+    return RoutingStatistics(found)
+
+
+def collect_layers(
+    model: nn.Module,
+    family: Family,
+    layers: Sequence[MoELayer],
+    batches: Iterable[Batch],
+    keep: Keep,
+    *,
+    also: Collection[str] = (),
+    masks: Masks = real_tokens,
+    reduce: Reduce = alone,
+) -> None:
+    """`collect`, layer after layer: `keep` gets the sums of each as soon as they are whole, in order.
+
+    Of a model that is streamed, one layer's sums are in memory at a time, beside what `lockstep` needs.
+    """
     sums: dict[str, LayerStatistics] = {}
-    for layer in layers:
-        device = next(model.get_submodule(layer.router_path).parameters()).device
-        sums[layer.name] = LayerStatistics.zeros(layer.experts, layer.d_model, layer.d_ff, also, device)
+
+    def zeros(layer: MoELayer, device: torch.device | str = "cpu") -> LayerStatistics:
+        return LayerStatistics.zeros(layer.experts, layer.d_model, layer.d_ff, also, device)
 
     def see(layer: MoELayer, x: Tensor, routing: Routing) -> None:
+        if layer.name not in sums:
+            sums[layer.name] = zeros(layer, x.device)
         accumulate(sums[layer.name], layer, x, routing, lambda e: expert_in_memory(model, layer, e))
 
-    watch(model, family, layers, batches, see, masks)
-    statistics = RoutingStatistics(sums).map(reduce).map(Tensor.cpu)
-    for name, layer_sums in statistics.layers.items():
-        if not all(bool(value.isfinite().all()) for value in layer_sums.tensors().values()):
+    def done(layer: MoELayer) -> None:
+        ours = sums.pop(layer.name, None) or zeros(layer, device_of(model))  # a process may have no batch
+        total = ours.map(reduce).map(Tensor.cpu)
+        if not all(bool(value.isfinite().all()) for value in total.tensors().values()):
             raise CheckpointError(
-                f"routing statistics of {name} are not finite: the checkpoint holds NaN or huge weights"
+                f"routing statistics of {layer.name} are not finite: the checkpoint holds NaN or huge weights"
             )
-    return statistics
+        keep(layer.name, total)
+
+    watch(model, family, layers, batches, see, masks, done)
 
 
 def accumulate(

@@ -1,16 +1,18 @@
 """What calibration measured of one sparse layer, and of a model: sums only, so that shards add up."""
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, write_safetensors
 from mcsmoe.errors import CheckpointError
 
 STATISTICS = "statistics.safetensors"
@@ -148,15 +150,17 @@ class RoutingStatistics:
     def save(self, directory: Path) -> None:
         """Write sums, measured matrices, and `provenance.json` (with tokens by layer) into `directory`."""
         directory.mkdir(parents=True, exist_ok=True)
-        _write(directory / STATISTICS, {name: layer.tensors() for name, layer in self.layers.items()})
-        _write(directory / MEASURED, self.measured)
-        tokens = {name: int(layer.tokens) for name, layer in self.layers.items()}
-        text = json.dumps({**self.provenance, "tokens": tokens}, indent=2)
-        (directory / PROVENANCE).write_text(text + "\n")
+        with StatisticsWriter(directory) as writer:
+            for name, layer in self.layers.items():
+                writer.keep(name, layer)
+            writer.finish(self.provenance, self.measured)
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """Read what `save` wrote. Raises `CheckpointError` when it is missing or damaged."""
+        """Read what `save` wrote, in memory that the file backs: what is not looked at takes none.
+
+        Raises `CheckpointError` when it is missing or damaged.
+        """
         try:
             sums, measured = _read(directory / STATISTICS), _read(directory / MEASURED)
             provenance = json.loads((directory / PROVENANCE).read_text())
@@ -170,14 +174,59 @@ class RoutingStatistics:
         return cls(layers, provenance, measured)
 
 
-def _write(path: Path, layers: Mapping[str, Mapping[str, Tensor]]) -> None:
+class StatisticsWriter:
+    """Writes `RoutingStatistics` layer by layer into an existing directory; one layer is in memory at a time.
+
+    Of several processes one writes; the others have None for a directory.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+        self._specs: dict[str, TensorSpec] = {}
+        self.tokens: dict[str, int] = {}
+        """Tokens of each layer so far."""
+
+    def __enter__(self) -> Self:
+        self._parts = None if self._directory is None else TemporaryDirectory(dir=self._directory)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._parts:
+            self._parts.cleanup()
+
+    def keep(self, name: str, layer: LayerStatistics) -> None:
+        """Take the next layer, in the order of the forward pass."""
+        if self._parts is None:
+            return
+        tensors = _flat({name: layer.tensors()})
+        self._specs |= {key: TensorSpec(value.dtype, tuple(value.shape)) for key, value in tensors.items()}
+        self.tokens[name] = int(layer.tokens)
+        save_file(tensors, Path(self._parts.name) / name)
+
+    def finish(self, provenance: Mapping[str, Any], measured: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Make one file of all layers, and write what goes with them."""
+        if self._parts is None or self._directory is None:
+            return
+        parts = Path(self._parts.name)
+
+        def pieces() -> Iterator[Piece]:
+            for key in self._specs:
+                with safe_open(parts / key.rpartition("/")[0], "pt") as part:
+                    yield Piece(key, None, part.get_tensor(key))
+
+        write_safetensors(self._directory / STATISTICS, self._specs, pieces())
+        save_file(_flat(measured), self._directory / MEASURED)
+        text = json.dumps({**provenance, "tokens": self.tokens}, indent=2)
+        (self._directory / PROVENANCE).write_text(text + "\n")
+
+
+def _flat(layers: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     # Contiguous copies: safetensors refuses tensors that share storage.
-    flat = {
+    return {
         f"{layer}/{name}": value.cpu().clone(memory_format=torch.contiguous_format)
         for layer, values in layers.items()
         for name, value in values.items()
     }
-    save_file(flat, path)
 
 
 def _read(path: Path) -> dict[str, dict[str, Tensor]]:

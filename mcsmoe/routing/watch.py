@@ -1,20 +1,24 @@
 """Forward passes over calibration batches with an eye on every sparse layer."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mcsmoe.architectures.layer import Family, MoELayer, Routing
+from mcsmoe.checkpoint.streamed import blocks_of, device_of
+from mcsmoe.routing.lockstep import Enough, lockstep
 from mcsmoe.tasks.batches import IGNORED, model_inputs
 
 Batch = Mapping[str, Tensor]
 Masks = Callable[[Batch, bool], Mapping[str, Tensor]]
 """(batch, whether the model is causal) → the positions that count, by stack."""
 See = Callable[[MoELayer, Tensor, Routing], None]
+Done = Callable[[MoELayer], None]
 
 
 def real_tokens(batch: Batch, causal: bool) -> dict[str, Tensor]:
@@ -40,13 +44,16 @@ def watch(
     batches: Iterable[Batch],
     see: See,
     masks: Masks = real_tokens,
+    done: Done = lambda layer: None,
 ) -> None:
-    """Call `see(layer, x [T, d], routing of x)` with the T real tokens of each layer and batch.
+    """Call `see(layer, x [T, d], routing of x)` with the T real tokens of each layer and batch, in their order.
 
-    The model runs in eval mode (no dropout, no router jitter) and is left in the mode it came in. Nothing
-    is kept from one batch to the next.
+    `done(layer)` follows when a layer has seen all batches, in the order of `layers`, which is that of the forward
+    pass: for a model that is streamed before the next block is loaded, else at the end. No pass goes further than
+    the last of `layers`. The model runs in eval mode (no dropout, no router jitter) and is left in the mode it came
+    in. Of a model that is whole in memory nothing is kept from one batch to the next; see `lockstep` for others.
     """
-    training, device = model.training, next(model.parameters()).device
+    training, blocks, device = model.training, blocks_of(model), device_of(model)
     routed: dict[str, Routing] = {}
     kept: dict[str, Tensor] = {}
 
@@ -69,8 +76,14 @@ def watch(
             real = kept[layer.stack].flatten().to(x.device)  # [B·S]
             kinds = {kind: value[real] for kind, value in vars(routing).items() if value is not None}
             see(layer, x[real], Routing(**kinds))
+            if layer is layers[-1]:
+                raise Enough
 
         return hook
+
+    def forward(batch: Batch) -> None:
+        inputs = {name: value.to(device) for name, value in model_inputs(batch, family.causal).items()}
+        model(**inputs, use_cache=False)
 
     with ExitStack() as stack:
         stack.callback(model.train, training)
@@ -79,9 +92,24 @@ def watch(
             router, experts = model.get_submodule(layer.router_path), model.get_submodule(layer.experts_path)
             stack.callback(router.register_forward_hook(after_router(layer)).remove)
             stack.callback(experts.register_forward_pre_hook(before_experts(layer)).remove)
-        for batch in batches:
-            kept.update(masks(batch, family.causal))
-            model(**{name: value.to(device) for name, value in model_inputs(batch, family.causal).items()})
+        if blocks is None:
+            for batch in batches:
+                kept.update(masks(batch, family.causal))
+                with suppress(Enough):
+                    forward(batch)
+            for layer in layers:
+                done(layer)
+            return
+        sample, left = list(batches), list(layers)
+
+        def passed(block: str) -> None:
+            while left and left[0].path.startswith(f"{block}."):
+                done(left.pop(0))
+
+        forwards = [partial(forward, batch) for batch in sample]
+        lockstep(model, blocks, forwards, lambda i: kept.update(masks(sample[i], family.causal)), passed)
+        for layer in left:  # there was no batch
+            done(layer)
 
 
 def count(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mcsmoe.alignment.assignment import assign
 from mcsmoe.architectures.experts import expert_in_memory, hidden
 from mcsmoe.architectures.layer import Family, MoELayer, Routing
+from mcsmoe.checkpoint.streamed import device_of
 from mcsmoe.routing.collect import Reduce, alone
 from mcsmoe.routing.watch import Batch, Masks, real_tokens, watch
 
@@ -123,7 +124,7 @@ def _measure(
     reduce: Reduce,
     pairs_at_once: int,
 ) -> dict[str, Tensor]:
-    device = next(model.get_submodule(layer.router_path).parameters()).device
+    device = device_of(model)
     matrices = {name: torch.eye(layer.experts, dtype=torch.float64) for name in MEASURES}
     for pairs in torch.triu_indices(layer.experts, layer.experts, 1, device=device).split(pairs_at_once, dim=1):
         moments = PairMoments.zeros(pairs, layer.d_ff)

@@ -35,6 +35,16 @@ ROOT = Path(__file__).parent.parent.parent
         ({"task": {"name": "sts2"}}, "unknown task 'sts2'; known: boolq, cola, copa, denoise,"),
         ({"task": {"name": "sst2", "data": "./nowhere"}}, "task.data = './nowhere': there is no such directory"),
         ({"model": {"source": "./nowhere"}}, "nowhere: no such directory"),
+        (
+            {"memory_limit": "16 gigs"},
+            "memory_limit = '16 gigs' in params.yaml: a size such as 16GB, 512MiB or a number",
+        ),
+        ({"memory_limit": 0}, "memory_limit = 0 in params.yaml: Input should be greater than 0"),
+        ({"memory_limit": "1MB"}, "memory_limit = 1000000 in params.yaml: finetune needs 56,9"),
+        (
+            {"memory_limit": "100MB", "collect": {"batch_size": 4096}},
+            "memory_limit = 100000000 in params.yaml: collect",
+        ),
         ({"recipes": {"m-smoe": {"rule": "avarage"}}}, "'avarage'; known: average, "),
     ],
 )

@@ -10,10 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mcsmoe.checkpoint.load import load_model
+from mcsmoe.architectures.mapped import mapped_model
+from mcsmoe.checkpoint.load import load_model, load_tokenizer
+from mcsmoe.checkpoint.save import save_model
 from mcsmoe.params import Launch, Params
 from mcsmoe.routing.statistics import RoutingStatistics
 from stages.launch import LAUNCHED, launched
+from tests.causal import tiny_mixtral
 from tests.stages.workplace import enter, write_params
 
 ROOT = Path(__file__).parent.parent.parent
@@ -26,10 +29,11 @@ FINETUNE = {"epochs": 1, "evaluations": 1, "batch_size": 32}
 pytestmark = pytest.mark.slow
 
 
-def run(stage: str) -> None:
+def run(stage: str, *options: str) -> None:
     """Run a stage as a user would, in the current directory."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", f"stages.{stage}"], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", f"stages.{stage}", *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -81,3 +85,26 @@ def test_two_processes_take_the_steps_of_one(tmp_path, monkeypatch):
         models.append(load_model(Path("artifacts/finetune")).state_dict())
     for name, value in models[0].items():
         torch.testing.assert_close(models[1][name], value, rtol=1e-3, atol=2e-5)
+
+
+def test_two_processes_distill_a_mixtral_as_one_does(tmp_path, monkeypatch):
+    enter(tmp_path, monkeypatch)
+    teacher = tiny_mixtral(vocab_size=128)
+    teacher.save_pretrained("artifacts/finetune")
+    student = mapped_model(teacher)
+    with torch.no_grad():
+        student.model.layers[0].mlp.gate.expert_map.fill_(1)
+    save_model(student, load_tokenizer("artifacts/finetune"), Path("artifacts/merge/m-smoe"))
+    models = []
+    for processes in (1, 2):
+        write_params(
+            launch={"processes": processes},
+            task={"train_limit": 60, "selection": 20},
+            distill={"epochs": 1, "batch_size": 16, "learning_rate": 1.0e-4},
+        )
+        run("distill", "--method", "m-smoe")
+        models.append(load_model(Path("artifacts/distill/m-smoe")).state_dict())
+    for name, value in models[0].items():
+        torch.testing.assert_close(models[1][name], value, rtol=1e-3, atol=2e-5)
+    moved = models[0]["model.embed_tokens.weight"] - student.state_dict()["model.embed_tokens.weight"]
+    assert moved.abs().max() > 3e-5  # more than the tolerance forgives

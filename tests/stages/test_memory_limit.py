@@ -1,0 +1,101 @@
+"""Stages on a model that is larger than `memory_limit`: the same bytes, or a refusal before any work."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcsmoe.checkpoint import verify
+from mcsmoe.checkpoint.load import load_config, load_model
+from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.streamed import Blocks
+from mcsmoe.errors import MemoryLimitError
+from mcsmoe.params import Params
+from mcsmoe.routing.memory import forward_needs
+from stages import collect, distill, export, merge, permute
+from tests.causal import tiny_mixtral
+from tests.stages.workplace import FINETUNED, enter, write_params
+
+METHOD = "m-smoe-uniform"
+SIZES = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 6}
+SETTINGS: dict[str, Any] = {
+    "collect": {"samples": 6, "batch_size": 2},
+    "permute": {"matching": "activation"},
+    "methods": {"merge": [METHOD], "distill": [], "compress": []},
+}
+
+
+@pytest.fixture
+def limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Work on a Mixtral of six layers; the limit is what streaming needs, and less than the merged model."""
+    enter(tmp_path, monkeypatch)
+    tiny_mixtral(**SIZES).save_pretrained(FINETUNED)
+    write_params(**SETTINGS)
+    params = Params.load()
+    needs = forward_needs(load_config(FINETUNED), params.task, params.collect, sums=True)
+    assert needs.streamed < needs.whole
+    return needs.streamed
+
+
+def make() -> dict[Path, bytes]:
+    """What the stages write."""
+    permute.main()
+    collect.main()
+    merge.main(METHOD)
+    export.main(checkpoint=Path("artifacts/merge") / METHOD, output=Path("stock"), router="ridge")
+    return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file() and path.name != "params.yaml"}
+
+
+def test_a_limit_changes_no_byte(limit: int, monkeypatch: pytest.MonkeyPatch):
+    fresh = verify._logits_in_fresh_process
+    with monkeypatch.context() as patch:
+        # Processes take seconds: only the merged model of the second run is looked at in one.
+        patch.setattr(verify, "_logits_in_fresh_process", logits)
+        expected = make()
+    loaded: list[str] = []
+    load = Blocks.load
+
+    def counted(self: Blocks, block: str) -> None:
+        loaded.append(block)
+        load(self, block)
+
+    def checked(checkpoint: Checkpoint, probe: Any, code: str, memory_limit: int | None) -> Any:
+        assert memory_limit == limit
+        assert checkpoint.size_bytes > limit or code == "stock"
+        return (fresh if code == "remote" else logits)(checkpoint, probe, code, memory_limit)
+
+    monkeypatch.setattr(Blocks, "load", counted)
+    monkeypatch.setattr(verify, "_logits_in_fresh_process", checked)
+    write_params(memory_limit=limit, **SETTINGS)
+    found = make()
+    assert len(set(loaded)) == SIZES["num_hidden_layers"]
+    assert found.keys() == expected.keys()
+    assert [path for path in found if found[path] != expected[path]] == []
+
+
+def logits(checkpoint: Checkpoint, probe: Any, code: str, memory_limit: int | None) -> Any:
+    return load_model(checkpoint.directory)(**probe).logits
+
+
+@pytest.mark.parametrize(
+    ("stage", "sections", "message"),
+    [
+        (
+            collect.main,
+            {"memory_limit": "1kB"},
+            r"^memory_limit = 1000 in params\.yaml: collect needs [\d,]+ bytes; raise",
+        ),
+        (merge.main, {"memory_limit": "1kB"}, "merge needs .* lower collect.samples"),
+        (permute.main, {"memory_limit": "1kB"}, "permute needs"),
+        (collect.main, {"collect": {"also": ["gradients"]}}, r"collect needs .* leave gradients out of collect\.also"),
+        (distill.main, {}, "distill needs .* training is not streamed"),
+    ],
+)
+def test_what_does_not_fit_is_refused(stage: Any, sections: dict[str, Any], message: str, limit: int):
+    for place in ("permute", f"merge/{METHOD}"):
+        tiny_mixtral(**SIZES).save_pretrained(Path("artifacts") / place)
+    changed = {name: SETTINGS[name] | value if name in SETTINGS else value for name, value in sections.items()}
+    write_params(**{"memory_limit": limit} | SETTINGS | changed)
+    with pytest.raises(MemoryLimitError, match=message):
+        stage(*([METHOD] if stage in (merge.main, distill.main) else []))
+    assert not Path("artifacts/collect").exists()
