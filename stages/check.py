@@ -25,7 +25,8 @@ def main() -> None:
         raise CheckpointError(f"the model to start from is dense: {config.model_type} has no experts to merge")
     validate_recipes(params, layers)
     # Full fine-tuning takes most of all trainings, and collect of all passes over the sample.
-    check_training(params.memory_limit, "finetune", config, keeps_best=True)
+    if params.finetune.epochs:
+        check_training(params.memory_limit, "finetune", config, keeps_best=True)
     must_stream(params.memory_limit, "collect", config, params.task, params.collect, sums=True)
     excluded = excluded_layers(params.merge.exclude, layers)
     if params.methods.dense:

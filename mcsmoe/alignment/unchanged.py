@@ -18,11 +18,11 @@ ROUNDING = 1e-4
 def largest_change(before: Path, after: Path, batch: Mapping[str, Tensor], memory_limit: int | None = None) -> float:
     """Largest absolute change in logits on `batch` between two checkpoints, one model in memory at a time.
 
-    Where the change exceeds rounding it is measured again in float64: in lower precision a near tie in a
-    router may tip over. A model larger than `memory_limit` bytes is read from the disk as it runs.
+    Where the change exceeds rounding it is measured again in float32, then in float64: in lower precision a near tie
+    in a router may tip over. A model larger than `memory_limit` bytes is read from the disk as it runs.
     Raises `CheckpointError` when the change exceeds rounding there, too.
     """
-    for dtype in (None, torch.float64):
+    for dtype in (None, torch.float32, torch.float64):
         old, new = (_logits(directory, batch, dtype, memory_limit) for directory in (before, after))
         change = float((old - new).abs().max())
         if change <= ROUNDING * float(old.abs().max()):

@@ -79,6 +79,8 @@ def load_model(
         if not value.is_meta and not value.isfinite().all():
             raise CheckpointError(f"{source}: {name} holds NaN or infinity; train or copy the model again")
     align_weights(model)
+    if dtype == torch.float64 and model._can_set_experts_implementation():
+        model.set_experts_implementation("eager")  # the grouped product that is the default knows no float64
     return model.eval()
 
 

@@ -1,0 +1,142 @@
+"""What each stage needs of disk and memory for the presets of published models, told from their shapes.
+
+    python -m benchmarks.needs
+
+Downloads and loads nothing: the shapes are those of the models' config.json. Writes benchmarks/results/needs.json
+and .md. Memory is that of `mcsmoe/routing/memory.py` (weights and activations) and, of permute and merge, what aligning
+two experts takes; the process itself (about 0.5 GB) comes on top.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from mcsmoe.architectures.configuration import configuration
+from mcsmoe.architectures.registry import family_of
+from mcsmoe.checkpoint.atomic import write_json
+from mcsmoe.checkpoint.streamed import Footprint
+from mcsmoe.params import Params
+from mcsmoe.routing.memory import forward_needs
+
+RESULTS = Path(__file__).parent / "results"
+PRESETS = Path(__file__).parents[1] / "presets"
+LATENT = {
+    "kv_lora_rank": 512,
+    "q_lora_rank": None,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 128,
+    "v_head_dim": 128,
+}
+SHAPES: dict[str, dict[str, Any]] = {
+    "mixtral-8x7b": {
+        "model_type": "mixtral",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "vocab_size": 32000,
+    },
+    "qwen3-30b-a3b": {
+        "model_type": "qwen3_moe",
+        "hidden_size": 2048,
+        "moe_intermediate_size": 768,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "vocab_size": 151936,
+    },
+    "olmoe-1b-7b": {
+        "model_type": "olmoe",
+        "hidden_size": 2048,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+        "vocab_size": 50304,
+    },
+    "deepseek-v2-lite": LATENT
+    | {
+        "model_type": "deepseek_v2",
+        "hidden_size": 2048,
+        "intermediate_size": 10944,
+        "moe_intermediate_size": 1408,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "n_routed_experts": 64,
+        "n_shared_experts": 2,
+        "num_experts_per_tok": 6,
+        "first_k_dense_replace": 1,
+        "vocab_size": 102400,
+    },
+    "gpt-oss-20b": {
+        "model_type": "gpt_oss",
+        "hidden_size": 2880,
+        "intermediate_size": 2880,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "num_local_experts": 32,
+        "num_experts_per_tok": 4,
+        "vocab_size": 201088,
+    },
+}
+
+
+def needs(params: Params, shape: Mapping[str, Any]) -> dict[str, float]:
+    """Billions of parameters, and gigabytes of disk (`… on disk`) and memory."""
+    config = transformers.AutoConfig.for_model(**shape)
+    config.dtype = torch.bfloat16
+    family = family_of(config)
+    layers = family.layers(config)
+    forward = forward_needs(config, params.task, params.collect, sums=True)
+    kept = {layer.name: int(params.merge.groups) for layer in layers}
+    merged = configuration(family.merged_config(config.to_dict() | {"dtype": "bfloat16"}, kept))
+    full, student = Footprint.of(config).whole, Footprint.of(merged).whole
+    # Two experts, float32 copies of a tensor of each, and their neurons' similarities.
+    layer = layers[0]
+    tensor = layer.d_ff * layer.d_model
+    aligning = 2 * len(layer.shapes()) * 2 * tensor + 2 * 4 * tensor + 2 * 4 * layer.d_ff**2
+    figures = {
+        "parameters": full / 2,
+        "finetune on disk": full,
+        "permute on disk": full,
+        "merge on disk": student,
+        "distill on disk": student,
+        "permute, by weights": aligning,
+        "collect, streamed": forward.streamed,
+        "collect, whole": forward.whole,
+        "distill, compress": 4 * student + full,
+    }
+    return {name: round(value / 1e9, 1) for name, value in figures.items()}
+
+
+def main() -> None:
+    """Write the table of all presets named here."""
+    rows = {name: needs(Params.load(PRESETS / f"{name}.yaml"), shape) for name, shape in SHAPES.items()}
+    columns = list(next(iter(rows.values())))
+    head = ["preset", "billion parameters", *(f"{name}, GB" for name in columns[1:])]
+    lines = ["# What presets of published models need", "", "`python -m benchmarks.needs`", ""]
+    lines += ["| " + " | ".join(head) + " |", "|---|" + "---:|" * len(columns)]
+    lines += [
+        f"| {name} | " + " | ".join(f"{row[column]:,}" for column in columns) + " |" for name, row in rows.items()
+    ]
+    write_json(RESULTS / "needs.json", {"command": "python -m benchmarks.needs", "rows": rows})
+    (RESULTS / "needs.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
