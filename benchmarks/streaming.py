@@ -1,6 +1,6 @@
 """Memory and time of collecting statistics with a model whole in memory and block by block, by its depth.
 
-    python -m benchmarks.streaming --layers 4,12
+    python -m benchmarks.streaming --layers 2,6
 
 Makes random Mixtrals of d 512, f 1792 and 8 experts (float32, 92 MB a layer), and collects on 8 batches of 4 rows of
 128 tokens. Each run is a process of its own, whose peak memory above that of the imports is what counts. Writes
@@ -60,7 +60,7 @@ def peak_mb() -> int:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
 
 
-def main(layers: Annotated[str, typer.Option(help="Layers of each model, by commas.")] = "4,12") -> None:
+def main(layers: Annotated[str, typer.Option(help="Layers of each model, by commas.")] = "2,6") -> None:
     """Measure both ways on each model and write the table."""
     rows = []
     for count in map(int, layers.split(",")):

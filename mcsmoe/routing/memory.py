@@ -10,7 +10,7 @@ whatever the number of layers in the second case. Passes keep hidden states, 2 d
 sample's positions S (source and target at their greatest length), and two masks of S² bytes a row. One batch
 takes 8 (4 d + 3 k f) + 4 (a S + d) bytes for each position, of a heads and k experts with hidden width f: inputs in
 float64, experts' neurons, attention. Training needs 4 W (weights, gradients, two states of Adam), 5 W with the best
-weights so far, beside W of a teacher.
+weights so far, beside W of a teacher. Pages of the checkpoint's files, which the system can drop, do not count.
 """
 
 from collections.abc import Collection
