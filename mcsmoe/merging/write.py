@@ -22,7 +22,7 @@ def write_merged(source: Checkpoint, plan: Plan, material: Material, directory: 
     """Write `source` with `plan` applied into `directory`, group by group.
 
     Peak memory is the greater of m + 1 experts, m the members of the largest group, with rules that sum weights
-    up, and, while members are aligned by weights, two experts, 4 f² bytes of costs and one tensor in float32: no
+    up, and, while members are aligned by weights, two experts, 4 f² bytes of costs and a tensor of each in float32: no
     more for more layers or groups. Shards that are finished are kept, see `write_parts`.
     Raises `CheckpointError` where `source` is no stock checkpoint or holds NaN, `DiskFullError` without
     room.
