@@ -42,9 +42,9 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
         model = load_streamed(SOURCE) if streamed else load_model(SOURCE)
         return model, sample.batches(tokenizer.pad_token_id, settings.batch_size, causal=family.causal)
 
+    recipe = load_recipe(method, params)
     limit = params.memory_limit
     streamed = must_stream(limit, "merge", load_config(SOURCE), params.task, params.collect)
-    recipe = load_recipe(method, params)
     source = Checkpoint(SOURCE)
     family = family_of(source.config)
     layers = family.layers(source.config)

@@ -51,7 +51,7 @@ def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path / "place"
 
 
-def in_process(directory: Path, probe: object) -> None:
+def in_process(directory: Path, probe: object, memory_limit: int | None) -> None:
     """Instead of a fresh process, which takes seconds."""
     verify.check_inventory(Checkpoint(directory))
 
