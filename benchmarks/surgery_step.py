@@ -26,7 +26,7 @@ from mcsmoe.merging import align
 from mcsmoe.merging.material import Material
 from mcsmoe.merging.write import write_merged
 from mcsmoe.routing.gradients import Gradients
-from mcsmoe.routing.statistics import LayerStatistics, RoutingStatistics
+from mcsmoe.routing.statistics import LayerStatistics, RoutingStatistics, StatisticsWriter
 
 KEPT = 4
 BLOCK = 2**26
@@ -63,6 +63,11 @@ def make(directory: Path, count: int) -> None:
     directory.mkdir()
     write_parts(directory, parts)
     write_json(directory / "config.json", values)
+    # As collect leaves them: what nobody looks at takes no memory.
+    with StatisticsWriter(directory) as writer:
+        for layer in sparse_layers(values):
+            writer.keep(layer.name, LayerStatistics.zeros(layer.experts, layer.d_model))
+        writer.finish({}, {})
 
 
 def first_layers(directory: Path, count: int) -> Checkpoint:
@@ -104,8 +109,7 @@ def merge(source: Checkpoint, directory: Path, alignment: str) -> None:
     layers = sparse_layers(source.config)
     groups = tuple(Group(2 * k, (2 * k, 2 * k + 1), (0.15, 0.1)) for k in range(KEPT))
     plans = {layer.name: LayerPlan(groups, merged=True) for layer in layers}
-    statistics = {layer.name: LayerStatistics.zeros(layer.experts, layer.d_model) for layer in layers}
-    material = Material(RoutingStatistics(statistics), Gradients(directory), no_tokens)
+    material = Material(RoutingStatistics.load(source.files[0].resolve().parent), Gradients(directory), no_tokens)
     write_merged(source, Plan("benchmark", "frequency", alignment, "dominant", plans), material, directory)
 
 
