@@ -2,70 +2,28 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
-from mcsmoe.alignment import layer as matching
 from mcsmoe.architectures.registry import sparse_layers
-from mcsmoe.checkpoint import shards, verify
 from mcsmoe.checkpoint.load import load_model, load_tokenizer
 from mcsmoe.checkpoint.probe import probe_batch
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError, ParameterError, UnknownNameError
 from mcsmoe.grouping.plan import Plan
-from mcsmoe.merging import apply
 from mcsmoe.merging.registry import NEEDS
 from mcsmoe.recipes.load import known_recipes
 from mcsmoe.routing.statistics import RoutingStatistics
 from stages import collect, merge, permute
 from tests.models import EXPERTS
-from tests.stages.workplace import FINETUNED, enter, write_params
+from tests.stages.workplace import FINETUNED, write_params
 
 ROOT = Path(__file__).parent.parent.parent
 MERGED = Path("artifacts/merge")
-
-
-@pytest.fixture(scope="module")
-def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A place with a model, before any other stage."""
-    directory = tmp_path_factory.mktemp("finetuned")
-    with pytest.MonkeyPatch.context() as patch:
-        enter(directory, patch)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, finetuned: Path) -> Path:
-    """A place where permute, collect and merge have run."""
-    directory = tmp_path_factory.mktemp("finished") / "place"
-    shutil.copytree(finetuned, directory)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(directory)
-        permute.main()
-        collect.main()
-        for method in ("none", "m-smoe", "one"):
-            merge.main(method)
-    return directory
-
-
-@pytest.fixture
-def place(finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(finetuned, tmp_path / "place")
-    monkeypatch.chdir(tmp_path / "place")
-    return tmp_path / "place"
-
-
-@pytest.fixture
-def merged(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(finished, tmp_path / "place")
-    monkeypatch.chdir(tmp_path / "place")
-    return tmp_path / "place"
 
 
 def logits(directory: Path) -> torch.Tensor:
@@ -157,102 +115,6 @@ def test_stages_give_the_same_bytes_again(merged: Path):
     collect.main()
     merge.main("m-smoe")
     assert all(path.read_bytes() == before[path] for path in files)
-
-
-class Reads:
-    """Layers whose experts were read from one checkpoint."""
-
-    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._layers: set[str] = set()
-        layers = sparse_layers(Checkpoint(directory).config)
-        places = [(layer.name, p.name(e)) for layer in layers for p in layer.places.values() for e in range(EXPERTS)]
-        owner, read = {tensor: name for name, tensor in places}, Checkpoint.tensor
-
-        def tensor(checkpoint: Checkpoint, name: str) -> torch.Tensor:
-            if checkpoint.directory == directory and name in owner:
-                self._layers.add(owner[name])
-            return read(checkpoint, name)
-
-        monkeypatch.setattr(Checkpoint, "tensor", tensor)
-
-    def take(self) -> set[str]:
-        """Those read since the last time."""
-        seen, self._layers = self._layers, set()
-        return seen
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, calls: int) -> None:
-    """Ctrl-C at the next call of a function after `calls` calls."""
-    real = getattr(module, name)
-
-    def function(*arguments: object) -> object:
-        nonlocal calls
-        calls -= 1
-        if calls == -1:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(module, name, function)
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-def test_interrupted_permuting_matches_no_layer_again(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setattr(shards, "SHARD_BYTES", 100_000)
-    write_params(permute={"reference": "first"})
-    permute.main()
-    expected, report = contents(Path("artifacts/permute")), Path("metrics/permute.json").read_bytes()
-    assert "model.safetensors.index.json" in expected
-    shutil.rmtree("artifacts/permute")
-    reads = Reads(FINETUNED, monkeypatch)
-    interrupt(monkeypatch, matching, "weight_match", 2 * (EXPERTS - 1))
-    with pytest.raises(KeyboardInterrupt):
-        permute.main()
-    assert reads.take() == {"encoder.1", "encoder.3", "decoder.1"}
-    assert not Path("artifacts/permute").exists()
-    capsys.readouterr()
-    permute.main()
-    assert reads.take() == {"decoder.1", "decoder.3"}
-    assert "resuming at decoder.1: 2 of " in capsys.readouterr().out
-    assert contents(Path("artifacts/permute")) == expected
-    assert Path("metrics/permute.json").read_bytes() == report
-    assert sorted(path.name for path in Path("artifacts").iterdir()) == ["finetune", "permute"]
-
-
-@pytest.mark.parametrize("groups", [2, 1])
-def test_interrupted_merging_goes_on_by_the_same_plan_only(
-    merged: Path, groups: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setattr(shards, "SHARD_BYTES", 100_000)
-    # A fresh process takes seconds.
-    monkeypatch.setattr(
-        verify, "verify_checkpoint", lambda directory, *_: verify.check_inventory(Checkpoint(directory))
-    )
-    before = contents(MERGED / "m-smoe")
-    write_params(merge={"groups": groups, "budget": "uniform"})
-    merge.main("m-smoe")
-    expected = contents(MERGED / "m-smoe")
-    assert expected != before
-    write_params(merge={"groups": 2, "budget": "uniform"})
-    reads = Reads(Path("artifacts/permute"), monkeypatch)
-    interrupt(monkeypatch, apply, "merge_group", 3)  # in the second layer
-    with pytest.raises(KeyboardInterrupt):
-        merge.main("m-smoe")
-    assert reads.take() == {"encoder.1", "encoder.3"}
-    assert contents(MERGED / "m-smoe") == expected
-    write_params(merge={"groups": groups, "budget": "uniform"})
-    capsys.readouterr()
-    merge.main("m-smoe")
-    again = {"encoder.3", "decoder.1", "decoder.3"}
-    assert reads.take() == (again if groups == 2 else again | {"encoder.1"})
-    assert ("resuming at encoder.3: 1 of " in capsys.readouterr().out) == (groups == 2)
-    assert contents(MERGED / "m-smoe") == expected
-    assert not list(MERGED.glob(".*"))
-    load_model(MERGED / "m-smoe")
 
 
 def test_two_processes_collect_what_one_does(merged: Path):
