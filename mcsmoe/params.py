@@ -43,9 +43,24 @@ class Section(BaseModel):
 
 
 class Launch(Section):
-    """How many processes `accelerate launch` starts for training and collection; 1 runs in place."""
+    """How many processes `accelerate launch` starts for training and collection; 1 runs in place.
+
+    With `fsdp` each keeps a share of weights, gradients and optimiser states, and of the teacher.
+    """
 
     processes: Positive = 1
+    fsdp: bool = False
+
+    @model_validator(mode="after")
+    def _something_to_share(self) -> Self:
+        if self.fsdp and self.processes == 1:
+            raise ValueError("launch.fsdp = true shares a model out among processes: set launch.processes, too")
+        return self
+
+    @property
+    def shares(self) -> int:
+        """Processes that one model is spread over."""
+        return self.processes if self.fsdp else 1
 
 
 class Methods(Section):

@@ -26,7 +26,7 @@ def main() -> None:
     validate_recipes(params, layers)
     # Full fine-tuning takes most of all trainings, and collect of all passes over the sample.
     if params.finetune.epochs:
-        check_training(params.memory_limit, "finetune", config, keeps_best=True)
+        check_training(params.memory_limit, "finetune", config, keeps_best=True, shares=params.launch.shares)
     must_stream(params.memory_limit, "collect", config, params.task, params.collect, sums=True)
     excluded = excluded_layers(params.merge.exclude, layers)
     if params.methods.dense:

@@ -28,7 +28,7 @@ def main(method: Annotated[str, Option(help="Recipe whose distilled model is com
         pruner = Pruner(student, params.compress, fit.steps)
         fit.hooks, fit.figures = pruner, lambda: {"remaining": pruner.remaining}
         fit.run(f"compress {method}")
-        pruner.finish()
+        pruner.finish(fit.model)
         return fit
 
     recover("compress", "distill", method, train)

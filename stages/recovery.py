@@ -33,7 +33,7 @@ def recover(stage: str, source: str, method: str, train: Callable[["Params", Any
     from mcsmoe.training.output import write_training
     from mcsmoe.training.recovery import make_recovery
 
-    check_training(params.memory_limit, stage, load_config(origin), load_config(TEACHER))
+    check_training(params.memory_limit, stage, load_config(origin), load_config(TEACHER), shares=params.launch.shares)
     student, tokenizer = load_model(origin), load_tokenizer(origin)
     check_room_for(student, output)
     fit = train(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mcsmoe.compression.shards import whole
 from mcsmoe.params import Compress
 
 Score = Callable[[Tensor, Tensor | None], Tensor]
@@ -50,7 +51,7 @@ class Importance:
     @torch.no_grad()
     def update(self, values: Tensor, gradient: Tensor | None) -> None:
         """Take one step's values and gradient [n, w] into the averages."""
-        score = self._score(values, gradient)
+        score = whole(self._score(values, gradient)).to(self._average.device)
         self._average = _moving(self._average, score, self._beta)
         if self._deviation is not None and self._uncertainty is not None:
             self._deviation = _moving(self._deviation, (score - self._average).abs(), self._uncertainty)

@@ -6,6 +6,7 @@ from torch import Tensor
 from mcsmoe.compression.importance import Importance
 from mcsmoe.compression.merged_model import MergedModel, sparse_parts
 from mcsmoe.compression.schedule import CubicSchedule
+from mcsmoe.compression.shards import placed
 from mcsmoe.compression.size import kept_units
 from mcsmoe.params import Compress
 
@@ -14,16 +15,16 @@ class Pruner:
     """One global threshold over the units of S of all layers (LoSparse, arXiv 2306.11222, by whole units).
 
     In every step: backward → `before_step()` → clip gradients → optimiser step → `after_step(step)`; after
-    the last one `finish()`. A pruned unit stays pruned: whatever momentum does to it is undone after each
+    the last one `finish(model)`. A pruned unit stays pruned: whatever momentum does to it is undone after each
     step. Processes that share averaged gradients prune the same units. Units count one each, however wide.
-    A model without S (structure `none`) has nothing to prune: every call then does nothing.
+    A model without S (structure `none`) has nothing to prune: every call then does nothing. A model in shards
+    (`fully_shard`) is pruned as the whole one is.
 
     model: factorised, not wrapped; steps: optimiser steps of the whole training. Raises `ParameterError` if
     the schedule does not fit.
     """
 
     def __init__(self, model: MergedModel, settings: Compress, steps: int) -> None:
-        self._model = model
         self._parts = sparse_parts(model)
         self._schedule = CubicSchedule.of(settings, steps)
         values = {name: part.values for name, part in self._parts.items()}
@@ -56,15 +57,15 @@ class Pruner:
             self._clear(part.values, name)
 
     @torch.no_grad()
-    def finish(self) -> None:
-        """Prune to the final share if the training ended before, then remove pruned units from the model.
+    def finish(self, model: MergedModel) -> None:
+        """Prune to the final share if the training ended before, then remove pruned units from the trained `model`.
 
         The function stays what it was. Parameters are replaced: an optimiser made before holds the old ones.
         """
         self._prune(kept_units(self._total, self._schedule.final))
-        for name, part in self._parts.items():
+        for name, part in sparse_parts(model).items():
             part.keep(self._alive[name])
-        self._model.update_config()
+        model.update_config()
 
     def _prune(self, keep: int) -> None:
         """Keep the `keep` most important units alive; of equals, the first by layer, expert and place."""
@@ -78,7 +79,7 @@ class Pruner:
     def _clear(self, units: Tensor, name: str) -> None:
         """Zero the pruned units of `units` [n, w] in place."""
         if self._left < self._total:
-            units.masked_fill_(~self._alive[name][:, None], 0)
+            units.masked_fill_(placed(~self._alive[name][:, None], units), 0)
 
 
 def _largest(scores: Tensor, keep: int) -> Tensor:

@@ -10,7 +10,8 @@ whatever the number of layers in the second case. Passes keep hidden states, 2 d
 sample's positions S (source and target at their greatest length), and two masks of S² bytes a row. One batch
 takes 8 (4 d + 3 k f) + 4 (a S + d) bytes for each position, of a heads and k experts with hidden width f: inputs in
 float64, experts' neurons, attention. Training needs 4 W (weights, gradients, two states of Adam), 5 W with the best
-weights so far, beside W of a teacher. Pages of the checkpoint's files, which the system can drop, do not count.
+weights so far, beside W of a teacher: `launch.fsdp` divides these by the number of processes, but each holds what it
+loads and writes whole. Pages of the checkpoint's files, which the system can drop, do not count.
 """
 
 from collections.abc import Collection
@@ -77,11 +78,19 @@ def must_stream(limit: int | None, stage: str, config: Any, task: Task, sample: 
     return True
 
 
-def check_training(limit: int | None, stage: str, student: Any, teacher: Any = None, keeps_best: bool = False) -> None:
-    """Raise `MemoryLimitError` where a training of configuration `student`, taught by `teacher`, does not fit."""
+def check_training(
+    limit: int | None, stage: str, student: Any, teacher: Any = None, keeps_best: bool = False, shares: int = 1
+) -> None:
+    """Raise `MemoryLimitError` where a training of configuration `student`, taught by `teacher`, does not fit.
+
+    shares: processes that it is spread over (`launch.fsdp`); 1 where each holds all.
+    """
     if limit is None:
         return
-    needed = (5 if keeps_best else 4) * Footprint.of(student).whole + (Footprint.of(teacher).whole if teacher else 0)
+    learns, teaches = Footprint.of(student).whole, Footprint.of(teacher).whole if teacher else 0
+    needed = (5 if keeps_best else 4) * learns + teaches
+    if shares > 1:
+        needed = max(learns + teaches, needed // shares + learns)
     if needed > limit:
         raise MemoryLimitError(
             limit, stage, needed, "raise it, or start from a smaller model: training is not streamed"

@@ -36,7 +36,7 @@ class ExpertDropper:
         reduce: Callable[[Tensor], Tensor] = lambda counts: counts,
     ) -> None:
         """`model` has an index map of its own for each expert; `reduce` sums counts over processes."""
-        self._model, self._family, self._keep, self._reduce = model, family, keep, reduce
+        self._family, self._keep, self._reduce = family, keep, reduce
         self._layers = [layer for layer in layers if layer.name not in excluded]
         self._mlps = {layer.name: model.sparse_mlps()[layer.name] for layer in self._layers}
         self._counts = {layer.name: torch.zeros(layer.experts, dtype=torch.int64) for layer in self._layers}
@@ -60,8 +60,7 @@ class ExpertDropper:
                 hook = self._mlps[layer.name].router.register_forward_hook(self._count(layer))
                 stack.callback(hook.remove)
             yield
-        self._drop_to(self._keep)
-        self._remove()
+        self._remove(fit.model)
 
     def before_step(self) -> None:
         """Nothing: gradients are left alone."""
@@ -97,9 +96,10 @@ class ExpertDropper:
             each.zero_()
 
     @torch.no_grad()
-    def _remove(self) -> None:
-        """Take dropped experts out of the stacks; the others move up in the index map."""
-        for mlp in self._mlps.values():
+    def _remove(self, model: MergedModel) -> None:
+        """Take dropped experts out of the stacks of the trained model; the others move up in the index map."""
+        for name in self._mlps:
+            mlp = model.sparse_mlps()[name]
             kept = mlp.expert_map >= 0
             slots = mlp.expert_map[kept]
             for module in mlp.experts.children():
@@ -107,4 +107,4 @@ class ExpertDropper:
                     module.weight = nn.Parameter(module.weight[slots])
             mlp.expert_map[kept] = torch.arange(len(slots), device=slots.device)
             mlp.experts.num_experts = len(slots)
-        self._model.update_config()
+        model.update_config()

@@ -46,6 +46,7 @@ def finetune(
         causal=family.causal,
         seed=params.seed,
         accelerator=make_accelerator(),
+        fsdp=params.launch.fsdp,
         checks=settings.evaluations,
         check=selection_check(task, held_out, tokenizer.pad_token_id, settings.batch_size),
     )

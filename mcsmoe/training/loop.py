@@ -15,6 +15,7 @@ from mcsmoe.progress import progress
 from mcsmoe.tasks.batches import IGNORED, Batch, collate, length_grouped
 from mcsmoe.tasks.task import Encoded
 from mcsmoe.training.optimizer import make_optimizer, make_schedule
+from mcsmoe.training.sharding import fill, hollow, shard
 
 CURVE_POINTS = 100
 
@@ -48,6 +49,8 @@ class Fit:
     causal: bool
     seed: int
     accelerator: Accelerator
+    fsdp: bool = False
+    """Spread weights, gradients and optimiser states over the processes."""
     hooks: Hooks | None = None
     checks: int = 0
     check: Callable[[Any], tuple[float, ...]] | None = None
@@ -63,12 +66,21 @@ class Fit:
         self.steps = max(1, round(self.settings.epochs * self._per_epoch))
         self._check_at = {round(self.steps * (i + 1) / self.checks) for i in range(self.checks)}
         self._best: tuple[tuple[float, ...], dict[str, Tensor]] | None = None
+        self._whole = hollow(self.model) if self.fsdp else None
+        if not self.fsdp:
+            self.model.to(self.accelerator.device)
 
     def run(self, description: str) -> None:
-        """Train; `model` ends with its last weights, or with the best ones where `check` is given."""
+        """Train; `model` ends with its last weights, or with the best ones where `check` is given.
+
+        With `fsdp` that is another model than it was, whole in CPU memory.
+        """
+        if self.fsdp:
+            shard(self.model, self.accelerator.device)
         optimizer = make_optimizer(self.model, self.settings)
         schedule = make_schedule(optimizer, self.settings.warmup_steps, self.steps)
-        model, optimizer = self.accelerator.prepare(self.model, optimizer)
+        optimizer = self.accelerator.prepare(optimizer)
+        model = self.model if self.fsdp else self.accelerator.prepare(self.model)
         model.train()
         with progress(None, description, self.steps, self.accelerator.is_local_main_process) as bar:
             for step in range(1, self.steps + 1):
@@ -82,6 +94,8 @@ class Fit:
                     self._keep_best(step, self.check(self.model))
         if self._best:
             self.model.load_state_dict(self._best[1])
+        if self._whole is not None:
+            self.model = fill(self._whole, self.model)
 
     def _next_rows(self, step: int) -> list[Encoded]:
         if not self._batches:

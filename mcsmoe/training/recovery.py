@@ -7,6 +7,7 @@ from mcsmoe.params import Compress, Distill, Params
 from mcsmoe.tasks.selection import hold_out
 from mcsmoe.tasks.task import TASKS
 from mcsmoe.training.loop import Fit, make_accelerator
+from mcsmoe.training.sharding import shard
 from mcsmoe.training.teacher import TeacherLoss
 
 
@@ -20,13 +21,18 @@ def make_recovery(params: Params, settings: Distill | Compress, student: Any, te
     family = family_of(student.config)
     for layer in family.layers(student.config):
         student.get_submodule(layer.router_path).requires_grad_(False)
+    if params.launch.fsdp:
+        shard(teacher, accelerator.device)
+    else:
+        teacher.to(accelerator.device)
     return Fit(
         model=student,
         settings=settings,
         epoch=lambda number: task.encode(tokenizer, train, params.task, params.seed + number),
-        loss=TeacherLoss(teacher.to(accelerator.device), settings.loss),
+        loss=TeacherLoss(teacher, settings.loss),
         pad=tokenizer.pad_token_id,
         causal=family.causal,
         seed=params.seed,
         accelerator=accelerator,
+        fsdp=params.launch.fsdp,
     )

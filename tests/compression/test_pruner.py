@@ -137,7 +137,7 @@ def test_removal_keeps_the_function_and_matches_the_formula(variant, ratio, tmp_
     pruner = Pruner(model, settings, 6)
     train(model, pruner, 6)
     before = logits(model)
-    pruner.finish()
+    pruner.finish(model)
     after = logits(model)
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
 
@@ -166,7 +166,7 @@ def test_without_s_there_is_nothing_to_prune():
         pruner.before_step()
         pruner.after_step(step)
         assert pruner.remaining == 0
-    pruner.finish()
+    pruner.finish(model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -174,7 +174,7 @@ def test_finish_prunes_to_the_final_share_when_training_ended_early():
     model = factorised()
     pruner = Pruner(model, compress(), 100)
     train(model, pruner, 3)
-    pruner.finish()
+    pruner.finish(model)
     assert pruner.remaining == kept_units(ROWS, 0.1) / ROWS
     assert kept(model) == kept_units(ROWS, 0.1)
 
@@ -183,7 +183,7 @@ def test_an_excluded_layer_stays_dense():
     model = factorised(exclude={"encoder.1"})
     pruner = Pruner(model, compress(), 4)
     train(model, pruner, 4)
-    pruner.finish()
+    pruner.finish(model)
     assert model.config.moe_layers["encoder.1"] == {"experts": 1}
     assert list(sparse_parts(model)) == [name for name in WEIGHTS if not name.startswith("encoder.1.")]
 
@@ -196,6 +196,6 @@ def test_same_seed_same_units(structure):
         model = factorised(settings)
         pruner = Pruner(model, settings, 5)
         train(model, pruner, 5)
-        pruner.finish()
+        pruner.finish(model)
         found.append(copy.deepcopy(model.state_dict()))
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])

@@ -162,7 +162,7 @@ def test_every_step_is_the_same(structure, importance, uncertainty, rank):
             torch.testing.assert_close(part.dense(), torch.from_numpy(sparse[name]), rtol=1e-10, atol=1e-10)
 
     assert 0.25 < remaining < 0.35
-    pruner.finish()
+    pruner.finish(model)
     for name, part in parts.items():
         kept = list(zip(part.unit_expert().tolist(), part.index.tolist()))
         assert kept == [(e, i) for weight, e, i in alive if weight == name]

@@ -1,5 +1,6 @@
 """Two processes under `accelerate launch` do what one does."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from mcsmoe.architectures.mapped import mapped_model
 from mcsmoe.checkpoint.load import load_model, load_tokenizer
@@ -24,7 +26,28 @@ COLLECT = {
     "also": ["outputs", "pair-errors", "correlation", "gradients", "activations"],
     "gradient_samples": 10,
 }
+ONE, TWO = {"processes": 1}, {"processes": 2}
+SHARES = TWO | {"fsdp": True}
+FEW = {"train_limit": 60, "selection": 20}
+RECOVERY = {"epochs": 1, "batch_size": 16, "learning_rate": 1.0e-4}
+PRUNING = {"rank": 2, "final_ratio": 0.25, "interval": 1, "initial_warmup": 0.0, "final_warmup": 0.5}
 FINETUNE = {"epochs": 1, "evaluations": 1, "batch_size": 32}
+SPY = """
+import json
+import os
+
+from mcsmoe.training import loop, recovery, sharding
+
+
+def shard(model, device):
+    sharding.shard(model, device)
+    held = [(p.to_local().numel(), p.numel()) for p in model.parameters()]
+    with open(f"shares-{os.environ['RANK']}", "a") as file:
+        print(json.dumps(sum(here for here, _ in held) / sum(whole for _, whole in held)), file=file)
+
+
+loop.shard = recovery.shard = shard
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -73,21 +96,24 @@ def test_fewer_processes_than_asked_for_are_an_error(monkeypatch):
 
 def test_two_processes_take_the_steps_of_one(tmp_path, monkeypatch):
     enter(tmp_path, monkeypatch)
+    shutil.copytree("artifacts/finetune", "start")
     models = []
-    for processes in (1, 2):
+    for launch in (ONE, TWO, SHARES):
         # Without router losses, whose means over a process's own tokens are not those over the whole batch.
         write_params(
-            launch={"processes": processes},
+            launch=launch,
+            model={"source": "start"},
             task={"train_limit": 100, "selection": 20},
             finetune=FINETUNE | {"router_z_loss": 0.0, "balance_loss": 0.0, "learning_rate": 1.0e-4},
         )
         run("finetune")
-        models.append(load_model(Path("artifacts/finetune")).state_dict())
-    for name, value in models[0].items():
-        torch.testing.assert_close(models[1][name], value, rtol=1e-3, atol=2e-5)
+        models.append(weights("artifacts/finetune"))
+    assert_same_steps(weights("start"), *models)
 
 
-def test_two_processes_distill_a_mixtral_as_one_does(tmp_path, monkeypatch):
+@pytest.fixture
+def merged_mixtral(tmp_path, monkeypatch):
+    """A place with a teacher, and a student in which two experts have one's place."""
     enter(tmp_path, monkeypatch)
     teacher = tiny_mixtral(vocab_size=128)
     teacher.save_pretrained("artifacts/finetune")
@@ -95,16 +121,45 @@ def test_two_processes_distill_a_mixtral_as_one_does(tmp_path, monkeypatch):
     with torch.no_grad():
         student.model.layers[0].mlp.gate.expert_map.fill_(1)
     save_model(student, load_tokenizer("artifacts/finetune"), Path("artifacts/merge/m-smoe"))
+    shutil.copytree("artifacts/merge/m-smoe", "artifacts/distill/m-smoe")
+    Path("spy.py").write_text(SPY)
+
+
+def test_two_processes_distill_a_mixtral_as_one_does(merged_mixtral):
     models = []
-    for processes in (1, 2):
-        write_params(
-            launch={"processes": processes},
-            task={"train_limit": 60, "selection": 20},
-            distill={"epochs": 1, "batch_size": 16, "learning_rate": 1.0e-4},
-        )
+    for launch in (ONE, TWO, SHARES):
+        write_params(launch=launch, plugins=["spy"], task=FEW, distill=RECOVERY)
         run("distill", "--method", "m-smoe")
-        models.append(load_model(Path("artifacts/distill/m-smoe")).state_dict())
-    for name, value in models[0].items():
-        torch.testing.assert_close(models[1][name], value, rtol=1e-3, atol=2e-5)
-    moved = models[0]["model.embed_tokens.weight"] - student.state_dict()["model.embed_tokens.weight"]
-    assert moved.abs().max() > 3e-5  # more than the tolerance forgives
+        models.append(weights("artifacts/distill/m-smoe"))
+    assert_same_steps(weights("artifacts/merge/m-smoe"), *models)
+    # Student and teacher: a half each, and nothing where they are not shared out.
+    shares = [json.loads(line) for file in Path().glob("shares-*") for line in file.read_text().splitlines()]
+    assert len(shares) == 4
+    assert shares == pytest.approx([0.5] * 4, abs=0.02)
+
+
+def test_two_processes_with_half_a_mixtral_each_compress_it_as_one_does(merged_mixtral):
+    models = []
+    for launch in (ONE, SHARES):
+        write_params(launch=launch, task=FEW, compress=RECOVERY | PRUNING)
+        run("compress", "--method", "m-smoe")
+        models.append(weights("artifacts/compress/m-smoe"))
+    one, two = models
+    assert {name: value.shape for name, value in two.items()} == {name: value.shape for name, value in one.items()}
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-5)
+
+
+def weights(directory: str) -> dict[str, Tensor]:
+    """The state of a checkpoint."""
+    state: dict[str, Tensor] = load_model(Path(directory)).state_dict()
+    return state
+
+
+def assert_same_steps(start: dict[str, Tensor], one: dict[str, Tensor], *others: dict[str, Tensor]) -> None:
+    """The others moved from the start as one did, but for a thousandth of the way."""
+    for other in others:
+        for name, value in one.items():
+            way = (value - start[name]).double().norm()
+            assert (other[name] - value).double().norm() <= 1e-3 * way, name
+    assert any(not torch.equal(value, start[name]) for name, value in one.items())

@@ -8,10 +8,10 @@ import pytest
 from mcsmoe.checkpoint import verify
 from mcsmoe.checkpoint.load import load_config, load_model
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.checkpoint.streamed import Blocks
+from mcsmoe.checkpoint.streamed import Blocks, Footprint
 from mcsmoe.errors import MemoryLimitError
 from mcsmoe.params import Params
-from mcsmoe.routing.memory import forward_needs
+from mcsmoe.routing.memory import check_training, forward_needs
 from stages import collect, distill, export, merge, permute
 from tests.causal import tiny_mixtral
 from tests.stages.workplace import FINETUNED, enter, write_params
@@ -99,3 +99,15 @@ def test_what_does_not_fit_is_refused(stage: Any, sections: dict[str, Any], mess
     with pytest.raises(MemoryLimitError, match=message):
         stage(*([METHOD] if stage in (merge.main, distill.main) else []))
     assert not Path("artifacts/collect").exists()
+
+
+def test_a_training_spread_over_processes_needs_less_of_each():
+    config = tiny_mixtral(**SIZES).config
+    whole = Footprint.of(config).whole
+    check_training(5 * whole, "distill", config, config)
+    with pytest.raises(MemoryLimitError, match=f"{5 * whole:,}"):
+        check_training(5 * whole - 1, "distill", config, config)
+    # Four processes: a quarter of the five models each, and the whole one that is read and written.
+    check_training(9 * whole // 4, "distill", config, config, shares=4)
+    with pytest.raises(MemoryLimitError, match=f"{9 * whole // 4:,}"):
+        check_training(9 * whole // 4 - 1, "distill", config, config, shares=4)
