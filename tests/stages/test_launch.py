@@ -1,11 +1,15 @@
 """Two processes under `accelerate launch` do what one does."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +21,7 @@ from mcsmoe.checkpoint.load import load_model, load_tokenizer
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.params import Launch, Params
 from mcsmoe.routing.statistics import RoutingStatistics
+from stages import collect, compress, distill, finetune
 from stages.launch import LAUNCHED, launched
 from tests.causal import tiny_mixtral
 from tests.stages.workplace import enter, write_params
@@ -52,10 +57,17 @@ loop.shard = recovery.shard = shard
 pytestmark = pytest.mark.slow
 
 
-def run(stage: str, *options: str) -> None:
-    """Run a stage as a user would, in the current directory."""
+def run(stage: ModuleType, launch: Mapping[str, Any], method: str | None = None, **sections: Any) -> None:
+    """Run a stage in the current directory: several processes as a user would, a single one here, without imports."""
+    write_params(launch=launch, plugins=[] if launch == ONE else ["spy"], **sections)
+    if launch == ONE:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(LAUNCHED, "1")  # no check of the params in a process of its own
+            stage.main(*([method] if method else []))
+        return
+    Path("spy.py").write_text(SPY)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", f"stages.{stage}", *options]
+    command = [sys.executable, "-m", stage.__name__, *(["--method", method] if method else [])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -64,18 +76,19 @@ def test_two_processes_collect_what_one_collects(tmp_path, monkeypatch):
     enter(tmp_path, monkeypatch)
     shutil.copytree("artifacts/finetune", "artifacts/permute")
     found, gradients = [], []
-    for processes in (1, 2):
-        write_params(launch={"processes": processes}, collect=COLLECT)
-        run("collect")
+    for launch in (ONE, TWO):
+        run(collect, launch, collect=COLLECT)
         found.append(RoutingStatistics.load(Path("artifacts/collect")))
         gradients.append(load_file("artifacts/collect/gradients.safetensors"))
     one, two = found
     assert one.provenance == two.provenance
     for name, layer in one.layers.items():
-        assert torch.equal(layer.counts, two.layers[name].counts)
+        assert torch.equal(layer.tokens, two.layers[name].tokens)
+        assert torch.equal(layer.coselection, two.layers[name].coselection)
         for key, value in layer.tensors().items():
             # Sums are float64; the model's own float32 rounding differs with the batches that the shards make.
-            torch.testing.assert_close(two.layers[name].tensors()[key], value, rtol=1e-5, atol=1e-5)
+            scale = max(float(value.abs().max()), 1)
+            torch.testing.assert_close(two.layers[name].tensors()[key], value, rtol=0, atol=1e-6 * scale, msg=key)
         for key, value in one.measured[name].items():
             torch.testing.assert_close(two.measured[name][key], value, rtol=0, atol=1e-5)
     for key, value in gradients[0].items():
@@ -96,17 +109,21 @@ def test_fewer_processes_than_asked_for_are_an_error(monkeypatch):
 
 def test_two_processes_take_the_steps_of_one(tmp_path, monkeypatch):
     enter(tmp_path, monkeypatch)
+    # Without what is drawn at random for each process, and without limits on what an expert takes of its batch.
+    config = Path("artifacts/finetune/config.json")
+    exact = {"dropout_rate": 0.0, "router_jitter_noise": 0.0, "expert_capacity": 1000}
+    config.write_text(json.dumps(json.loads(config.read_text()) | exact))
     shutil.copytree("artifacts/finetune", "start")
     models = []
     for launch in (ONE, TWO, SHARES):
         # Without router losses, whose means over a process's own tokens are not those over the whole batch.
-        write_params(
-            launch=launch,
+        run(
+            finetune,
+            launch,
             model={"source": "start"},
             task={"train_limit": 100, "selection": 20},
             finetune=FINETUNE | {"router_z_loss": 0.0, "balance_loss": 0.0, "learning_rate": 1.0e-4},
         )
-        run("finetune")
         models.append(weights("artifacts/finetune"))
     assert_same_steps(weights("start"), *models)
 
@@ -122,14 +139,12 @@ def merged_mixtral(tmp_path, monkeypatch):
         student.model.layers[0].mlp.gate.expert_map.fill_(1)
     save_model(student, load_tokenizer("artifacts/finetune"), Path("artifacts/merge/m-smoe"))
     shutil.copytree("artifacts/merge/m-smoe", "artifacts/distill/m-smoe")
-    Path("spy.py").write_text(SPY)
 
 
 def test_two_processes_distill_a_mixtral_as_one_does(merged_mixtral):
     models = []
     for launch in (ONE, TWO, SHARES):
-        write_params(launch=launch, plugins=["spy"], task=FEW, distill=RECOVERY)
-        run("distill", "--method", "m-smoe")
+        run(distill, launch, "m-smoe", task=FEW, distill=RECOVERY)
         models.append(weights("artifacts/distill/m-smoe"))
     assert_same_steps(weights("artifacts/merge/m-smoe"), *models)
     # Student and teacher: a half each, and nothing where they are not shared out.
@@ -141,8 +156,7 @@ def test_two_processes_distill_a_mixtral_as_one_does(merged_mixtral):
 def test_two_processes_with_half_a_mixtral_each_compress_it_as_one_does(merged_mixtral):
     models = []
     for launch in (ONE, SHARES):
-        write_params(launch=launch, task=FEW, compress=RECOVERY | PRUNING)
-        run("compress", "--method", "m-smoe")
+        run(compress, launch, "m-smoe", task=FEW, compress=RECOVERY | PRUNING)
         models.append(weights("artifacts/compress/m-smoe"))
     one, two = models
     assert {name: value.shape for name, value in two.items()} == {name: value.shape for name, value in one.items()}
@@ -157,9 +171,16 @@ def weights(directory: str) -> dict[str, Tensor]:
 
 
 def assert_same_steps(start: dict[str, Tensor], one: dict[str, Tensor], *others: dict[str, Tensor]) -> None:
-    """The others moved from the start as one did, but for a thousandth of the way."""
+    """The others moved from the start as one did, but for a hundredth of the way.
+
+    Of all weights together: Adam makes whole steps of gradients, too, that are nothing but rounding.
+    """
+    way = distance(start, one)
+    assert way > 0
     for other in others:
-        for name, value in one.items():
-            way = (value - start[name]).double().norm()
-            assert (other[name] - value).double().norm() <= 1e-3 * way, name
-    assert any(not torch.equal(value, start[name]) for name, value in one.items())
+        assert distance(one, other) < 0.01 * way
+
+
+def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """Of all tensors of two models together."""
+    return math.hypot(*(float((a[name] - b[name]).double().norm()) for name in a))
