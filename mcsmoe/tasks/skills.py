@@ -3,11 +3,12 @@
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from mcsmoe.errors import DataError
 from mcsmoe.params import Task as TaskParams
 from mcsmoe.tasks.score import Score, share
-from mcsmoe.tasks.task import TASKS, Example, Prediction, Split
+from mcsmoe.tasks.task import TASKS, Encoded, Example, Prediction, Split
 from mcsmoe.tasks.text import TextTask, exact_match
 
 SYMBOLS = 40
@@ -73,6 +74,14 @@ class Skills(TextTask):
             if example.source not in seen:
                 drawn.append(example)
         return drawn
+
+    def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskParams, seed: int) -> list[Encoded]:
+        """See `Task.encode`; each source ends with the end token: what a causal model reads is a list before a list."""
+        end, longest = tokenizer.eos_token_id, settings.max_source_length
+        rows = super().encode(tokenizer, examples, settings, seed)
+        return [
+            row if row.source[-1] == end else Encoded([*row.source[: longest - 1], end], row.target) for row in rows
+        ]
 
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
         """Exact match over all examples and for each skill."""

@@ -10,10 +10,11 @@ SENTINELS = [f"<extra_id_{i}>" for i in range(32)]
 """Masks of span corruption, named as in T5."""
 
 
-def train_tokenizer(texts: Iterable[str], settings: TokenizerParams) -> Any:
-    """A fast tokenizer whose ids 0, 1, 2 are pad, end and unknown, as in T5; it appends the end token.
+def train_tokenizer(texts: Iterable[str], settings: TokenizerParams, *, causal: bool = False) -> Any:
+    """A fast tokenizer whose ids 0, 1, 2 are pad, end and unknown, as in T5.
 
-    `word` splits at white space; `bpe` is byte-level and loses nothing.
+    `word` splits at white space; `bpe` is byte-level and loses nothing. The end token is appended to a text, as in
+    T5, but for a `causal` model, which is to go on where a prompt stops.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -34,7 +35,8 @@ def train_tokenizer(texts: Iterable[str], settings: TokenizerParams) -> Any:
             show_progress=False,
         )
     core.train_from_iterator(texts, trainer)
-    core.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, 1)])
+    if not causal:
+        core.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token=PAD,

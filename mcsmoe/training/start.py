@@ -37,7 +37,7 @@ def start_model(settings: Model, examples: Sequence[Example]) -> tuple[Any, Any]
     assert settings.tokenizer is not None  # params refuse it
     causal = family_of(check_model(settings)).causal
     texts = (text for e in examples for text in dict.fromkeys((e.source, e.target)))
-    tokenizer = train_tokenizer(texts, settings.tokenizer)
+    tokenizer = train_tokenizer(texts, settings.tokenizer, causal=causal)
     return _random_model(_configuration(settings, _ids(tokenizer, causal))), tokenizer
 
 

@@ -1,9 +1,11 @@
 import pytest
 
 from mcsmoe.errors import DataError
+from mcsmoe.params import Tokenizer
 from mcsmoe.tasks.score import Score
 from mcsmoe.tasks.skills import CODE, SKILLS, SYMBOLS
-from mcsmoe.tasks.task import TASKS, Prediction
+from mcsmoe.tasks.task import TASKS, Example, Prediction
+from mcsmoe.tasks.tokenizer import train_tokenizer
 from tests.tasks.settings import settings
 
 TASK = TASKS["skills"]
@@ -59,6 +61,14 @@ def test_scores_count_each_skill():
     whole = scores["exact_match"]
     assert isinstance(whole, Score)
     assert whole.value == pytest.approx(1 - len(wrong) / 200)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_source_ends_where_its_list_ends(causal):
+    tokenizer = train_tokenizer(["copy 1 2 3 4"], Tokenizer(kind="word", vocab_size=50), causal=causal)
+    examples = [Example("copy 1 2", "1 2"), Example("copy 1 2 3 4", "1 2 3 4")]
+    task = settings(max_source_length=4)
+    assert [tokenizer.decode(row.source) for row in TASK.encode(tokenizer, examples, task, 0)] == ["copy 1 2 </s>"] * 2
 
 
 def test_data_for_a_built_in_task_is_refused():

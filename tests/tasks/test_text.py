@@ -18,7 +18,7 @@ def test_a_source_is_a_text_of_the_tokenizer_and_a_target_always_ends(template):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>")
     before, behind = TEMPLATES[template]
     task = settings(max_source_length=2 + len(before + behind), max_target_length=3)
-    found = TASKS["skills"].encode(tokenizer, [Example("a b a b", "b b b b"), Example("a", "b")], task, 0)
+    found = TASKS["sst2"].encode(tokenizer, [Example("a b a b", "b b b b"), Example("a", "b")], task, 0)
     assert found == [
         Encoded([*before, 3, 4, *behind], [4, 4, 1]),
         Encoded([*before, 3, *behind], [4, 1]),
@@ -34,5 +34,5 @@ def test_the_first_word_of_a_target_is_one_that_follows_another(prefix):
         ["good film"] * 9, trainers.BpeTrainer(special_tokens=["<pad>", "</s>"], show_progress=False)
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="</s>")
-    (found,) = TASKS["skills"].encode(tokenizer, [Example("good", "film")], settings(), 0)
+    (found,) = TASKS["sst2"].encode(tokenizer, [Example("good", "film")], settings(), 0)
     assert tokenizer.convert_ids_to_tokens(found.target) == ["Ġfilm", "</s>"]

@@ -13,6 +13,7 @@ CONFIG = {
     "num_heads": 2,
     "num_experts": 4,
 }
+SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
 
 
 def model(**changes):
@@ -58,6 +59,16 @@ def test_a_model_from_nothing_fits_its_tokenizer(kind):
     ids = tokenizer("2 1")["input_ids"]
     assert ids[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "2 1"
+
+
+@pytest.mark.parametrize("kind", ["word", "bpe"])
+def test_a_causal_model_goes_on_where_a_prompt_stops(kind):
+    settings = model(config={"model_type": "mixtral"} | SMALL, tokenizer={"kind": kind, "vocab_size": 300})
+    tokenizer = start_model(settings, [Example("reverse 1 2", "2 1")])[1]
+    prompt, whole = (tokenizer(text)["input_ids"] for text in ("reverse 1 2", "reverse 1 2 2 1"))
+    assert len(prompt) < len(whole)
+    assert whole[: len(prompt)] == prompt
+    assert tokenizer.eos_token_id not in whole
 
 
 def test_a_tokenizer_from_the_same_text_is_the_same():
