@@ -5,6 +5,7 @@
 
 Random weights and random tokens. Each model is in a process of its own and they take turns, one run each, so that
 what else the machine does strikes all alike: ratios are of runs of one round, with median and quartiles over rounds.
+Seconds are by the clock, and, where other work shares the cores, those that the CPU spent on the run tell more.
 Peak memory is that of weights and of one run, see `mcsmoe/evaluation/peak_memory.py`.
 Writes benchmarks/results/speed.json and .md; the other shape's results stay in them.
 """
@@ -27,8 +28,8 @@ from mcsmoe.evaluation.latency import Workload
 RESULTS = Path(__file__).parent / "results"
 MODELS = ("full", "merged", "compressed")
 GROUPS = {"switch": 8, "mixtral": 4}
-WORKS = [Workload(1, 128), Workload(1, 512), Workload(8, 128), Workload(8, 512), Workload(1, 128, 32), Workload(8, 128, 32)]
-PEAKS = {"peak_generate_batch_1": WORKS[4], "peak_prefill_batch_8": WORKS[3]}
+WORKS = [Workload(1, 128), Workload(1, 512), Workload(8, 128), Workload(1, 128, 32), Workload(8, 128, 32)]
+PEAKS = {"peak_generate_batch_1": Workload(1, 128, 32), "peak_prefill_batch_8": Workload(8, 128)}
 
 
 class Worker:
@@ -38,12 +39,18 @@ class Worker:
         command = [sys.executable, "-m", "benchmarks.speed_worker", str(directory), str(threads)]
         environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
         self._process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
 
     def ask(self, kind: str, work: Workload | None = None) -> Any:
         """What the worker answers."""
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         question = {"kind": kind} | ({"work": asdict(work)} if work else {})
         print(json.dumps(question), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())
@@ -64,13 +71,13 @@ def measure(directory: Path, repeats: int, threads: int) -> dict[str, Any]:
             costs[name][peak] = worker.ask("memory", work)
     rows = []
     for work in WORKS:
-        seconds: dict[str, list[float]] = {name: [] for name in MODELS}
-        for turn in range(repeats + 1):
+        runs: dict[str, list[list[float]]] = {name: [] for name in MODELS}
+        for _ in range(repeats + 1):
             for name, worker in workers.items():
-                taken = worker.ask("time", work)
-                if turn:  # the first round warms up
-                    seconds[name].append(round(taken, 4))
-        rows.append(asdict(work) | {"seconds": seconds})
+                runs[name].append([round(each, 4) for each in worker.ask("time", work)])
+        # The first round warms up.
+        taken = {name: dict(zip(("clock", "cpu"), zip(*found[1:]))) for name, found in runs.items()}
+        rows.append(asdict(work) | {"seconds": taken})
         print(line(rows[-1]), end="", flush=True)
     for worker in workers.values():
         worker.stop()
@@ -85,25 +92,27 @@ def quartiles(values: Any, digits: int = 2) -> str:
 
 def line(row: dict[str, Any]) -> str:
     """One row of the table of times."""
-    taken = {name: np.array(values) for name, values in row["seconds"].items()}
-    per_second = row["batch"] * (row["new"] or row["prompt"]) / np.array(taken["full"])
+    clock, cpu = ({name: np.array(taken[kind]) for name, taken in row["seconds"].items()} for kind in ("clock", "cpu"))
+    per_second = row["batch"] * (row["new"] or row["prompt"]) / clock["full"]
     kind = f"generate {row['new']}" if row["new"] else "prefill"
-    ratios = " | ".join(quartiles(taken["full"] / taken[name]) for name in MODELS[1:])
-    return f"| {kind} | {row['batch']} | {row['prompt']} | {quartiles(taken['full'])} | {np.median(per_second):.1f} | {ratios} |\n"
+    ratios = [quartiles(seconds["full"] / seconds[name]) for name in MODELS[1:] for seconds in (clock, cpu)]
+    cells = [kind, row["batch"], row["prompt"], quartiles(clock["full"]), quartiles(per_second, 0), *ratios]
+    return f"| {' | '.join(map(str, cells))} |\n"
 
 
 def text(shape: str, found: dict[str, Any]) -> str:
     """The section of one shape."""
     lines = [f"\n## {shape}\n\n`{found['command']}` ({found['cores']} cores, {found['threads']} threads, float32)\n"]
-    lines += ["| model | parameters | bytes | FLOPs/token | peak MB, generate, batch 1 | peak MB, prefill, batch 8 × 512 |"]
+    lines += ["| model | parameters | bytes | FLOPs/token | peak MB, generate, batch 1 | peak MB, prefill, batch 8 |"]
     lines += ["|---|---:|---:|---:|---:|---:|"]
     for name, cost in found["costs"].items():
         numbers = " | ".join(f"{cost[key]:,}" for key in ("parameters", "bytes", "flops_per_token"))
         peaks = " | ".join(f"{cost[key] / 1e6:,.0f}" for key in PEAKS)
         lines.append(f"| {name} | {numbers} | {peaks} |")
     lines += ["\nMedian and quartiles; how many times as fast as the full model, in runs of the same round:\n"]
-    lines += ["| what | batch | prompt | full, seconds | full, tokens/s | merged | compressed |"]
-    lines += ["|---|---:|---:|---:|---:|---:|---:|"]
+    head = ["what", "batch", "prompt", "full, seconds", "full, tokens/s"]
+    head += [f"{name}, by {seconds}" for name in MODELS[1:] for seconds in ("the clock", "CPU seconds")]
+    lines += [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
     return "\n".join(lines) + "\n" + "".join(map(line, found["rows"]))
 
 

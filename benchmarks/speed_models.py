@@ -60,7 +60,6 @@ ROWS = 0.1
 NOISE = 2**26
 
 
-
 def make(shape: dict[str, Any], groups: int, directory: Path) -> None:
     """Write `full`, `merged` (to `groups` experts in each layer) and `compressed` into `directory`."""
     noise = torch.randn(NOISE, generator=torch.Generator().manual_seed(0))
@@ -113,7 +112,7 @@ def merge(source: Path, groups: int, directory: Path) -> None:
 
 @torch.no_grad()
 def compress(source: Path, noise: Tensor, directory: Path) -> None:
-    """Rank `RANK` and a share `ROWS` of all rows, drawn; the values are no factors of anything, which costs the same."""
+    """Rank `RANK` and a drawn share `ROWS` of all rows; the values are no factors of anything, and cost the same."""
     model = load_model(source)
     for name, (owner, attribute, weight) in stacked_weights(model).items():
         experts, d_out, d_in = weight.shape

@@ -1,6 +1,6 @@
 """Measure how fast one checkpoint runs and what memory it takes: figures of this machine, other ones each time.
 
-python -m stages.speed --checkpoint DIR --output FILE      any checkpoint that transformers loads; no params.yaml is read
+python -m stages.speed --checkpoint DIR --output FILE      any model that transformers loads; no params.yaml is read
 dvc repro speed/dvc.yaml                                   those of the pipeline
 """
 
