@@ -16,16 +16,26 @@ Factors = tuple[Tensor, Tensor]
 def grouped_linear(x: Tensor, weight: Tensor, sizes: Sequence[int]) -> Tensor:
     """Tokens x [T, in] sorted by expert, weight [K, out, in], tokens an expert (sum T) → [T, out]."""
     # unbind: the backward of weight[e] would build a zero [K, out, in] for each expert.
-    parts = [F.linear(part, matrix) for part, matrix in zip(x.split(sizes), weight.unbind(0))]
-    return torch.cat(parts)
+    parts = [F.linear(part, matrix) for part, matrix in zip(x.split(sizes), weight.unbind(0)) if len(part)]
+    return joined(parts, x, weight.shape[1])
 
 
-def low_rank_linear(x: Tensor, factors: Factors | None, sizes: Sequence[int], d_out: int) -> Tensor:
-    """U V x for tokens x [T, in] sorted by expert; zeros without factors → [T, out]."""
+def joined(parts: Sequence[Tensor], x: Tensor, d_out: int) -> Tensor:
+    """Outputs of those experts that have tokens, one after another, for all tokens x [T, in] → [T, out]."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts) if parts else x.new_zeros(0, d_out)
+
+
+def low_rank_linears(x: Tensor, factors: Factors | None, sizes: Sequence[int], d_out: int) -> list[Tensor]:
+    """U_e V_e x of each expert e for its tokens of x [T, in], sorted by expert; zeros without factors."""
+    parts = x.split(sizes)
     if factors is None:
-        return x.new_zeros(len(x), d_out)
-    u, v = factors
-    return grouped_linear(grouped_linear(x, v, sizes), u, sizes)
+        return [part.new_zeros(len(part), d_out) for part in parts]
+    return [
+        F.linear(F.linear(part, v), u) if len(part) else part.new_zeros(0, d_out)
+        for part, u, v in zip(parts, *(factor.unbind(0) for factor in factors))
+    ]
 
 
 class StackedLinears(nn.Module):
@@ -88,7 +98,7 @@ class SparsePart(nn.Module):
         raise NotImplementedError
 
     def apply_one(self, y: Tensor, x: Tensor, values: Tensor, index: Tensor) -> Tensor:
-        """y + S_e x of one expert: y [T, out], x [T, in], its units and their places."""
+        """y + S_e x of one expert: y [T, out], which may be changed in place, x [T, in], its units and their places."""
         raise NotImplementedError
 
     @property
@@ -102,10 +112,10 @@ class SparsePart(nn.Module):
             # Nothing is removed yet: one dense product costs less than two thin ones beside it.
             weight = self.dense()
             return grouped_linear(x, weight if factors is None else torch.baddbmm(weight, *factors), sizes)
-        y = low_rank_linear(x, factors, sizes, self.shape[1])
+        y = low_rank_linears(x, factors, sizes, self.shape[1])
         kept = self.ptr.diff().tolist()
-        pieces = zip(y.split(sizes), x.split(sizes), self.values.split(kept), self.index.split(kept))
-        return torch.cat([self.apply_one(*piece) for piece in pieces])
+        pieces = zip(y, x.split(sizes), self.values.split(kept), self.index.split(kept))
+        return joined([self.apply_one(*piece) for piece in pieces if len(piece[0])], x, self.shape[1])
 
     def unit_expert(self) -> Tensor:
         """The expert that owns each kept unit, [n]."""
@@ -144,8 +154,9 @@ class SparseRows(SparsePart):
 
     def apply_one(self, y: Tensor, x: Tensor, values: Tensor, index: Tensor) -> Tensor:
         """Kept outputs only: costs T·n·in."""
-        # Under autocast the product may be of another dtype than y.
-        return y.index_add(1, index, F.linear(x, values).to(y.dtype))
+        rows = F.linear(x, values).to(y.dtype)  # under autocast it may be of another dtype than y
+        # index_add along rows is many times slower: it adds one column after the other.
+        return y.scatter_add_(1, index.long().expand(len(x), -1), rows)
 
 
 class SparseColumns(SparsePart):
@@ -247,7 +258,7 @@ class FactorisedLinears(nn.Module):
         """Tokens x [T, in] sorted by expert, tokens an expert → [T, out]."""
         factors = None if self.u is None or self.v is None else (self.u, self.v)
         if self.sparse is None:
-            return low_rank_linear(x, factors, sizes, self.d_out)
+            return joined(low_rank_linears(x, factors, sizes, self.d_out), x, self.d_out)
         # All in the forward of S: offloaded weights are in memory only while the module that owns them runs.
         sums: Tensor = self.sparse(x, sizes, factors)
         return sums

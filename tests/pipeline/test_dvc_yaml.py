@@ -12,8 +12,9 @@ import yaml
 from mcsmoe.params import Params
 from tests.pipeline.imports import ROOT, dependencies
 
-PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-STAGES = PIPELINE["stages"]
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+VOLATILE = yaml.safe_load((ROOT / "speed/dvc.yaml").read_text())["stages"]
+STAGES = PIPELINE | VOLATILE
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 
 EXECUTION_ONLY = {"threads", "launch", "memory_limit"}
@@ -64,6 +65,18 @@ def test_figures_are_committed_and_artifacts_cached(stage):
     for figure in [*STAGES[stage].get("metrics", []), *STAGES[stage].get("plots", [])]:
         (settings,) = figure.values()
         assert settings["cache"] is False
+
+
+@pytest.mark.parametrize("stage", VOLATILE)
+def test_figures_that_vary_are_measured_on_demand_and_nothing_depends_on_them(stage):
+    """dvc's run cache would give old ones back for the same inputs, if the stage were not always to run."""
+    assert stage not in PIPELINE
+    assert VOLATILE[stage]["always_changed"]
+    assert VOLATILE[stage]["wdir"] == ".."  # paths are those of dvc.yaml
+    measured = {path for figures in VOLATILE[stage]["metrics"] for path in figures}
+    needed = [dep for other in STAGES.values() for dep in other["deps"]]
+    assert all(path.startswith("metrics/speed/") for path in measured)
+    assert not [dep for dep in needed if "metrics/speed/".startswith(f"{dep}/") or dep.startswith("metrics/speed")]
 
 
 def test_only_merge_of_a_method_reads_its_recipe():

@@ -95,3 +95,19 @@ def test_a_new_recipe_runs_nothing(done):
     new.write_text((done.path / "mcsmoe/recipes/average.yaml").read_text())
     assert would_run(done) == set()
     new.unlink()
+
+
+def test_speed_is_measured_when_asked_for_only(done):
+    """Each time it is asked for; `test_nothing_changed_runs_nothing` tells what dvc.yaml does meanwhile."""
+    methods = yaml.safe_load((done.path / "params.yaml").read_text())["methods"]
+    text = done.run("dvc", "repro", "--dry", "speed/dvc.yaml").stdout
+    expected = {"speed-full", *(f"speed-{step}@{m}" for step in ("merge", "dense", "compress") for m in methods[step])}
+    assert set(re.findall(r"Running stage 'speed/dvc.yaml:([^']+)'", text)) == expected
+    assert not re.findall(r"Running stage '(?!speed)([^']+)'", text)
+    assert "metrics/speed" not in (done.path / "dvc.lock").read_text()
+    # Before it was ever measured nothing stands in the way.
+    for path in (done.path / "metrics/speed").iterdir():
+        path.unlink()
+    (done.path / "speed/dvc.lock").unlink()
+    assert would_run(done) == set()
+    assert "metrics/evaluate/full.json" in done.run("dvc", "metrics", "show").stdout

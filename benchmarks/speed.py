@@ -1,0 +1,142 @@
+"""How much faster a merged and a compressed model are than the full one, on a CPU, where they are, and where not.
+
+    python -m benchmarks.speed --shape switch      google/switch-base-32, 32 experts a layer merged to 8 (8 GB of disk)
+    python -m benchmarks.speed --shape mixtral     a small Mixtral, 8 experts a layer merged to 4
+
+Random weights and random tokens. Each model is in a process of its own and they take turns, one run each, so that
+what else the machine does strikes all alike: ratios are of runs of one round, with median and quartiles over rounds.
+Seconds are by the clock, and, where other work shares the cores, those that the CPU spent on the run tell more.
+Peak memory is that of weights and of one run, see `mcsmoe/evaluation/peak_memory.py`.
+Writes benchmarks/results/speed.json and .md; the other shape's results stay in them.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from mcsmoe.checkpoint.atomic import write_json
+from mcsmoe.evaluation.latency import Workload
+
+RESULTS = Path(__file__).parent / "results"
+MODELS = ("full", "merged", "compressed")
+GROUPS = {"switch": 8, "mixtral": 4}
+WORKS = [Workload(1, 128), Workload(1, 512), Workload(8, 128), Workload(1, 128, 32), Workload(8, 128, 32)]
+PEAKS = {"peak_generate_batch_1": Workload(1, 128, 32), "peak_prefill_batch_8": Workload(8, 128)}
+
+
+class Worker:
+    """One model in a process of its own."""
+
+    def __init__(self, directory: Path, threads: int) -> None:
+        command = [sys.executable, "-m", "benchmarks.speed_worker", str(directory), str(threads)]
+        environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def ask(self, kind: str, work: Workload | None = None) -> Any:
+        """What the worker answers."""
+        assert self._process.stdin
+        assert self._process.stdout
+        question = {"kind": kind} | ({"work": asdict(work)} if work else {})
+        print(json.dumps(question), file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+    def stop(self) -> None:
+        """End the process."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def measure(directory: Path, repeats: int, threads: int) -> dict[str, Any]:
+    """Costs of each model, and seconds of each workload, round by round."""
+    workers = {name: Worker(directory / name, threads) for name in MODELS}
+    costs = {name: worker.ask("size") for name, worker in workers.items()}
+    for peak, work in PEAKS.items():
+        for name, worker in workers.items():
+            costs[name][peak] = worker.ask("memory", work)
+    rows = []
+    for work in WORKS:
+        runs: dict[str, list[list[float]]] = {name: [] for name in MODELS}
+        for _ in range(repeats + 1):
+            for name, worker in workers.items():
+                runs[name].append([round(each, 4) for each in worker.ask("time", work)])
+        # The first round warms up.
+        taken = {name: dict(zip(("clock", "cpu"), zip(*found[1:]))) for name, found in runs.items()}
+        rows.append(asdict(work) | {"seconds": taken})
+        print(line(rows[-1]), end="", flush=True)
+    for worker in workers.values():
+        worker.stop()
+    return {"costs": costs, "rows": rows}
+
+
+def quartiles(values: Any, digits: int = 2) -> str:
+    """Median and, in brackets, quartiles."""
+    low, middle, high = (f"{np.quantile(values, level):.{digits}f}" for level in (0.25, 0.5, 0.75))
+    return f"{middle} ({low}–{high})"
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row of the table of times."""
+    clock, cpu = ({name: np.array(taken[kind]) for name, taken in row["seconds"].items()} for kind in ("clock", "cpu"))
+    per_second = row["batch"] * (row["new"] or row["prompt"]) / clock["full"]
+    kind = f"generate {row['new']}" if row["new"] else "prefill"
+    ratios = [quartiles(seconds["full"] / seconds[name]) for name in MODELS[1:] for seconds in (clock, cpu)]
+    cells = [kind, row["batch"], row["prompt"], quartiles(clock["full"]), quartiles(per_second, 0), *ratios]
+    return f"| {' | '.join(map(str, cells))} |\n"
+
+
+def text(shape: str, found: dict[str, Any]) -> str:
+    """The section of one shape."""
+    lines = [f"\n## {shape}\n\n`{found['command']}` ({found['cores']} cores, {found['threads']} threads, float32)\n"]
+    lines += ["| model | parameters | bytes | FLOPs/token | peak MB, generate, batch 1 | peak MB, prefill, batch 8 |"]
+    lines += ["|---|---:|---:|---:|---:|---:|"]
+    for name, cost in found["costs"].items():
+        numbers = " | ".join(f"{cost[key]:,}" for key in ("parameters", "bytes", "flops_per_token"))
+        peaks = " | ".join(f"{cost[key] / 1e6:,.0f}" for key in PEAKS)
+        lines.append(f"| {name} | {numbers} | {peaks} |")
+    lines += ["\nMedian and quartiles; how many times as fast as the full model, in runs of the same round:\n"]
+    head = ["what", "batch", "prompt", "full, seconds", "full, tokens/s"]
+    head += [f"{name}, by {seconds}" for name in MODELS[1:] for seconds in ("the clock", "CPU seconds")]
+    lines += [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join(lines) + "\n" + "".join(map(line, found["rows"]))
+
+
+def main(
+    shape: Annotated[str, typer.Option(help="switch or mixtral.")] = "switch",
+    repeats: Annotated[int, typer.Option(help="Rounds that count.")] = 7,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    models: Annotated[Path | None, typer.Option(help="Directory to keep the models in, or with them.")] = None,
+) -> None:
+    """Make the models where they are not there yet, measure, and write the tables."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", ".")) as scratch:
+        directory = models or Path(scratch) / shape
+        if not (directory / "compressed" / "config.json").is_file():
+            command = [sys.executable, "-m", "benchmarks.speed_models", shape, str(GROUPS[shape]), str(directory)]
+            subprocess.run(command, check=True)
+        found = measure(directory, repeats, threads)
+    command_line = f"python -m benchmarks.speed --shape {shape} --repeats {repeats} --threads {threads}"
+    found = {"command": command_line, "cores": os.cpu_count(), "threads": threads} | found
+    path = RESULTS / "speed.json"
+    results = (json.loads(path.read_text()) if path.is_file() else {}) | {shape: found}
+    write_json(path, results)
+    body = "".join(text(name, results[name]) for name in GROUPS if name in results)
+    (RESULTS / "speed.md").write_text("# Speed of full, merged and compressed models\n" + body)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,44 @@
+"""One model of benchmarks/speed.py in a process of its own: a line of JSON asks for a run, a line answers."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcsmoe.checkpoint.load import load_model
+from mcsmoe.evaluation.flops import flops_per_token
+from mcsmoe.evaluation.latency import Workload, run_once
+from mcsmoe.evaluation.peak_memory import PeakMemory
+from mcsmoe.evaluation.size import size
+from mcsmoe.tasks.task import Encoded
+
+ROW = Encoded([*range(2, 130)], [*range(2, 34)])
+"""128 tokens in, 32 out: FLOPs do not depend on which ones they are."""
+
+
+def answer(question: dict[str, Any], model: Any, memory: PeakMemory, directory: Path) -> Any:
+    """What it costs to keep and run the model; peak bytes; or seconds of one run, by the clock and of the CPU."""
+    kind, work = question["kind"], Workload(**question.get("work", {"batch": 1, "prompt": 1}))
+    if kind == "size":
+        return size(model, directory) | {"flops_per_token": round(flops_per_token(model, [ROW], 0))}
+    if kind == "memory":
+        return memory.of(lambda: run_once(model, work))
+    before = time.process_time()
+    return run_once(model, work), time.process_time() - before
+
+
+def main(directory: Path, threads: int) -> None:
+    """Answer until nothing more is asked."""
+    torch.set_num_threads(threads)
+    model = load_model(directory)
+    run_once(model, Workload(1, 1, 1))
+    memory = PeakMemory(model)
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line), model, memory, directory)), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,63 @@
+"""Measure how fast one checkpoint runs and what memory it takes: figures of this machine, other ones each time.
+
+python -m stages.speed --checkpoint DIR --output FILE      any model that transformers loads; no params.yaml is read
+dvc repro speed/dvc.yaml                                   those of the pipeline
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from mcsmoe.errors import UserError
+from stages.common import prepare, run
+
+SEED = 0
+WARMUP = 2
+
+
+def main(
+    checkpoint: Annotated[str, Option(help="Directory of the checkpoint, or a hub id.")],
+    output: Annotated[Path | None, Option(help="JSON file for the figures; without it they are printed.")] = None,
+    batches: Annotated[str, Option(help="Prompts at a time, by commas.")] = "1,16",
+    prompt: Annotated[int, Option(min=1, help="Tokens of a prompt.")] = 128,
+    new: Annotated[int, Option(min=1, help="Tokens generated behind each prompt.")] = 32,
+    repeats: Annotated[int, Option(min=1, help="Timed runs of each kind, after two that do not count.")] = 11,
+    threads: Annotated[int | None, Option(min=1, help="Threads of torch; all cores by default.")] = None,
+) -> None:
+    """Write latency, tokens per second and peak memory of prefill and generation to OUTPUT."""
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", batches):
+        raise UserError(f"--batches {batches!r}: numbers from 1 up, by commas, such as 1,16")
+    prepare(SEED, threads)
+    import torch
+
+    from mcsmoe.checkpoint.atomic import write_json
+    from mcsmoe.checkpoint.load import load_model
+    from mcsmoe.evaluation.latency import Workload, figures, run_once
+    from mcsmoe.evaluation.peak_memory import PeakMemory
+
+    torch.use_deterministic_algorithms(False)  # they cost time, and inference does without
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    directory = Path(checkpoint)
+    model = load_model(directory if directory.is_dir() else checkpoint, any_family=True).to(device)
+    found: dict[str, float | str] = {"device": device, "threads": torch.get_num_threads(), "repeats": repeats}
+    found |= {"prompt_tokens": prompt, "new_tokens": new}
+    run_once(model, Workload(1, 1, 1))  # the first run imports code, which is no memory of inference
+    memory = PeakMemory(model)
+    for batch in sorted(map(int, batches.split(","))):
+        works = Workload(batch, prompt), Workload(batch, prompt, new)
+        peak = memory.of(lambda works=works: [run_once(model, work) for work in works for _ in range(WARMUP)])
+        found[f"batch_{batch}_peak_memory_bytes"] = peak
+        for work in works:
+            found |= figures(work, [run_once(model, work) for _ in range(repeats)])
+    if output is None:
+        print(json.dumps(found, indent=2))
+    else:
+        write_json(output, found)
+        print(f"{checkpoint}: measured on {device}")
+
+
+if __name__ == "__main__":
+    run(main)
