@@ -50,7 +50,7 @@ def main(
     sample = draw_calibration(params.task, tokenizer, params.collect.samples, params.seed)
     batches = sample.batches(tokenizer.pad_token_id, params.collect.batch_size, causal=causal)
     limit = params.memory_limit
-    streamed = must_stream(limit, "export", load_config(source), params.task, params.collect)
+    streamed = must_stream(limit, "export", load_config(source), params.task, params.collect, tokens=True)
     model = load_streamed(source) if streamed else load_model(source)
     routers, agreement = stock_routers(mapped, rule, model, batches)
     del model

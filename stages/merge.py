@@ -27,6 +27,7 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     from mcsmoe.checkpoint.streamed import load_streamed
     from mcsmoe.checkpoint.verify import verify_checkpoint
     from mcsmoe.merging.material import Material
+    from mcsmoe.merging.registry import LOOKING
     from mcsmoe.merging.write import write_merged
     from mcsmoe.recipes.load import load_recipe
     from mcsmoe.recipes.plan import make_plan
@@ -44,7 +45,8 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
 
     recipe = load_recipe(method, params)
     limit = params.memory_limit
-    streamed = must_stream(limit, "merge", load_config(SOURCE), params.task, params.collect)
+    looks = recipe.alignment == "activation" or recipe.rule in LOOKING
+    streamed = must_stream(limit, "merge", load_config(SOURCE), params.task, params.collect, tokens=looks)
     source = Checkpoint(SOURCE)
     family = family_of(source.config)
     layers = family.layers(source.config)

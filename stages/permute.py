@@ -45,7 +45,8 @@ def main() -> None:
     batches = sample.batches(tokenizer.pad_token_id, params.collect.batch_size, causal=family.causal)
 
     limit = params.memory_limit
-    streamed = must_stream(limit, "permute", load_config(SOURCE), params.task, params.collect)
+    looks = params.permute.matching == "activation"
+    streamed = must_stream(limit, "permute", load_config(SOURCE), params.task, params.collect, tokens=looks)
 
     # What needs no forward pass loads no model.
     @cache

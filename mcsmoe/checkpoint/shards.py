@@ -1,6 +1,5 @@
 """The weights of a checkpoint, in one file or in shards; shards that are finished are not written again."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mcsmoe.checkpoint.atomic import write_json
+from mcsmoe.checkpoint.atomic import settle, write_json
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS
 from mcsmoe.checkpoint.room import check_room
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, write_safetensors
@@ -71,9 +70,7 @@ def write_parts(directory: Path, parts: Sequence[Part]) -> None:
     for name, part in todo.items():
         unfinished = directory / f".{name}"
         write_safetensors(unfinished, part.specs, part.pieces())
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())
-        unfinished.rename(directory / name)
+        settle(unfinished, directory / name)
     weight_map = {tensor: name for name, part in files.items() for tensor in part.specs}
     total = sum(part.size_bytes for part in parts)
     write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mcsmoe.checkpoint.finite import all_finite
+from mcsmoe.checkpoint.notes import raw
 from mcsmoe.checkpoint.reader import DTYPES
 from mcsmoe.checkpoint.room import check_room
 from mcsmoe.errors import CheckpointError
@@ -63,7 +64,7 @@ def write_safetensors(path: Path, specs: Mapping[str, TensorSpec], pieces: Itera
                 _check(specs, written, Piece(name, entry, value))
                 skipped = _rows(specs[name], entry).start * specs[name].row_bytes
                 file.seek(len(header) + starts[name] + skipped)
-                file.write(value.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+                file.write(raw(value))
             for name, spec in specs.items():
                 if len(written[name]) < _entries(spec) and spec.size_bytes:
                     raise CheckpointError(f"{name}: {len(written[name])} of {_entries(spec)} entries were written")
