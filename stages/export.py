@@ -61,8 +61,8 @@ def main(
         "code": source_code(["mcsmoe", "stages", *params.plugins]),
     }
     with resumable_directory(output, key) as staging:
-        write_stock(mapped, routers, staging.output)
-        verify_stock(staging.output, probe_batch(origin.config["vocab_size"], causal), limit)
+        written = write_stock(mapped, routers, *staging)
+        verify_stock(staging.output, written, probe_batch(origin.config["vocab_size"], causal), limit)
         write_json(staging.output / REPORT, {"router": router, "experts": mapped.kept, "agreement": agreement})
         card = model_card(params, mapped, Plan.load(plan or checkpoint), output, router, agreement)
         (staging.output / CARD).write_text(card)

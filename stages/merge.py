@@ -62,9 +62,10 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
         "code": source_code(["mcsmoe", "stages", *params.plugins]),
     }
     with resumable_directory(OUTPUT / method, key) as staging:
-        write_merged(source, plan, material, staging.output)
+        written = write_merged(source, plan, material, *staging)
         del material  # and with it a model
-        verify_checkpoint(staging.output, probe_batch(source.config["vocab_size"], family.causal), None, limit)
+        probe = probe_batch(source.config["vocab_size"], family.causal)
+        verify_checkpoint(staging.output, written, probe, None, limit)
     kept, all_experts = sum(plan.experts.values()), sum(layer.experts for layer in layers)
     print(f"{method}: {all_experts} experts → {kept}, {Checkpoint(OUTPUT / method).size_bytes:,} bytes")
 

@@ -74,11 +74,11 @@ def main() -> None:
     probe = model_inputs(batches[0], family.causal)
     with resumable_directory(OUTPUT, key) as staging:
         matches = KeptMatches(staging.notes, match)
-        write_permuted(source, layers, lambda layer: matches(layer).orders, staging.output)
+        written = write_permuted(source, layers, lambda layer: matches(layer).orders, *staging)
         report = {layer.name: matches(layer).summary for layer in layers}
         tokens.forget()
         model.cache_clear()
-        verify_checkpoint(staging.output, probe, None, limit)
+        verify_checkpoint(staging.output, written, probe, None, limit)
         change = largest_change(SOURCE, staging.output, probe, limit)
     write_json(METRICS, {"largest_logit_change": round(change, 6), "layers": report})
     for name, row in report.items():

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mcsmoe.checkpoint.atomic import write_json
 from mcsmoe.checkpoint.notes import load_note, save_note
-from mcsmoe.checkpoint.writer import Piece, TensorSpec, write_safetensors
+from mcsmoe.checkpoint.piece import Piece
+from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
 from mcsmoe.errors import CheckpointError
 
 STATISTICS = "statistics.safetensors"
