@@ -18,9 +18,10 @@ from mcsmoe.alignment.costs import weight_cost
 from mcsmoe.architectures.layer import MoELayer
 from mcsmoe.architectures.registry import sparse_layers
 from mcsmoe.checkpoint.atomic import write_json
+from mcsmoe.checkpoint.piece import Piece
 from mcsmoe.checkpoint.reader import INDEX, Checkpoint
 from mcsmoe.checkpoint.shards import Part, write_parts
-from mcsmoe.checkpoint.writer import Piece, TensorSpec
+from mcsmoe.checkpoint.writer import TensorSpec
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
 from mcsmoe.merging import align
 from mcsmoe.merging.material import Material

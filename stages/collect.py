@@ -12,7 +12,10 @@ OUTPUT = Path("artifacts/collect")
 
 
 def main() -> None:
-    """Measure on artifacts/permute what merging needs; write artifacts/collect."""
+    """Measure on artifacts/permute what merging needs; write artifacts/collect.
+
+    Interrupted, one process alone goes on with the layer where it stopped, if the model is read layer by layer.
+    """
     params = start()
     if not launched(params, "stages.collect"):
         return
@@ -20,13 +23,14 @@ def main() -> None:
     from torch import Tensor
 
     from mcsmoe.architectures.registry import family_of
-    from mcsmoe.checkpoint.atomic import atomic_directory
     from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
+    from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
     from mcsmoe.checkpoint.streamed import load_streamed
     from mcsmoe.progress import progress
     from mcsmoe.routing.collect import collect_layers
     from mcsmoe.routing.differentiate import write_gradients
     from mcsmoe.routing.gradients import KINDS
+    from mcsmoe.routing.journal import Journal
     from mcsmoe.routing.memory import must_stream
     from mcsmoe.routing.statistics import StatisticsWriter
     from mcsmoe.similarity.correlation import measure_correlations
@@ -51,12 +55,24 @@ def main() -> None:
         return total
 
     provenance = {"fingerprint": sample.fingerprint, "seed": params.seed, "samples": len(sample.rows)}
+    key = {
+        "source": identity(SOURCE),
+        "sample": sample.fingerprint,
+        "params": params.model_dump(mode="json", include={"seed", "task", "collect"}),
+        "device": str(device),
+        "code": source_code(["mcsmoe", "stages"]),
+    }
+    main, alone = accelerator.is_main_process, accelerator.num_processes == 1
     with ExitStack() as stack:
-        main = accelerator.is_main_process
-        directory = stack.enter_context(atomic_directory(OUTPUT)) if main else None
-        writer = stack.enter_context(StatisticsWriter(directory))
+        directory, notes = stack.enter_context(resumable_directory(OUTPUT, key)) if main else (None, None)
+        writer = stack.enter_context(StatisticsWriter(directory, notes if alone else None))
+        journal = Journal(notes, device) if notes and alone else None
+        left = [layer for layer in layers if layer.name not in writer.tokens]
+        if left and writer.tokens:
+            finished = len(layers) - len(left)
+            print(f"resuming at {left[0].name}: {finished} of {len(layers)} layers were measured before")
         batches = progress(share(sample), "collect", show=main and not streamed)
-        collect_layers(model, family, layers, batches, writer.keep, also=settings.also, reduce=reduce)
+        collect_layers(model, family, left, batches, writer.keep, also=settings.also, reduce=reduce, journal=journal)
         measured = {}
         if "correlation" in settings.also:
             measured = measure_correlations(model, family, layers, share(sample), reduce=reduce)

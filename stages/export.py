@@ -50,7 +50,7 @@ def main(
     sample = draw_calibration(params.task, tokenizer, params.collect.samples, params.seed)
     batches = sample.batches(tokenizer.pad_token_id, params.collect.batch_size, causal=causal)
     limit = params.memory_limit
-    streamed = must_stream(limit, "export", load_config(source), params.task, params.collect)
+    streamed = must_stream(limit, "export", load_config(source), params.task, params.collect, tokens=True)
     model = load_streamed(source) if streamed else load_model(source)
     routers, agreement = stock_routers(mapped, rule, model, batches)
     del model
@@ -61,8 +61,8 @@ def main(
         "code": source_code(["mcsmoe", "stages", *params.plugins]),
     }
     with resumable_directory(output, key) as staging:
-        write_stock(mapped, routers, staging.output)
-        verify_stock(staging.output, probe_batch(origin.config["vocab_size"], causal), limit)
+        written = write_stock(mapped, routers, *staging)
+        verify_stock(staging.output, written, probe_batch(origin.config["vocab_size"], causal), limit)
         write_json(staging.output / REPORT, {"router": router, "experts": mapped.kept, "agreement": agreement})
         card = model_card(params, mapped, Plan.load(plan or checkpoint), output, router, agreement)
         (staging.output / CARD).write_text(card)

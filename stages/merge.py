@@ -27,6 +27,7 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     from mcsmoe.checkpoint.streamed import load_streamed
     from mcsmoe.checkpoint.verify import verify_checkpoint
     from mcsmoe.merging.material import Material
+    from mcsmoe.merging.registry import LOOKING
     from mcsmoe.merging.write import write_merged
     from mcsmoe.recipes.load import load_recipe
     from mcsmoe.recipes.plan import make_plan
@@ -44,7 +45,8 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
 
     recipe = load_recipe(method, params)
     limit = params.memory_limit
-    streamed = must_stream(limit, "merge", load_config(SOURCE), params.task, params.collect)
+    looks = recipe.alignment == "activation" or recipe.rule in LOOKING
+    streamed = must_stream(limit, "merge", load_config(SOURCE), params.task, params.collect, tokens=looks)
     source = Checkpoint(SOURCE)
     family = family_of(source.config)
     layers = family.layers(source.config)
@@ -60,9 +62,10 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
         "code": source_code(["mcsmoe", "stages", *params.plugins]),
     }
     with resumable_directory(OUTPUT / method, key) as staging:
-        write_merged(source, plan, material, staging.output)
+        written = write_merged(source, plan, material, *staging)
         del material  # and with it a model
-        verify_checkpoint(staging.output, probe_batch(source.config["vocab_size"], family.causal), None, limit)
+        probe = probe_batch(source.config["vocab_size"], family.causal)
+        verify_checkpoint(staging.output, written, probe, None, limit)
     kept, all_experts = sum(plan.experts.values()), sum(layer.experts for layer in layers)
     print(f"{method}: {all_experts} experts → {kept}, {Checkpoint(OUTPUT / method).size_bytes:,} bytes")
 

@@ -45,7 +45,8 @@ def main() -> None:
     batches = sample.batches(tokenizer.pad_token_id, params.collect.batch_size, causal=family.causal)
 
     limit = params.memory_limit
-    streamed = must_stream(limit, "permute", load_config(SOURCE), params.task, params.collect)
+    looks = params.permute.matching == "activation"
+    streamed = must_stream(limit, "permute", load_config(SOURCE), params.task, params.collect, tokens=looks)
 
     # What needs no forward pass loads no model.
     @cache
@@ -73,11 +74,11 @@ def main() -> None:
     probe = model_inputs(batches[0], family.causal)
     with resumable_directory(OUTPUT, key) as staging:
         matches = KeptMatches(staging.notes, match)
-        write_permuted(source, layers, lambda layer: matches(layer).orders, staging.output)
+        written = write_permuted(source, layers, lambda layer: matches(layer).orders, *staging)
         report = {layer.name: matches(layer).summary for layer in layers}
         tokens.forget()
         model.cache_clear()
-        verify_checkpoint(staging.output, probe, None, limit)
+        verify_checkpoint(staging.output, written, probe, None, limit)
         change = largest_change(SOURCE, staging.output, probe, limit)
     write_json(METRICS, {"largest_logit_change": round(change, 6), "layers": report})
     for name, row in report.items():

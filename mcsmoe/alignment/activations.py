@@ -1,6 +1,6 @@
 """What reaches a layer on calibration text, and the hidden activations of its experts on it, summed up for matching."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mcsmoe.alignment.costs import ActivationMoments, promoted
 from mcsmoe.architectures.experts import hidden, read_expert
 from mcsmoe.architectures.layer import Expert, Family, MoELayer, Routing, TensorSource
-from mcsmoe.routing.watch import Batch, Masks, real_tokens, watch
+from mcsmoe.checkpoint.streamed import blocks_of
+from mcsmoe.routing.watch import Batch, Masks, one_by_one, real_tokens
 
 CHUNK = 4096
 """Tokens whose activations are in memory at once."""
@@ -32,43 +33,66 @@ class LayerTokens:
 
 
 def layer_tokens(
-    model: nn.Module, family: Family, layer: MoELayer, batches: Iterable[Batch], masks: Masks = real_tokens
-) -> LayerTokens:
-    """The tokens of one layer, by one pass over the batches."""
+    model: nn.Module,
+    family: Family,
+    layers: Sequence[MoELayer],
+    batches: Sequence[Batch],
+    masks: Masks = real_tokens,
+) -> Iterator[tuple[str, LayerTokens]]:
+    """Name and tokens of one layer after another; those of one layer are in memory at a time.
+
+    All of a model that is streamed by one pass over the batches, which waits where the last one was taken.
+    """
     seen: list[tuple[Tensor, Tensor]] = []
 
     def see(layer: MoELayer, x: Tensor, routing: Routing) -> None:
         seen.append((x.cpu(), routing.index.cpu()))
 
-    watch(model, family, [layer], batches, see, masks)
-    inputs, index = zip(*seen, strict=True)
-    return LayerTokens(torch.cat(inputs), torch.cat(index))
+    def taken() -> LayerTokens:
+        inputs, index = zip(*seen, strict=True)
+        seen.clear()
+        return LayerTokens(torch.cat(inputs), torch.cat(index))
+
+    for layer in one_by_one(model, family, layers, batches, see, masks):
+        yield layer.name, taken()
 
 
 class LazyTokens:
     """The tokens of one layer after another, found when they are asked for; those of the last one are kept.
 
-    `load` gives the model and the batches. It is called once, at the first question.
+    `load` gives the model and the batches. It is called once, at the first question; nobody else may run the model
+    while layers are asked for in their order, which takes the fewest passes.
     """
 
     def __init__(self, family: Family, load: Callable[[], tuple[nn.Module, Sequence[Batch]]]) -> None:
         self._family, self._load = family, load
         self._loaded: tuple[nn.Module, Sequence[Batch]] | None = None
+        self._coming: Iterator[tuple[str, LayerTokens]] = iter(())
+        self._ahead: list[str] = []
         self._last: tuple[str, LayerTokens] | None = None
 
     def __call__(self, layer: MoELayer) -> LayerTokens:
         """The tokens of `layer`."""
         if self._loaded is None:
             self._loaded = self._load()
-        if self._last is None or self._last[0] != layer.name:
+        while self._last is None or self._last[0] != layer.name:
             self._last = None  # the layer before goes before this one comes
-            model, batches = self._loaded
-            self._last = (layer.name, layer_tokens(model, self._family, layer, batches))
+            if layer.name not in self._ahead:
+                self._start(*self._loaded, layer)
+            self._last = next(self._coming)
+            self._ahead.remove(self._last[0])
         return self._last[1]
+
+    def _start(self, model: nn.Module, batches: Sequence[Batch], layer: MoELayer) -> None:
+        """Passes that come by `layer` first, and by those after it where that costs less than other passes."""
+        layers = self._family.layers(model.config)
+        layers = layers[layers.index(layer) :] if blocks_of(model) else [layer]
+        self._coming, self._ahead = layer_tokens(model, self._family, layers, batches), [each.name for each in layers]
 
     def forget(self) -> None:
         """Let go of the model and the tokens; the next question loads them again."""
         self._loaded = self._last = None
+        self._coming, self._ahead = iter(()), []
 
 
 def activations(layer: MoELayer, experts: Sequence[Expert], x: Tensor) -> Iterator[Tensor]:

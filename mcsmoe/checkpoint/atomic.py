@@ -44,6 +44,13 @@ def exchange(fresh: Path, path: Path) -> None:
         raise
 
 
+def settle(unfinished: Path, path: Path) -> None:
+    """Give a file its name, once its bytes are on the disk."""
+    with unfinished.open("rb+") as file:
+        os.fsync(file.fileno())
+    unfinished.rename(path)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, keys in their order; NaN is refused with `ValueError`."""
     path = Path(path)

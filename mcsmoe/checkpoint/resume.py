@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mcsmoe.checkpoint.atomic import exchange, write_json
+from mcsmoe.checkpoint.notes import raw
 from mcsmoe.checkpoint.shards import SHARDS
 from mcsmoe.errors import CheckpointError
 
@@ -116,7 +117,7 @@ def source_code(modules: Iterable[str]) -> str:
 
 def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
     """A hash of small tensors and their names."""
-    parts = ((name.encode(), value.contiguous().view(-1).view(torch.uint8).numpy()) for name, value in tensors.items())
+    parts = ((name.encode(), raw(value)) for name, value in tensors.items())
     return _sha256(piece for part in parts for piece in part)
 
 

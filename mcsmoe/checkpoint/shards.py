@@ -1,6 +1,6 @@
 """The weights of a checkpoint, in one file or in shards; shards that are finished are not written again."""
 
-import os
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,10 +9,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mcsmoe.checkpoint.atomic import write_json
+from mcsmoe.checkpoint.atomic import settle, write_json
+from mcsmoe.checkpoint.piece import Piece
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS
 from mcsmoe.checkpoint.room import check_room
-from mcsmoe.checkpoint.writer import Piece, TensorSpec, write_safetensors
+from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
+from mcsmoe.checkpoint.written import Written
 
 SHARD_BYTES = 5 * 10**9
 """Weights up to this size are one file. transformers' own limit, ten times that, would leave little to go on with
@@ -51,29 +53,40 @@ def _whole(names: Iterable[str], read: Callable[[str], Tensor]) -> Iterator[Piec
     return (Piece(name, None, read(name)) for name in names)
 
 
-def write_parts(directory: Path, parts: Sequence[Part]) -> None:
+def write_parts(directory: Path, parts: Sequence[Part], notes: Path | None = None) -> Written:
     """Write all parts into `directory`: as one file up to `SHARD_BYTES`, else each as a shard, and their index.
 
-    A shard gets its name when its bytes are on the disk. One that has its name is taken as it is, and its pieces
-    are not asked for: who calls vouches that it was written from the same. Peak memory is that of the pieces.
-    Raises what `write_safetensors` raises.
+    Gives what was written. In `notes`, that of each shard is kept. A shard gets its name when its bytes are on the
+    disk; one that has its name and a note is taken as it is, and its pieces are not asked for: who calls vouches that
+    it was written from the same. Peak memory is that of the pieces. Raises what `write_safetensors` raises.
     """
     if sum(part.size_bytes for part in parts) <= SHARD_BYTES:
         specs = {name: spec for part in parts for name, spec in part.specs.items()}
-        write_safetensors(directory / WEIGHTS, specs, chain.from_iterable(part.pieces() for part in parts))
-        return
+        return write_safetensors(directory / WEIGHTS, specs, chain.from_iterable(part.pieces() for part in parts))
     files = {f"model-{i:05}-of-{len(parts):05}.safetensors": part for i, part in enumerate(parts, 1)}
-    todo = {name: part for name, part in files.items() if not (directory / name).is_file()}
+    written: Written = {}
+    todo = dict(files)
+    for name in files:
+        note = notes and _note(notes, name)
+        if note and note.is_file() and (directory / name).is_file():
+            written |= json.loads(note.read_text())
+            del todo[name]
     check_room(directory / INDEX, sum(part.size_bytes for part in todo.values()))
     if 0 < len(todo) < len(files):
         finished = len(files) - len(todo)
         print(f"resuming at {next(iter(todo.values())).name}: {finished} of {len(files)} shards were written before")
     for name, part in todo.items():
         unfinished = directory / f".{name}"
-        write_safetensors(unfinished, part.specs, part.pieces())
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())
-        unfinished.rename(directory / name)
+        ours = write_safetensors(unfinished, part.specs, part.pieces())
+        written |= ours
+        if notes:
+            write_json(_note(notes, name), ours)
+        settle(unfinished, directory / name)
     weight_map = {tensor: name for name, part in files.items() for tensor in part.specs}
     total = sum(part.size_bytes for part in parts)
     write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
+    return written
+
+
+def _note(notes: Path, shard: str) -> Path:
+    return notes / f"{shard}.json"

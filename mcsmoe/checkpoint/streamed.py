@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mcsmoe.architectures.layer import Family, MoELayer
 from mcsmoe.architectures.registry import family_of
+from mcsmoe.checkpoint.heap import return_freed_memory
 from mcsmoe.checkpoint.load import load_config
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.errors import CheckpointError
@@ -92,7 +93,8 @@ class Weights:
             return layer.read(self._source, expert, kind).to(dtype)
         stack = torch.empty(empty.shape, dtype=dtype)
         for layer, expert, kind in held:
-            layer.in_memory[kind].view(stack[expert]).copy_(layer.read(self._source, expert, kind))
+            place = layer.in_memory[kind]
+            place.view(place.share(stack, expert)).copy_(layer.read(self._source, expert, kind))
         return stack
 
 
@@ -100,10 +102,12 @@ def load_streamed(directory: Path, device: torch.device | str = "cpu") -> Any:
     """The stock model of a directory, everything but its blocks in memory on `device`; eval mode.
 
     Whoever runs it loads each block when it is needed: see `mcsmoe.routing.lockstep`. Peak memory here is what is
-    outside the blocks. Raises `CheckpointError` as `load_model` does; weights of a block, when it is loaded.
+    outside the blocks; from now on this process keeps no large memory that it frees. Raises `CheckpointError` as
+    `load_model` does; of the weights of a block, when it is loaded.
     """
     from mcsmoe.modeling.aligned_mcsmoe import align_weights
 
+    return_freed_memory()
     config, source = load_config(directory), Checkpoint(directory)
     family, dtype = family_of(config), _dtype(config, source)
     model = empty_model(config, dtype)

@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from mcsmoe.architectures.configuration import configuration
 from mcsmoe.architectures.registry import family_of, merged_layers
+from mcsmoe.checkpoint.held import check_held
 from mcsmoe.checkpoint.load import load_model, offloading
 from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.written import Written, differing
 from mcsmoe.errors import CheckpointError
 
 FRESH_PROCESS = """
@@ -40,14 +43,17 @@ with torch.no_grad():
 
 def verify_checkpoint(
     directory: Path,
+    written: Written,
     probe: Mapping[str, Tensor],
     expected_logits: Tensor | None,
     memory_limit: int | None = None,
 ) -> None:
     """Check that `directory` holds a whole model that loads everywhere and computes the same.
 
-    1. Names, shapes and dtypes are those of the class that its config.json names, all values finite.
-    2. It reloads here; its logits on the batch `probe` equal `expected_logits` bit by bit, where given.
+    1. Names, shapes and dtypes are those of the class that its config.json names, all values finite and those that
+       were `written`, whether a token of any batch comes by or not.
+    2. It reloads here, each tensor with the values in its file; its logits on the batch `probe` equal
+       `expected_logits` bit by bit, where given.
     3. Where the class is ours, it reloads by remote code in a fresh process, without this package or a
        network, with the same logits.
 
@@ -56,9 +62,8 @@ def verify_checkpoint(
     """
     directory = Path(directory)
     checkpoint = Checkpoint(directory)
-    check_inventory(checkpoint)
-    with tempfile.TemporaryDirectory() as scratch:
-        model = load_model(directory, offload=offloading(checkpoint.size_bytes, memory_limit, scratch))
+    check_inventory(checkpoint, written)
+    with _reloaded(checkpoint, memory_limit) as model:
         with torch.no_grad():
             logits = model(**probe).logits
         ours = model.is_remote_code()
@@ -70,15 +75,19 @@ def verify_checkpoint(
         _check_equal(fresh, logits, f"{directory}: reloaded by remote code")
 
 
-def verify_stock(directory: Path, probe: Mapping[str, Tensor], memory_limit: int | None = None) -> None:
+def verify_stock(
+    directory: Path, written: Written, probe: Mapping[str, Tensor], memory_limit: int | None = None
+) -> None:
     """Check that `directory` holds a whole stock model, and that transformers alone can load and run it.
 
-    Names, shapes and dtypes are those of the class that its config.json names; all values, and the logits on the
-    batch `probe` in a fresh process without this package or a network, are finite. `memory_limit` as above.
+    Names, shapes, dtypes and values as above, on the disk and reloaded here; the logits on the batch `probe` in a
+    fresh process without this package or a network are finite. `memory_limit` as above.
     Raises `CheckpointError` naming the first difference.
     """
     checkpoint = Checkpoint(directory)
-    check_inventory(checkpoint)
+    check_inventory(checkpoint, written)
+    with _reloaded(checkpoint, memory_limit):
+        pass
     # Code lies beside models of ours only; any other is not run.
     code = "remote" if any(directory.glob("*.py")) else "stock"
     logits = _logits_in_fresh_process(checkpoint, probe, code, memory_limit)
@@ -86,15 +95,30 @@ def verify_stock(directory: Path, probe: Mapping[str, Tensor], memory_limit: int
         raise CheckpointError(f"{directory}: logits in a fresh process are not finite")
 
 
-def check_inventory(checkpoint: Checkpoint) -> None:
-    """Compare names, shapes and dtypes with the class built on no memory, and read every value once."""
+@contextmanager
+def _reloaded(checkpoint: Checkpoint, memory_limit: int | None) -> Iterator[Any]:
+    """The model of a checkpoint, compared with it tensor by tensor."""
+    with tempfile.TemporaryDirectory() as scratch:
+        offload = offloading(checkpoint.size_bytes, memory_limit, scratch)
+        model = load_model(checkpoint.directory, offload=offload)
+        check_held(model, checkpoint)
+        yield model
+        del model
+
+
+def check_inventory(checkpoint: Checkpoint, written: Written) -> None:
+    """Compare names, shapes and dtypes with the class built on no memory, and every value with what was `written`.
+
+    Reads each tensor once. Nothing need be known of the values; of tensors that `written` names, all are to be there.
+    """
     try:
         expected, tied = _expected_tensors(checkpoint.config, checkpoint.names())
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         message = f"{checkpoint.directory}: config.json describes no model that can be built: {error!r}"
         raise CheckpointError(message) from error
     names = set(checkpoint.names())
-    for kind, difference in (("missing", expected.keys() - tied - names), ("unexpected", names - expected.keys())):
+    missing = (expected.keys() - tied | written.keys()) - names
+    for kind, difference in (("missing", missing), ("unexpected", names - expected.keys())):
         if difference:
             count, first = len(difference), min(difference)
             raise CheckpointError(f"{checkpoint.directory}: {count} {kind} tensors, the first is {first}")
@@ -109,7 +133,9 @@ def check_inventory(checkpoint: Checkpoint) -> None:
             torch.float32 if dtype.is_floating_point else expected[name].dtype,
         }:
             raise CheckpointError(f"{checkpoint.directory}: {name} is {dtype}, not {expected[name].dtype}")
-        checkpoint.tensor(name)
+        found = differing(written, name, checkpoint.tensor(name))
+        if found:
+            raise CheckpointError(f"{checkpoint.directory}: {found} is not what was written")
 
 
 def _expected_tensors(config: dict[str, Any], names: Collection[str]) -> tuple[dict[str, Tensor], set[str]]:

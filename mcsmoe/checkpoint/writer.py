@@ -6,14 +6,15 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from mcsmoe.checkpoint.finite import all_finite
+from mcsmoe.checkpoint.notes import raw
+from mcsmoe.checkpoint.piece import Piece
 from mcsmoe.checkpoint.reader import DTYPES
 from mcsmoe.checkpoint.room import check_room
+from mcsmoe.checkpoint.written import Written, add
 from mcsmoe.errors import CheckpointError
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
@@ -38,38 +39,34 @@ class TensorSpec:
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
 
-class Piece(NamedTuple):
-    """All values of a tensor, or of one entry along its first axis, or of a slice of them."""
-
-    tensor: str
-    entry: int | slice | None
-    value: Tensor
-
-
-def write_safetensors(path: Path, specs: Mapping[str, TensorSpec], pieces: Iterable[Piece]) -> None:
+def write_safetensors(path: Path, specs: Mapping[str, TensorSpec], pieces: Iterable[Piece]) -> Written:
     """Write the tensors of `specs` from `pieces`, which may come in any order: each goes to its place in the file.
 
-    Peak memory is one piece, so that the stacks [K, f, d] of an expert's tensors can be written expert by expert.
+    Gives what was written, to compare with what lies there then. Peak memory is one piece, so that the stacks
+    [K, f, d] of an expert's tensors can be written expert by expert.
     Raises `DiskFullError` before anything is written, `CheckpointError` for a piece of another dtype or shape, one
     that was written before or is missing in the end, and for NaN or infinity; an unfinished file is removed.
     """
     header, starts = _header(specs)
     check_room(path, len(header) + sum(spec.size_bytes for spec in specs.values()))
-    written: dict[str, set[int]] = {name: set() for name in specs}
+    written: Written = {}
+    done: dict[str, set[int]] = {name: set() for name in specs}
     try:
         with path.open("wb") as file:
             file.write(header)
             for name, entry, value in pieces:
-                _check(specs, written, Piece(name, entry, value))
+                _check(specs, done, Piece(name, entry, value))
+                add(written, Piece(name, entry, value))
                 skipped = _rows(specs[name], entry).start * specs[name].row_bytes
                 file.seek(len(header) + starts[name] + skipped)
-                file.write(value.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+                file.write(raw(value))
             for name, spec in specs.items():
-                if len(written[name]) < _entries(spec) and spec.size_bytes:
-                    raise CheckpointError(f"{name}: {len(written[name])} of {_entries(spec)} entries were written")
+                if len(done[name]) < _entries(spec) and spec.size_bytes:
+                    raise CheckpointError(f"{name}: {len(done[name])} of {_entries(spec)} entries were written")
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+    return written
 
 
 def piece_shape(spec: TensorSpec, entry: int | slice | None) -> tuple[int, ...]:
@@ -109,12 +106,12 @@ def _header(specs: Mapping[str, TensorSpec]) -> tuple[bytes, dict[str, int]]:
     return struct.pack("<Q", len(text)) + text, starts
 
 
-def _check(specs: Mapping[str, TensorSpec], written: Mapping[str, set[int]], piece: Piece) -> None:
-    """Check one piece, and enter it into `written`: the entries of each tensor that are there."""
+def _check(specs: Mapping[str, TensorSpec], entered: Mapping[str, set[int]], piece: Piece) -> None:
+    """Check one piece, and note it in `entered`: the entries of each tensor that are there."""
     name, entry, value = piece
     if name not in specs:
         raise CheckpointError(f"{name}: a piece of a tensor that is not declared")
-    spec, done = specs[name], written[name]
+    spec, done = specs[name], entered[name]
     if value.dtype != spec.dtype:
         raise CheckpointError(f"{name}: a piece is {value.dtype}, declared is {spec.dtype}")
     rows = _rows(spec, entry)

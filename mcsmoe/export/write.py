@@ -10,18 +10,20 @@ from torch import Tensor
 from mcsmoe.architectures.layer import MoELayer
 from mcsmoe.architectures.shares import expert_shares
 from mcsmoe.checkpoint.companions import copy_companions
+from mcsmoe.checkpoint.piece import Piece
 from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
-from mcsmoe.checkpoint.writer import Piece, TensorSpec, piece_shape
+from mcsmoe.checkpoint.writer import TensorSpec, piece_shape
+from mcsmoe.checkpoint.written import Written
 from mcsmoe.export.config import with_expert_count
 from mcsmoe.export.mapped import Mapped
 
 
-def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path) -> None:
+def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, notes: Path | None = None) -> Written:
     """Write the mapped checkpoint in the names and the layout of its source into `directory`.
 
     `routers` are tensors that differ from the mapped checkpoint's, by their name there. Peak memory is a tensor of
-    one expert and its copy: no more for more layers. Shards that are finished are kept, see `write_parts`.
+    one expert and its copy: no more for more layers. Gives what was written; for shards and `notes` see `write_parts`.
     Raises `CheckpointError` for values that are not finite, `DiskFullError` without room.
     """
     source, checkpoint, family = mapped.source, mapped.checkpoint, mapped.family
@@ -46,10 +48,11 @@ def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path) 
     for tensor, name in mapped.others.items():
         shape = tuple(routers[name].shape) if name in routers else checkpoint.shape(name)
         others[tensor] = TensorSpec(checkpoint.dtype(name), shape)
-    write_parts(directory, [*parts, *other_parts(others, other)])
+    written = write_parts(directory, [*parts, *other_parts(others, other)], notes)
     (directory / "config.json").write_bytes(config.encode())
     write_remote_code(source.config, directory)
     copy_companions(source.directory, directory)
+    return written
 
 
 def _shares(mapped: Mapped, layer: MoELayer, specs: Mapping[str, TensorSpec]) -> Iterator[Piece]:

@@ -8,7 +8,7 @@ import torch
 from mcsmoe.alignment.apply import permute
 from mcsmoe.architectures.experts import read_expert
 from mcsmoe.architectures.layer import Expert, Family, MoELayer, TensorSource
-from mcsmoe.checkpoint.writer import Piece
+from mcsmoe.checkpoint.piece import Piece
 from mcsmoe.grouping.plan import Group, Plan
 from mcsmoe.merging.align import ALIGNMENTS, REFERENCES
 from mcsmoe.merging.material import Material

@@ -33,5 +33,7 @@ Rule = Callable[[Members], Expert]
 
 RULES: Registry[Rule] = Registry("merging rule", "mcsmoe.merging")
 
+LOOKING = ("zipit-activation",)
+"""Rules that look at tokens."""
 NEEDS = {"fisher": "gradients", "exact-fisher": "exact-fisher"}
 """What `collect.also` must list for a rule that cannot do without."""

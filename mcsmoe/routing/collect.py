@@ -10,8 +10,9 @@ from mcsmoe.architectures.layer import Expert, Family, MoELayer, Routing
 from mcsmoe.checkpoint.streamed import device_of
 from mcsmoe.errors import CheckpointError
 from mcsmoe.routing.every_expert import add_outputs, add_pair_errors
+from mcsmoe.routing.journal import Journal
 from mcsmoe.routing.statistics import LayerStatistics, RoutingStatistics
-from mcsmoe.routing.watch import Batch, Masks, real_tokens, watch
+from mcsmoe.routing.watch import Batch, Masks, real_tokens, watching
 
 Reduce = Callable[[Tensor], Tensor]
 """A sum over the tokens of this process → the sum over those of all processes."""
@@ -55,10 +56,12 @@ def collect_layers(
     also: Collection[str] = (),
     masks: Masks = real_tokens,
     reduce: Reduce = alone,
+    journal: Journal | None = None,
 ) -> None:
     """`collect`, layer after layer: `keep` gets the sums of each as soon as they are whole, in order.
 
-    Of a model that is streamed, one layer's sums are in memory at a time, beside what `lockstep` needs.
+    Of a model that is streamed, one layer's sums are in memory at a time, beside what `lockstep` needs. `layers` are
+    then to be those that an earlier run with the same `journal` did not keep.
     """
     sums: dict[str, LayerStatistics] = {}
 
@@ -70,7 +73,7 @@ def collect_layers(
             sums[layer.name] = zeros(layer, x.device)
         accumulate(sums[layer.name], layer, x, routing, lambda e: expert_in_memory(model, layer, e))
 
-    def done(layer: MoELayer) -> None:
+    for layer in watching(model, family, layers, batches, see, masks, journal):
         ours = sums.pop(layer.name, None) or zeros(layer, device_of(model))  # a process may have no batch
         total = ours.map(reduce).map(Tensor.cpu)
         if not all(bool(value.isfinite().all()) for value in total.tensors().values()):
@@ -78,8 +81,6 @@ def collect_layers(
                 f"routing statistics of {layer.name} are not finite: the checkpoint holds NaN or huge weights"
             )
         keep(layer.name, total)
-
-    watch(model, family, layers, batches, see, masks, done)
 
 
 def accumulate(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mcsmoe.architectures.layer import MoELayer, Place
-from mcsmoe.checkpoint.writer import Piece, TensorSpec, write_safetensors
+from mcsmoe.checkpoint.piece import Piece
+from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
 from mcsmoe.routing.collect import Reduce, alone
 from mcsmoe.routing.gradients import GRADIENTS, KINDS, Gradients
 from mcsmoe.routing.watch import Batch, real_tokens

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
 from mcsmoe.checkpoint.streamed import Blocks
+from mcsmoe.routing.journal import Call, Journal
 
 
 # No `except Exception` of a model is to catch these.
@@ -25,22 +26,14 @@ class _Stopped(BaseException):
     """Unwinds the thread of a pass that is not to go on."""
 
 
-class _Call(NamedTuple):
-    """What a pass asks for: a block on arguments."""
-
-    block: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-
 class _Pass:
     """One forward pass, in a thread of its own, which sleeps whenever it is not asked to go on."""
 
     def __init__(self, forward: Callable[[], object]) -> None:
-        self._calls: SimpleQueue[_Call | BaseException | None] = SimpleQueue()
+        self._calls: SimpleQueue[Call | BaseException | None] = SimpleQueue()
         self._answers: SimpleQueue[Any] = SimpleQueue()
         self._thread = Thread(target=self._work, args=(forward, torch.get_num_threads()), daemon=True)
-        self.call: _Call | None = None
+        self.call: Call | None = None
 
     def start(self) -> None:
         """Run up to the first block."""
@@ -60,7 +53,7 @@ class _Pass:
             self._answers.put(_Stopped)
             self._thread.join()
 
-    def ask(self, call: _Call) -> Any:
+    def ask(self, call: Call) -> Any:
         """In the thread: hand `call` over and sleep until its output is there."""
         self._calls.put(call)
         del call
@@ -93,14 +86,15 @@ def lockstep(
     blocks: Blocks,
     forwards: Sequence[Callable[[], object]],
     enter: Callable[[int], None],
-    passed: Callable[[str], None],
-) -> None:
+    journal: Journal | None = None,
+) -> Iterator[str]:
     """Run `forwards`, each a call of `model` that may end by `Enough` inside a block, one block in memory at a time.
 
     Everything runs in the order of `forwards`, one at a time, and blocks in this thread: `enter(i)` is called before
-    forward i goes into a block, `passed(block)` after the last one came out of it. What a forward raises is raised
-    here, and nothing is left running. Peak memory: what is outside the blocks, one block, and what each
-    forward keeps between two blocks: its hidden states, masks and positions.
+    forward i goes into a block, and a block is yielded after the last one came out of it. What a forward raises is
+    raised here, and nothing is left running. Peak memory: what is outside the blocks, one block, and what each
+    forward keeps between two blocks: its hidden states, masks and positions. Blocks that `journal` knows from an
+    earlier run are not run again; it takes down those that are yielded, when the next one is asked for.
     """
     passes = [_Pass(forward) for forward in forwards]
     running: list[_Pass] = []
@@ -111,6 +105,10 @@ def lockstep(
         for each in passes:
             running[:] = [each]
             each.start()
+        if journal:
+            for i, each in enumerate(passes):
+                running[:] = [each]
+                _replay(each, journal, i)
         while waiting := [each for each in passes if each.call is not None]:
             block = min((each.call.block for each in waiting if each.call), key=blocks.names.index)
             with _loaded(blocks, block):
@@ -118,12 +116,24 @@ def lockstep(
                     if each.call is not None and each.call.block == block:
                         running[:] = [each]
                         enter(i)
-                        _go_on(each, real[block])
-            passed(block)
+                        _go_on(each, real[block], journal, i)
+            yield block
+            if journal:
+                journal.passed(block, [each.call for each in passes])
 
 
-def _go_on(each: _Pass, block: Callable[..., Any]) -> None:
-    """Give a pass what it waits for; it may be at the same block again then."""
+def _replay(each: _Pass, journal: Journal, i: int) -> None:
+    """Take a pass, the i-th, to where it was."""
+    owner, output = "", None
+    while each.call is not None and each.call.block in journal.blocks:
+        if owner != (owner := each.call.owner):
+            output = journal.output(owner, i)
+        each.answer(output)
+    journal.check(i, each.call)
+
+
+def _go_on(each: _Pass, block: Callable[..., Any], journal: Journal | None, i: int) -> None:
+    """Give a pass, the i-th, what it waits for; it may be at the same block again then."""
     call = each.call
     assert call is not None
     try:
@@ -131,17 +141,19 @@ def _go_on(each: _Pass, block: Callable[..., Any]) -> None:
     except Enough:
         each.stop()
         return
+    if journal:
+        journal.keep(call.block, i, output)
     del call
     each.answer(output)
 
 
 @contextmanager
-def _halting(model: nn.Module, blocks: Blocks, ask: Callable[[_Call], Any]) -> Iterator[dict[str, Callable[..., Any]]]:
+def _halting(model: nn.Module, blocks: Blocks, ask: Callable[[Call], Any]) -> Iterator[dict[str, Callable[..., Any]]]:
     """Let the forward of each block ask; yields the real ones."""
     real: dict[str, Callable[..., Any]] = {}
 
     def asking(name: str) -> Callable[..., Any]:
-        return lambda *args, **kwargs: ask(_Call(name, args, kwargs))
+        return lambda *args, **kwargs: ask(Call(name, args, kwargs))
 
     with ExitStack() as stack:
         for name in blocks.names:

@@ -7,11 +7,15 @@ read), all in bytes, a forward pass over the calibration sample needs
     streamed            R + B + L + one batch + sums of one layer + what passes keep between two blocks
 
 whatever the number of layers in the second case. Passes keep hidden states, 2 d bytes of weights' dtype for each of the
-sample's positions S (source and target at their greatest length), and two masks of S² bytes a row. One batch
+sample's positions S (source and target at their greatest length), and two masks of S² bytes a row. Who looks at the
+tokens of a layer (alignment by activations, router rows of an export) has them as often, in either case. One batch
 takes 8 (4 d + 3 k f) + 4 (a S + d) bytes for each position, of a heads and k experts with hidden width f: inputs in
 float64, experts' neurons, attention. Training needs 4 W (weights, gradients, two states of Adam), 5 W with the best
 weights so far, beside W of a teacher: `launch.fsdp` divides these by the number of processes, but each holds what it
 loads and writes whole. Pages of the checkpoint's files, which the system can drop, do not count.
+
+That memory which was freed does not count either holds only with `mcsmoe/checkpoint/heap.py`: without, the peak of
+`python -m benchmarks.streaming` grew by 10 MB a layer, a ninth of the layer; the sums of finished layers are on disk.
 """
 
 from collections.abc import Collection
@@ -36,8 +40,11 @@ class Needs:
     streamed: int
 
 
-def forward_needs(config: Any, task: Task, sample: Collect, sums: bool = False) -> Needs:
-    """For a pass over the calibration sample; with `sums` for the statistics that `sample.also` names, too."""
+def forward_needs(config: Any, task: Task, sample: Collect, sums: bool = False, tokens: bool = False) -> Needs:
+    """For a pass over the calibration sample.
+
+    With `sums` for the statistics that `sample.also` names, too, and with `tokens` for those of one layer.
+    """
     weights, layers = Footprint.of(config), sparse_layers(config)
     kinds = sample.also if sums else []
     taken = [_sums(layer.experts, layer.d_model, layer.d_ff, kinds) if sums else 0 for layer in layers]
@@ -45,27 +52,38 @@ def forward_needs(config: Any, task: Task, sample: Collect, sums: bool = False) 
     d, f = (max((getattr(layer, size) for layer in layers), default=0) for size in ("d_model", "d_ff"))
     k = max((layer.top_k for layer in layers), default=0)
     heads = getattr(config, "num_attention_heads", 1)
-    row = positions * (2 * d * (config.dtype.itemsize if config.dtype else 4) + 2 * positions)
+    states = 2 * d * (config.dtype.itemsize if config.dtype else 4)
+    row = positions * (states + 2 * positions)
+    looked_at = sample.samples * positions * states if tokens else 0
     batch = sample.batch_size * positions * (8 * (4 * d + 3 * k * f) + 4 * (heads * positions + d))
     return Needs(
-        whole=weights.whole + weights.tensor + batch + sum(taken),
+        whole=weights.whole + weights.tensor + batch + sum(taken) + looked_at,
         streamed=weights.resident
         + weights.block
         + weights.tensor
         + batch
         + max(taken, default=0)
-        + sample.samples * row,
+        + sample.samples * row
+        + looked_at,
     )
 
 
-def must_stream(limit: int | None, stage: str, config: Any, task: Task, sample: Collect, sums: bool = False) -> bool:
+def must_stream(
+    limit: int | None,
+    stage: str,
+    config: Any,
+    task: Task,
+    sample: Collect,
+    sums: bool = False,
+    tokens: bool = False,
+) -> bool:
     """True where the model does not fit whole; arguments as in `forward_needs`.
 
     Raises `MemoryLimitError` where it does not fit in pieces either, and where `sums` need it whole (`WHOLE_ONLY`).
     """
     if limit is None:
         return False
-    needs = forward_needs(config, task, sample, sums)
+    needs = forward_needs(config, task, sample, sums, tokens)
     if needs.whole <= limit:
         return False
     if needs.streamed > limit:

@@ -2,22 +2,27 @@
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mcsmoe.checkpoint.writer import Piece, TensorSpec, write_safetensors
+from mcsmoe.checkpoint.atomic import write_json
+from mcsmoe.checkpoint.notes import load_note, save_note
+from mcsmoe.checkpoint.piece import Piece
+from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
 from mcsmoe.errors import CheckpointError
 
 STATISTICS = "statistics.safetensors"
 PROVENANCE = "provenance.json"
 MEASURED = "measured.safetensors"
+KEPT = "sums.json"
 
 
 @dataclass
@@ -177,44 +182,50 @@ class RoutingStatistics:
 class StatisticsWriter:
     """Writes `RoutingStatistics` layer by layer into an existing directory; one layer is in memory at a time.
 
-    Of several processes one writes; the others have None for a directory.
+    Layers that are kept lie in `notes` until all are there, and are found there again by another writer; without it,
+    nothing is left of an interrupted one. Of several processes one writes; the others have None for a directory.
     """
 
-    def __init__(self, directory: Path | None) -> None:
-        self._directory = directory
-        self._specs: dict[str, TensorSpec] = {}
+    def __init__(self, directory: Path | None, notes: Path | None = None) -> None:
+        self._directory, self._notes = directory, notes
+        self._stack = ExitStack()
         self.tokens: dict[str, int] = {}
-        """Tokens of each layer so far."""
+        """Tokens of each layer that is kept."""
 
     def __enter__(self) -> Self:
-        self._parts = None if self._directory is None else TemporaryDirectory(dir=self._directory)
+        if self._directory is not None and self._notes is None:
+            self._notes = Path(self._stack.enter_context(TemporaryDirectory(dir=self._directory)))
+        if self._notes is not None and (self._notes / KEPT).is_file():
+            self.tokens = json.loads((self._notes / KEPT).read_text())
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._parts:
-            self._parts.cleanup()
+        self._stack.close()
 
     def keep(self, name: str, layer: LayerStatistics) -> None:
         """Take the next layer, in the order of the forward pass."""
-        if self._parts is None:
+        if self._notes is None:
             return
-        tensors = _flat({name: layer.tensors()})
-        self._specs |= {key: TensorSpec(value.dtype, tuple(value.shape)) for key, value in tensors.items()}
+        save_note(self._part(name), _flat({name: layer.tensors()}))
         self.tokens[name] = int(layer.tokens)
-        save_file(tensors, Path(self._parts.name) / name)
+        write_json(self._notes / KEPT, self.tokens)
+
+    def _part(self, name: str) -> Path:
+        assert self._notes is not None
+        return self._notes / f"{name}.sums"
 
     def finish(self, provenance: Mapping[str, Any], measured: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Make one file of all layers, and write what goes with them."""
-        if self._parts is None or self._directory is None:
+        if self._directory is None:
             return
-        parts = Path(self._parts.name)
 
         def pieces() -> Iterator[Piece]:
-            for key in self._specs:
-                with safe_open(parts / key.rpartition("/")[0], "pt") as part:
-                    yield Piece(key, None, part.get_tensor(key))
+            for name in self.tokens:
+                for key, value in load_note(self._part(name))[0].items():
+                    yield Piece(key, None, value)
 
-        write_safetensors(self._directory / STATISTICS, self._specs, pieces())
+        specs = {piece.tensor: TensorSpec(piece.value.dtype, tuple(piece.value.shape)) for piece in pieces()}
+        write_safetensors(self._directory / STATISTICS, specs, pieces())
         save_file(_flat(measured), self._directory / MEASURED)
         text = json.dumps({**provenance, "tokens": self.tokens}, indent=2)
         (self._directory / PROVENANCE).write_text(text + "\n")

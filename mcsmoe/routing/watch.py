@@ -1,6 +1,6 @@
 """Forward passes over calibration batches with an eye on every sparse layer."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mcsmoe.architectures.layer import Family, MoELayer, Routing
 from mcsmoe.checkpoint.streamed import blocks_of, device_of
+from mcsmoe.routing.journal import Journal
 from mcsmoe.routing.lockstep import Enough, lockstep
 from mcsmoe.tasks.batches import IGNORED, model_inputs
 
@@ -18,7 +19,6 @@ Batch = Mapping[str, Tensor]
 Masks = Callable[[Batch, bool], Mapping[str, Tensor]]
 """(batch, whether the model is causal) → the positions that count, by stack."""
 See = Callable[[MoELayer, Tensor, Routing], None]
-Done = Callable[[MoELayer], None]
 
 
 def real_tokens(batch: Batch, causal: bool) -> dict[str, Tensor]:
@@ -37,22 +37,25 @@ def every_token(batch: Batch, causal: bool) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def watch(
+def watching(
     model: nn.Module,
     family: Family,
     layers: Sequence[MoELayer],
     batches: Iterable[Batch],
     see: See,
     masks: Masks = real_tokens,
-    done: Done = lambda layer: None,
-) -> None:
+    journal: Journal | None = None,
+) -> Iterator[MoELayer]:
     """Call `see(layer, x [T, d], routing of x)` with the T real tokens of each layer and batch, in their order.
 
-    `done(layer)` follows when a layer has seen all batches, in the order of `layers`, which is that of the forward
+    A layer is yielded when it has seen all batches, in the order of `layers`, which is that of the forward
     pass: for a model that is streamed before the next block is loaded, else at the end. No pass goes further than
-    the last of `layers`. The model runs in eval mode (no dropout, no router jitter) and is left in the mode it came
-    in. Of a model that is whole in memory nothing is kept from one batch to the next; see `lockstep` for others.
+    the last of `layers`, and nobody else may run the model before the end. It runs in eval mode (no dropout, no router
+    jitter) and is left in the mode it came in. Of a model that is whole in memory nothing is kept from one batch to
+    the next; see `lockstep` for others, and for `journal`, which is theirs.
     """
+    if not layers:
+        return
     training, blocks, device = model.training, blocks_of(model), device_of(model)
     routed: dict[str, Routing] = {}
     kept: dict[str, Tensor] = {}
@@ -97,19 +100,48 @@ def watch(
                 kept.update(masks(batch, family.causal))
                 with suppress(Enough):
                     forward(batch)
-            for layer in layers:
-                done(layer)
+            yield from layers
             return
         sample, left = list(batches), list(layers)
-
-        def passed(block: str) -> None:
-            while left and left[0].path.startswith(f"{block}."):
-                done(left.pop(0))
-
         forwards = [partial(forward, batch) for batch in sample]
-        lockstep(model, blocks, forwards, lambda i: kept.update(masks(sample[i], family.causal)), passed)
-        for layer in left:  # there was no batch
-            done(layer)
+
+        def enter(i: int) -> None:
+            kept.update(masks(sample[i], family.causal))
+
+        for block in lockstep(model, blocks, forwards, enter, journal):
+            while left and left[0].path.startswith(f"{block}."):
+                yield left.pop(0)
+        yield from left  # there was no batch
+
+
+def watch(
+    model: nn.Module,
+    family: Family,
+    layers: Sequence[MoELayer],
+    batches: Iterable[Batch],
+    see: See,
+    masks: Masks = real_tokens,
+) -> None:
+    """`watching` to the end."""
+    for _ in watching(model, family, layers, batches, see, masks):
+        pass
+
+
+def one_by_one(
+    model: nn.Module,
+    family: Family,
+    layers: Sequence[MoELayer],
+    batches: Sequence[Batch],
+    see: See,
+    masks: Masks = real_tokens,
+) -> Iterator[MoELayer]:
+    """`watching`, where no layer may be seen before the one before it was yielded: what it showed is in memory.
+
+    Of a model that is whole in memory each layer takes passes of its own over the batches.
+    """
+    at_once = [layers] if blocks_of(model) else [[layer] for layer in layers]
+    for part in at_once:
+        yield from watching(model, family, part, batches, see, masks)
 
 
 def count(

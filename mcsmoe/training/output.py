@@ -25,8 +25,8 @@ def write_training(fit: Fit, tokenizer: Any, output: Path, curve: Path) -> None:
     with torch.no_grad():
         logits = model(**probe).logits
     with atomic_directory(output) as scratch:
-        save_model(model, tokenizer, scratch)
-        verify_checkpoint(scratch, probe, logits)
+        written = save_model(model, tokenizer, scratch)
+        verify_checkpoint(scratch, written, probe, logits)
     # Plots need every row to have the same columns.
     columns = dict.fromkeys(name for row in fit.curve for name in row)
     write_json(curve, [{name: row.get(name) for name in columns} for row in fit.curve])

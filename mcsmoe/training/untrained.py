@@ -9,10 +9,12 @@ import torch
 from mcsmoe.checkpoint.atomic import atomic_directory, write_json
 from mcsmoe.checkpoint.companions import copy_companions
 from mcsmoe.checkpoint.load import load_model, load_tokenizer
+from mcsmoe.checkpoint.piece import Piece
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint, read_json
 from mcsmoe.checkpoint.room import check_room
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.verify import check_inventory
+from mcsmoe.checkpoint.written import Written, written_pieces
 from mcsmoe.params import Model
 
 # Hub repositories hold the same weights in other formats, too.
@@ -31,12 +33,12 @@ def take(settings: Model, output: Path, curve: Path) -> None:
     directory = _local(settings.source, settings.revision)
     with atomic_directory(output) as scratch:
         if _readable(directory):
-            _copy(Checkpoint(directory), scratch)
+            written = _copy(Checkpoint(directory), scratch)
         else:
             trust = settings.trust_remote_code
             model = _anew(load_model(directory, trust_remote_code=trust))
-            save_model(model, load_tokenizer(directory, trust_remote_code=trust), scratch)
-        check_inventory(Checkpoint(scratch))
+            written = save_model(model, load_tokenizer(directory, trust_remote_code=trust), scratch)
+        check_inventory(Checkpoint(scratch), written)
     write_json(curve, [])
 
 
@@ -64,7 +66,7 @@ def _anew(model: Any) -> Any:
     return same
 
 
-def _copy(source: Checkpoint, target: Path) -> None:
+def _copy(source: Checkpoint, target: Path) -> Written:
     check_room(target / WEIGHTS, source.size_bytes)
     names = [path.name for path in source.files] + ["config.json"]
     if (source.directory / INDEX).is_file() and not (source.directory / WEIGHTS).is_file():
@@ -72,3 +74,4 @@ def _copy(source: Checkpoint, target: Path) -> None:
     for name in names:
         shutil.copyfile(source.directory / name, target / name)
     copy_companions(source.directory, target)
+    return written_pieces(Piece(name, None, source.tensor(name)) for name in source.names())

@@ -18,6 +18,8 @@ from mcsmoe.alignment.layer import activation_matches
 from mcsmoe.architectures.experts import forward, hidden
 from mcsmoe.architectures.layer import Layout
 from mcsmoe.architectures.registry import family_of
+from mcsmoe.routing import watch
+from mcsmoe.routing.watch import watching
 from tests.alignment.experts import GATED, PLAIN, RELU, InMemory, noisy, random_expert
 from tests.merging.members import D, F, make_layer, random_experts, tokens
 from tests.models import batch, tiny_switch
@@ -37,7 +39,7 @@ def test_real_tokens_and_what_the_router_chose(stack: str):
     family = family_of(model.config)
     layer = next(layer for layer in family.layers(model.config) if layer.stack == stack)
     batches = [labelled(5, 3), labelled(2, 4)]
-    found = layer_tokens(model, family, layer, batches)
+    ((_, found),) = layer_tokens(model, family, [layer], batches)
     real = sum(int(b["attention_mask"].sum() if stack == "encoder" else (b["labels"] != -100).sum()) for b in batches)
     assert len(found.inputs) == len(found.index) == real
     block = model.get_submodule(layer.path)
@@ -68,16 +70,16 @@ def test_nothing_is_loaded_before_it_is_asked_for_and_each_layer_runs_once(monke
         loads.append(1)
         return model, [labelled(2, 3)]
 
-    def spy(model, family, layer, batches):
-        passes.append(layer.name)
-        return layer_tokens(model, family, layer, batches)
+    def spy(model, family, layers, *rest):
+        passes.append([layer.name for layer in layers])
+        return watching(model, family, layers, *rest)
 
-    monkeypatch.setattr(module, "layer_tokens", spy)
+    monkeypatch.setattr(watch, "watching", spy)
     lazy = LazyTokens(family, load)
     assert not loads
     found = [lazy(layer) for layer in (first, first, second, first)]
     assert loads == [1]
-    assert passes == [first.name, second.name, first.name]
+    assert passes == [[first.name], [second.name], [first.name]]
     assert found[0] is found[1]
     assert torch.equal(found[0].inputs, found[3].inputs)
 

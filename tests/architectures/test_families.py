@@ -187,7 +187,7 @@ def test_planted_duplicates_merge_without_loss_and_reload(stock: Made, tmp_path:
     plant(stock.model)
     planted = save(stock.model, tmp_path / "planted")
     merged = merge(planted, tmp_path / "merged")
-    check_inventory(merged)
+    check_inventory(merged, {})
     assert merged.size_bytes < planted.checkpoint.size_bytes
     model = load_model(tmp_path / "merged")
     assert {name: mlp.experts.num_experts for name, mlp in model.sparse_mlps().items()} == {
@@ -235,7 +235,7 @@ def test_remote_code_in_a_fresh_process(model_type: str, tmp_path: Path, request
         request.getfixturevalue("own_process")
     made = save(small_model(model_type), tmp_path / "stock")
     merge(made, tmp_path / "merged")
-    verify_checkpoint(tmp_path / "merged", batch(), logits(load_model(tmp_path / "merged")))
+    verify_checkpoint(tmp_path / "merged", {}, batch(), logits(load_model(tmp_path / "merged")))
 
 
 @pytest.fixture

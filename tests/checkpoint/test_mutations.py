@@ -1,4 +1,7 @@
-"""Damage of every kind to every kind of tensor and setting of a merged model is caught, in one line."""
+"""Damage of every kind to every kind of tensor and setting of a merged model is caught, in one line.
+
+Of what was written nothing is known here but the logits; `test_unreached` has the rest.
+"""
 
 import shutil
 
@@ -32,7 +35,7 @@ def whole(tmp_path_factory, tokenizer):
     """A merged checkpoint that passes."""
     directory = tmp_path_factory.mktemp("whole")
     save_model(tiny_merged(), tokenizer, directory)
-    verify_checkpoint(directory, batch(), logits(tiny_merged()))
+    verify_checkpoint(directory, {}, batch(), logits(tiny_merged()))
     return directory
 
 
@@ -44,7 +47,7 @@ def copy(whole, tmp_path):
 def refused(directory):
     """The one line with which the checkpoint is refused."""
     with pytest.raises(CheckpointError) as error:
-        verify_checkpoint(directory, batch(), logits(tiny_merged()))
+        verify_checkpoint(directory, {}, batch(), logits(tiny_merged()))
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -121,7 +124,7 @@ class TestFile:
 
     def test_in_shards_passes(self, copy, shards):
         assert len(shards) > 3
-        verify_checkpoint(copy, batch(), logits(tiny_merged()))
+        verify_checkpoint(copy, {}, batch(), logits(tiny_merged()))
 
     def test_shard_truncated(self, copy, shards):
         shards[1].write_bytes(shards[1].read_bytes()[:-4])

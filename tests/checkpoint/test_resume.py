@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from mcsmoe.checkpoint import shards
+from mcsmoe.checkpoint.piece import Piece
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
-from mcsmoe.checkpoint.writer import Piece, TensorSpec
+from mcsmoe.checkpoint.writer import TensorSpec
+from mcsmoe.checkpoint.written import Written, differing
 from mcsmoe.errors import CheckpointError, DiskFullError
 
 SPEC = TensorSpec(torch.float32, (100,))
@@ -37,15 +39,15 @@ class Source:
     def pieces(self, name: str) -> Iterator[Piece]:
         yield Piece(name, None, self.read(name))
 
-    def write(self, directory: Path) -> None:
+    def write(self, directory: Path, notes: Path) -> Written:
         parts = [Part(name, {name: SPEC}, lambda name=name: self.pieces(name)) for name in NAMES]  # type: ignore[misc]
-        write_parts(directory, [*parts, *other_parts(OTHERS, self.read)])
         (directory / "config.json").write_text("{}")
+        return write_parts(directory, [*parts, *other_parts(OTHERS, self.read)], notes)
 
 
 def write(path: Path, source: Source, key: str = "key") -> list[str]:
     with resumable_directory(path, {"key": key}) as staging:
-        source.write(staging.output)
+        source.write(*staging)
     return source.asked
 
 
@@ -122,6 +124,20 @@ def test_what_was_written_from_something_else_is_not_used(small: None, tmp_path:
     finally:
         torch.set_num_threads(threads)
     assert asked == list("abcdef")
+
+
+def test_a_finished_shard_that_changed_is_not_what_was_written(small: None, tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "out", Source("c"))
+    (shard,) = (tmp_path / ".out.partial" / "new").glob("model-00002*")
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-4] + bytes(4))
+    with resumable_directory(tmp_path / "out", {"key": "key"}) as staging:
+        written = Source().write(*staging)
+        found = Checkpoint(staging.output)
+        changed = [name for name in found.names() if differing(written, name, found.tensor(name))]
+    assert changed == ["b"]
+    assert written.keys() == set(found.names())
 
 
 def test_nothing_stays_where_nothing_is_finished(small: None, tmp_path: Path):

@@ -13,13 +13,13 @@ ROUTER = "decoder.block.1.layer.2.mlp.router.classifier.weight"
 
 @pytest.mark.usefixtures("own_process")
 def test_a_whole_checkpoint_passes_here_and_in_a_fresh_process(model, saved):
-    verify_checkpoint(saved, batch(), logits(model))
+    verify_checkpoint(saved, {}, batch(), logits(model))
 
 
 def test_half_precision_passes(tokenizer, tmp_path):
     half = tiny_mixed().to(torch.bfloat16)
     save_model(half, tokenizer, tmp_path)
-    verify_checkpoint(tmp_path, batch(), logits(half))
+    verify_checkpoint(tmp_path, {}, batch(), logits(half))
 
 
 @pytest.mark.parametrize(
@@ -40,14 +40,14 @@ def test_half_precision_passes(tokenizer, tmp_path):
 def test_mutations_are_caught(model, saved, edit, message):
     change(saved, edit)
     with pytest.raises(CheckpointError, match=message):
-        verify_checkpoint(saved, batch(), logits(model))
+        verify_checkpoint(saved, {}, batch(), logits(model))
 
 
 def test_a_truncated_file_is_caught(model, saved):
     content = (saved / WEIGHTS).read_bytes()
     (saved / WEIGHTS).write_bytes(content[:-4])
     with pytest.raises(CheckpointError, match="its header declares"):
-        verify_checkpoint(saved, batch(), logits(model))
+        verify_checkpoint(saved, {}, batch(), logits(model))
 
 
 class TestMerged:
@@ -59,16 +59,16 @@ class TestMerged:
         path = saved / "modeling_mcsmoe_switch.py"
         path.write_text(path.read_text().replace(") * gate[order]", ") * 2 * gate[order]"))
         with pytest.raises(CheckpointError, match="by remote code: logits differ"):
-            verify_checkpoint(saved, batch(), None)
+            verify_checkpoint(saved, {}, batch(), None)
 
     @pytest.mark.usefixtures("own_process")
     def test_remote_code_that_needs_this_package_is_caught(self, saved):
         path = saved / "modeling_mcsmoe_switch.py"
         path.write_text(path.read_text() + "\nimport mcsmoe.errors\n")
         with pytest.raises(CheckpointError, match=r"fresh process.*mcsmoe"):
-            verify_checkpoint(saved, batch(), None)
+            verify_checkpoint(saved, {}, batch(), None)
 
     def test_a_config_that_tells_other_sizes_is_caught(self, saved):
         change_config(saved, lambda values: values["moe_layers"]["encoder.3"].update(experts=2))
         with pytest.raises(CheckpointError, match=r"encoder\.block\.3.*shape"):
-            verify_checkpoint(saved, batch(), None)
+            verify_checkpoint(saved, {}, batch(), None)

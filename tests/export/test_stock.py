@@ -78,7 +78,7 @@ def test_a_stock_model_with_the_dominant_router_rows(planted: Merged, tmp_path: 
     mapped = planted.mapped
     agreement = export(planted, tmp_path / "stock")
     stock = Checkpoint(tmp_path / "stock")
-    check_inventory(stock)
+    check_inventory(stock, {})
     axes = mapped.family.expert_axes(mapped.source.config)
     assert set(mapped.others) == {name for name in stock.names() if name in mapped.others}
     for tensor, name in mapped.others.items():
@@ -111,7 +111,7 @@ def test_rows_can_be_fitted(model_type: str, tmp_path: Path):
     merged = merge(small(model_type), tmp_path)
     agreement = export(merged, tmp_path / "stock", "ridge")
     assert all(0 <= share <= 1 for share in agreement.values())
-    check_inventory(Checkpoint(tmp_path / "stock"))
+    check_inventory(Checkpoint(tmp_path / "stock"), {})
 
 
 @pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss", SWITCH])

@@ -14,7 +14,7 @@ from mcsmoe.checkpoint.streamed import Footprint, blocks_of, load_streamed
 from mcsmoe.errors import CheckpointError
 from mcsmoe.routing.collect import collect
 from mcsmoe.routing.statistics import RoutingStatistics
-from mcsmoe.routing.watch import count, watch
+from mcsmoe.routing.watch import count, watch, watching
 from mcsmoe.tasks.batches import in_order
 from tests import causal
 from tests.checkpoint.damage import change
@@ -23,8 +23,9 @@ from tests.models import VOCABULARY, tiny_switch
 from tests.routing.samples import batches, samples
 
 SWITCH = "switch_transformers"
-# One of each kind: encoder-decoder, plain, latent attention, fused on disk, state space, linear attention, ours.
-MODELS = [SWITCH, "mixtral", "deepseek_v3", "gpt_oss", "jamba", "minimax", "fsgpt_moe"]
+# One of each kind: encoder-decoder, plain, latent attention, fused on disk (stack, flat), state space, linear
+# attention, ours.
+MODELS = [SWITCH, "mixtral", "deepseek_v3", "gpt_oss", "dbrx", "jamba", "minimax", "fsgpt_moe"]
 
 
 def save(model_type: str, directory: Path) -> Path:
@@ -84,8 +85,9 @@ def test_one_block_is_in_memory_and_each_is_loaded_once(model_type: str, tmp_pat
         assert in_memory(model) == [layer.path.split(".layer.")[0].removesuffix(".mlp")]
         seen.append(layer.name)
 
-    watch(model, family, layers, ragged(model), see, done=lambda layer: seen.append("done"))
-    assert seen == [name for layer in layers for name in [layer.name] * 3 + ["done"]]
+    for layer in watching(model, family, layers, ragged(model), see):
+        seen.append(layer.name + " done")
+    assert seen == [name for layer in layers for name in [layer.name] * 3 + [layer.name + " done"]]
     assert loaded == blocks.names
 
 

@@ -20,6 +20,7 @@ from mcsmoe.checkpoint import verify
 from mcsmoe.checkpoint.atomic import write_json
 from mcsmoe.checkpoint.load import load_tokenizer
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
+from mcsmoe.checkpoint.written import Written
 from mcsmoe.errors import CheckpointError, UnknownNameError
 from mcsmoe.grouping.plan import PLAN
 from stages import collect, export, merge, permute
@@ -51,9 +52,9 @@ def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path / "place"
 
 
-def in_process(directory: Path, probe: object, memory_limit: int | None) -> None:
+def in_process(directory: Path, written: Written, probe: object, memory_limit: int | None) -> None:
     """Instead of a fresh process, which takes seconds."""
-    verify.check_inventory(Checkpoint(directory))
+    verify.check_inventory(Checkpoint(directory), written)
 
 
 def files(directory: Path = Path()) -> set[Path]:

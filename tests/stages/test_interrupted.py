@@ -91,7 +91,9 @@ def test_interrupted_merging_goes_on_by_the_same_plan_only(
     monkeypatch.setattr(shards, "SHARD_BYTES", 100_000)
     # A fresh process takes seconds.
     monkeypatch.setattr(
-        verify, "verify_checkpoint", lambda directory, *_: verify.check_inventory(Checkpoint(directory))
+        verify,
+        "verify_checkpoint",
+        lambda directory, written, *_: verify.check_inventory(Checkpoint(directory), written),
     )
     before = contents(MERGED / "m-smoe")
     write_params(merge={"groups": groups, "budget": "uniform"})

@@ -1,5 +1,6 @@
 """Stages on a model that is larger than `memory_limit`: the same bytes, or a refusal before any work."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.streamed import Blocks, Footprint
 from mcsmoe.errors import MemoryLimitError
 from mcsmoe.params import Params
+from mcsmoe.routing import collect as routing
 from mcsmoe.routing.memory import check_training, forward_needs
 from stages import collect, distill, export, merge, permute
 from tests.causal import tiny_mixtral
+from tests.stages.test_interrupted import contents, interrupt
 from tests.stages.workplace import FINETUNED, enter, write_params
 
 METHOD = "m-smoe-uniform"
@@ -32,9 +35,11 @@ def limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     tiny_mixtral(**SIZES).save_pretrained(FINETUNED)
     write_params(**SETTINGS)
     params = Params.load()
-    needs = forward_needs(load_config(FINETUNED), params.task, params.collect, sums=True)
-    assert needs.streamed < needs.whole
-    return needs.streamed
+    kinds: list[dict[str, bool]] = [{"sums": True}, {"tokens": True}]
+    needs = [forward_needs(load_config(FINETUNED), params.task, params.collect, **kind) for kind in kinds]
+    streamed = max(need.streamed for need in needs)
+    assert streamed < min(need.whole for need in needs)
+    return streamed
 
 
 def make() -> dict[Path, bytes]:
@@ -68,9 +73,38 @@ def test_a_limit_changes_no_byte(limit: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(verify, "_logits_in_fresh_process", checked)
     write_params(memory_limit=limit, **SETTINGS)
     found = make()
-    assert len(set(loaded)) == SIZES["num_hidden_layers"]
+    # Permute counts tokens and looks at them, collect and export look once each.
+    assert [loaded.count(block) for block in dict.fromkeys(loaded)] == [4] * SIZES["num_hidden_layers"]
     assert found.keys() == expected.keys()
     assert [path for path in found if found[path] != expected[path]] == []
+
+
+def test_interrupted_collecting_runs_no_layer_again(
+    limit: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(FINETUNED, collect.SOURCE)
+    write_params(memory_limit=limit, **SETTINGS)
+    collect.main()
+    expected = contents(collect.OUTPUT)
+    shutil.rmtree(collect.OUTPUT)
+    loaded: list[str] = []
+    load = Blocks.load
+
+    def counted(self: Blocks, block: str) -> None:
+        loaded.append(block)
+        load(self, block)
+
+    monkeypatch.setattr(Blocks, "load", counted)
+    interrupt(monkeypatch, routing, "accumulate", 3 * 3 + 1)  # of three batches the second, in the fourth layer
+    with pytest.raises(KeyboardInterrupt):
+        collect.main()
+    assert not collect.OUTPUT.exists()
+    capsys.readouterr()
+    collect.main()
+    assert loaded == [f"model.layers.{i}" for i in (0, 1, 2, 3, 3, 4, 5)]
+    assert "resuming at decoder.3: 3 of 6 layers were measured before" in capsys.readouterr().out
+    assert contents(collect.OUTPUT) == expected
+    assert sorted(path.name for path in Path("artifacts").iterdir()) == ["collect", "finetune", "permute"]
 
 
 def logits(checkpoint: Checkpoint, probe: Any, code: str, memory_limit: int | None) -> Any:

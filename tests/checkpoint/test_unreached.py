@@ -1,0 +1,161 @@
+"""Damage to experts that no token of the probe reaches is caught, too: by what was written, and by what is loaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from mcsmoe.alignment.write import write_permuted
+from mcsmoe.architectures.registry import family_of, merged_layers
+from mcsmoe.checkpoint import verify
+from mcsmoe.checkpoint.load import load_model
+from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.save import save_model
+from mcsmoe.checkpoint.verify import verify_checkpoint, verify_stock
+from mcsmoe.checkpoint.written import Written
+from mcsmoe.errors import CheckpointError
+from mcsmoe.grouping.plan import LayerPlan, Plan
+from mcsmoe.merging.write import write_merged
+from tests.checkpoint.damage import change
+from tests.families import small_model
+from tests.merging.material import nothing_measured
+from tests.models import tiny_merged, tiny_switch
+
+Write = Callable[[Any, Any, Path], Written]
+Experts = list[dict[str, Tensor]]
+LAYER = "decoder.1"  # the merged Switch has all of its eight experts there
+
+
+def saved(model: Any, tokenizer: Any, directory: Path) -> Written:
+    return save_model(model, tokenizer, directory)
+
+
+def permuted(model: Any, tokenizer: Any, directory: Path) -> Written:
+    model.save_pretrained(directory / "source")
+    source = Checkpoint(directory / "source")
+    return write_permuted(source, family_of(source.config).layers(source.config), lambda layer: {}, directory)
+
+
+def merged(model: Any, tokenizer: Any, directory: Path) -> Written:
+    model.save_pretrained(directory / "source")
+    source = Checkpoint(directory / "source")
+    layers = family_of(source.config).layers(source.config)
+    untouched = {layer.name: LayerPlan.untouched(torch.ones(layer.experts)) for layer in layers}
+    plan = Plan("none", "frequency", "none", "dominant", untouched)
+    return write_merged(source, plan, nothing_measured(layers), directory)
+
+
+# On disk, experts have a tensor each, or lie in a stack, gate and up in turn, or in a flat one.
+CASES: dict[str, tuple[Callable[[], Any], Write]] = {
+    "switch, trained": (tiny_switch, saved),
+    "switch, permuted": (tiny_switch, permuted),
+    "switch, merged and trained": (tiny_merged, saved),
+    "mixtral, trained": (lambda: small_model("mixtral"), saved),
+    "mixtral, permuted": (lambda: small_model("mixtral"), permuted),
+    "mixtral, merged": (lambda: small_model("mixtral"), merged),
+    "gpt_oss, trained": (lambda: small_model("gpt_oss"), saved),
+    "gpt_oss, permuted": (lambda: small_model("gpt_oss"), permuted),
+    "dbrx, trained": (lambda: small_model("dbrx"), saved),
+    "dbrx, permuted": (lambda: small_model("dbrx"), permuted),
+}
+
+
+class Made(NamedTuple):
+    """A checkpoint, what was written, the model's logits on the probe, and two experts that no token of it reaches."""
+
+    directory: Path
+    written: Written
+    logits: Tensor
+    unreached: tuple[int, int]
+
+
+@pytest.fixture(params=CASES)
+def made(request: pytest.FixtureRequest, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    build, write = CASES[request.param]
+    directory = tmp_path / "made"
+    directory.mkdir()
+    written = write(build(), tokenizer, directory)
+    model = load_model(directory)
+    expected, left = logits(model), []
+    for e, expert in enumerate(experts(model.state_dict(), model.config, in_memory=True)):
+        kept = {name: value.clone() for name, value in expert.items()}
+        zero(expert, expert)
+        if torch.equal(logits(model), expected):
+            left.append(e)
+        for name, value in kept.items():
+            expert[name].copy_(value)
+    # Processes take seconds.
+    monkeypatch.setattr(verify, "_logits_in_fresh_process", lambda *_: expected)
+    return Made(directory, written, expected, (left[0], left[-1]))
+
+
+def probe(config: Any) -> dict[str, Tensor]:
+    """Two tokens: they reach four of eight experts at most."""
+    ids = torch.tensor([[7, 8]])
+    return {"input_ids": ids} if family_of(config).causal else {"input_ids": ids, "decoder_input_ids": ids}
+
+
+@torch.no_grad()
+def logits(model: Any) -> Tensor:
+    found: Tensor = model(**probe(model.config)).logits
+    return found
+
+
+def experts(tensors: dict[str, Tensor], config: Any, in_memory: bool = False) -> Experts:
+    """The experts of `LAYER` as they lie in `tensors`."""
+    family = family_of(config)
+    layer = next(layer for layer in family.layers(config) if layer.name == LAYER)
+    if merged_layers(config) is not None:
+        return [{n: tensors[family.merged_tensor(layer, n)][e] for n in layer.layout} for e in range(layer.experts)]
+    places = (layer.in_memory if in_memory else layer.places).items()
+    return [{n: p.view(p.share(tensors[p.name(e)], e)) for n, p in places} for e in range(layer.experts)]
+
+
+def zero(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    for value in first.values():
+        value.zero_()
+
+
+def swap(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    for name, value in first.items():
+        kept = value.clone()
+        value.copy_(second[name])
+        second[name].copy_(kept)
+
+
+@pytest.mark.parametrize("damage", [zero, swap])
+def test_damage_to_the_file_is_caught_with_and_without_known_logits(made: Made, damage: Any):
+    config = Checkpoint(made.directory).config
+    for known in (made.logits, None):
+        verify_checkpoint(made.directory, made.written, probe(config), known)
+
+    def edit(tensors: dict[str, Tensor]) -> None:
+        ours = experts(tensors, config)
+        damage(*(ours[e] for e in made.unreached))
+
+    change(made.directory, edit)
+    for known in (made.logits, None):
+        with pytest.raises(CheckpointError, match=r"is not what was written$"):
+            verify_checkpoint(made.directory, made.written, probe(config), known)
+        verify_checkpoint(made.directory, {}, probe(config), known)  # logits alone tell nothing
+    with pytest.raises(CheckpointError, match=r"is not what was written$"):
+        verify_stock(made.directory, made.written, probe(config))
+
+
+@pytest.mark.parametrize("damage", [zero, swap])
+def test_damage_by_loading_is_caught(made: Made, damage: Any, monkeypatch: pytest.MonkeyPatch):
+    def damaged(*arguments: Any, **options: Any) -> Any:
+        model = load_model(*arguments, **options)
+        ours = experts(model.state_dict(), model.config, in_memory=True)
+        damage(*(ours[e] for e in made.unreached))
+        return model
+
+    monkeypatch.setattr(verify, "load_model", damaged)
+    config = Checkpoint(made.directory).config
+    with pytest.raises(CheckpointError, match=r"reloaded: .* is not what the file holds"):
+        verify_checkpoint(made.directory, made.written, probe(config), made.logits)
+    with pytest.raises(CheckpointError, match=r"reloaded: .* is not what the file holds"):
+        verify_stock(made.directory, made.written, probe(config))
