@@ -23,7 +23,6 @@ def main() -> None:
     from mcsmoe.checkpoint.atomic import atomic_directory
     from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
     from mcsmoe.checkpoint.streamed import load_streamed
-    from mcsmoe.progress import progress
     from mcsmoe.routing.collect import collect_layers
     from mcsmoe.routing.differentiate import write_gradients
     from mcsmoe.routing.gradients import KINDS
@@ -55,8 +54,7 @@ def main() -> None:
         main = accelerator.is_main_process
         directory = stack.enter_context(atomic_directory(OUTPUT)) if main else None
         writer = stack.enter_context(StatisticsWriter(directory))
-        batches = progress(share(sample), "collect", show=main and not streamed)
-        collect_layers(model, family, layers, batches, writer.keep, also=settings.also, reduce=reduce)
+        collect_layers(model, family, layers, share(sample), writer.keep, also=settings.also, reduce=reduce)
         measured = {}
         if "correlation" in settings.also:
             measured = measure_correlations(model, family, layers, share(sample), reduce=reduce)

@@ -32,7 +32,7 @@ def write_permuted(source: Checkpoint, layers: Iterable[MoELayer], orders: Order
         held = dict.fromkeys(share.tensor for share in expert_shares(layer, layer.experts))
         ours = {name: specs.pop(name) for name in held}
         parts.append(Part(layer.name, ours, partial(_permuted, source, layer, orders)))
-    write_parts(directory, [*parts, *other_parts(specs, source.tensor)])
+    write_parts(directory, [*parts, *other_parts(specs, source.tensor)], "permute")
     shutil.copyfile(source.directory / "config.json", directory / "config.json")
     write_remote_code(source.config, directory)
     copy_companions(source.directory, directory)

@@ -9,6 +9,7 @@ from mcsmoe.architectures.layer import MoELayer, Routing
 from mcsmoe.export.agreement import agreement
 from mcsmoe.export.mapped import Mapped
 from mcsmoe.export.registry import RouterData, Rule
+from mcsmoe.progress import progress
 from mcsmoe.routing.watch import Batch, watch
 
 
@@ -23,7 +24,7 @@ def stock_routers(
     tensors: dict[str, Tensor] = {}
     shares: dict[str, float] = {}
     axes = mapped.family.expert_axes(mapped.source.config)
-    for layer in mapped.layers:
+    for layer in progress(mapped.layers, "router rows of layers", late=True):
         weight = mapped.others[layer.router_weight]
         bias = f"{weight.removesuffix('weight')}bias"
         data = router_data(mapped, layer, weight, bias if bias in axes else None, model, batches)

@@ -43,7 +43,8 @@ def write_merged(source: Checkpoint, plan: Plan, material: Material, directory: 
     renamed = family.merged_names(source.config, [name for name in source.names() if name not in ours])
     others = {new: old for old, new in renamed.items()}
     rest = {new: TensorSpec(source.dtype(old), source.shape(old)) for new, old in others.items()}
-    write_parts(directory, [*parts, *other_parts(rest, lambda name: source.tensor(others[name]))])
+    everything = [*parts, *other_parts(rest, lambda name: source.tensor(others[name]))]
+    write_parts(directory, everything, f"merge {plan.method}")
     config = family.merged_config(source.config, plan.experts)
     write_json(directory / "config.json", config)
     write_remote_code(config, directory)

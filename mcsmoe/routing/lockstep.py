@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from mcsmoe.checkpoint.streamed import Blocks
+from mcsmoe.progress import progress
 
 
 # No `except Exception` of a model is to catch these.
@@ -111,6 +112,7 @@ def lockstep(
         for each in passes:
             running[:] = [each]
             each.start()
+        bar = stack.enter_context(progress(None, "blocks for all batches", len(blocks.names), late=True))
         while waiting := [each for each in passes if each.call is not None]:
             block = min((each.call.block for each in waiting if each.call), key=blocks.names.index)
             with _loaded(blocks, block):
@@ -120,6 +122,7 @@ def lockstep(
                         enter(i)
                         _go_on(each, real[block])
             passed(block)
+            bar.update()
 
 
 def _go_on(each: _Pass, block: Callable[..., Any]) -> None:
