@@ -1,5 +1,6 @@
 """Long work shows how far it is and how long it still takes: a bar in a terminal, plain lines in a log."""
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -20,12 +21,35 @@ class Lines(tqdm):
     def close(self) -> None:
         """Write it a last time, without the line ends of a bar."""
         if not self.disable:
-            self.display()
+            if self.leave:
+                self.display()
             self.disable = True
 
 
-def progress(items: Iterable[Any] | None, description: str, total: int | None = None, show: bool = True) -> tqdm:
-    """`items` as they are, or a bar to `update` where there are none; `total` is their number where `len` fails."""
-    if sys.stderr.isatty():
-        return tqdm(items, description, total, disable=not show, mininterval=TERMINAL_SECONDS)
-    return Lines(items, description, total, disable=not show, mininterval=LOG_SECONDS, bar_format=LINE)
+def progress(
+    items: Iterable[Any] | None,
+    description: str,
+    total: int | None = None,
+    show: bool = True,
+    *,
+    late: bool = False,
+    unit: str = "",
+) -> tqdm:
+    """`items` as they are, or a bar to `update` where there are none; `total` is their number where `len` fails.
+
+    `late` is for parts of other work: nothing shows of what is done at once, nor of the rest when it is done. Numbers
+    of a `unit` are shortened, 1.9G for 1,900,000,000. Of several processes only the first one of a machine shows any.
+    """
+    bar, seconds, form = (tqdm, TERMINAL_SECONDS, None) if sys.stderr.isatty() else (Lines, LOG_SECONDS, LINE)
+    return bar(
+        items,
+        description,
+        total,
+        leave=not late,
+        disable=not show or os.environ.get("LOCAL_RANK", "0") != "0",
+        mininterval=seconds,
+        delay=seconds if late else 0,
+        unit=unit or "it",
+        unit_scale=bool(unit),
+        bar_format=form,
+    )

@@ -26,7 +26,6 @@ def main() -> None:
     from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
     from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
     from mcsmoe.checkpoint.streamed import load_streamed
-    from mcsmoe.progress import progress
     from mcsmoe.routing.collect import collect_layers
     from mcsmoe.routing.differentiate import write_gradients
     from mcsmoe.routing.gradients import KINDS
@@ -71,8 +70,8 @@ def main() -> None:
         if left and writer.tokens:
             finished = len(layers) - len(left)
             print(f"resuming at {left[0].name}: {finished} of {len(layers)} layers were measured before")
-        batches = progress(share(sample), "collect", show=main and not streamed)
-        collect_layers(model, family, left, batches, writer.keep, also=settings.also, reduce=reduce, journal=journal)
+        rows = share(sample)
+        collect_layers(model, family, left, rows, writer.keep, also=settings.also, reduce=reduce, journal=journal)
         measured = {}
         if "correlation" in settings.also:
             measured = measure_correlations(model, family, layers, share(sample), reduce=reduce)

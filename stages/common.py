@@ -3,7 +3,6 @@
 import errno
 import importlib
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -14,9 +13,9 @@ import typer
 
 from mcsmoe.errors import DiskFullError, ParameterError, UserError
 from mcsmoe.params import Params
+from stages.interrupt import INTERRUPTED, idle, leaving, working
 
 USER_ERROR = 2
-INTERRUPTED = 130
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -38,10 +37,11 @@ def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
-            return command(*args, **kwargs)
-        except KeyboardInterrupt:
-            again = shlex.join(["python", *sys.orig_argv[1:]])
-            print(f"\ninterrupted: nothing written; run `{again}` again, or `dvc repro`", file=sys.stderr)
+            result = command(*args, **kwargs)
+            idle()
+            return result
+        except KeyboardInterrupt as interruption:
+            leaving(str(interruption))
             sys.exit(INTERRUPTED)
 
     return guarded
@@ -79,6 +79,7 @@ def prepare(seed: int, threads: int | None = None) -> None:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     transformers.set_seed(seed)
+    working()
 
 
 def _import_plugin(name: str) -> None:

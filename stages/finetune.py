@@ -9,6 +9,7 @@ from typing import Annotated
 from typer import Option
 
 from stages.common import run, start
+from stages.interrupt import CHILD
 from stages.launch import LAUNCHED, launched
 
 
@@ -22,7 +23,7 @@ def main(
     params = start()
     if LAUNCHED not in os.environ:
         # In a process of its own: what later stages would refuse does not change what this one computes.
-        checked = subprocess.run([sys.executable, "-m", "stages.check"])
+        checked = subprocess.run([sys.executable, "-m", "stages.check"], env=os.environ | CHILD)
         if checked.returncode:
             sys.exit(checked.returncode)
     curve = Path("plots/finetune.json")

@@ -1,6 +1,6 @@
-"""A small random model of each family whose experts have transformers' interface, and README's table of them.
+"""A small random model of each family with the common interface, and the tables of README and docs/families.md.
 
-python -m tests.families     prints the table
+python -m tests.families     prints them
 """
 
 from typing import Any
@@ -127,15 +127,20 @@ def batch(rows: int = 3, length: int = 10) -> dict[str, torch.Tensor]:
 
 
 def table() -> str:
-    """Markdown: model types by what their experts are and how they lie on disk, and those that are refused."""
+    """Markdown: model types by what their experts are and how they lie on disk."""
     kinds: dict[tuple[str, str], list[str]] = {}
     for model_type in sorted(SETTINGS):
         config = small_model(model_type).config
         layer = family_of(config).layers(config)[0]
         kinds.setdefault((_kind(layer), _disk(layer)), []).append(f"`{model_type}`")
     rows = [f"| {kind} | {disk} | {', '.join(names)} |" for (kind, disk), names in kinds.items()]
-    refused = [f"| not supported | | `{model_type}`: {reason} |" for model_type, reason in REFUSED.items()]
-    return "\n".join(["| experts | on disk | model types |", "|---|---|---|", *rows, *refused])
+    return "\n".join(["| experts | on disk | model types |", "|---|---|---|", *rows])
+
+
+def refused() -> str:
+    """Markdown: model types that are not supported, and why."""
+    rows = [f"| `{model_type}` | {reason} |" for model_type, reason in REFUSED.items()]
+    return "\n".join(["| not supported | why |", "|---|---|", *rows])
 
 
 def _disk(layer: MoELayer) -> str:
@@ -153,4 +158,4 @@ def _kind(layer: MoELayer) -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    print(table(), refused(), sep="\n\n")

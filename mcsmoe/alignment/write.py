@@ -36,7 +36,7 @@ def write_permuted(
         held = dict.fromkeys(share.tensor for share in expert_shares(layer, layer.experts))
         ours = {name: specs.pop(name) for name in held}
         parts.append(Part(layer.name, ours, partial(_permuted, source, layer, orders)))
-    written = write_parts(directory, [*parts, *other_parts(specs, source.tensor)], notes)
+    written = write_parts(directory, [*parts, *other_parts(specs, source.tensor)], "permute", notes)
     shutil.copyfile(source.directory / "config.json", directory / "config.json")
     write_remote_code(source.config, directory)
     copy_companions(source.directory, directory)

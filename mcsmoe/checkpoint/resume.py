@@ -57,8 +57,10 @@ def resumable_directory(path: Path, key: Mapping[str, Any]) -> Iterator[Staging]
             exchange(scratch / "new", path)
         except CheckpointError:
             raise
-        except BaseException:
+        except BaseException as error:
             keep = any((scratch / "new").glob(SHARDS)) or any((scratch / "notes").glob("*"))
+            if keep and isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt("finished layers are kept") from None
             raise
         finally:
             if not keep:

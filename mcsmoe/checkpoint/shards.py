@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from mcsmoe.checkpoint.reader import INDEX, WEIGHTS
 from mcsmoe.checkpoint.room import check_room
 from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
 from mcsmoe.checkpoint.written import Written
+from mcsmoe.progress import progress
 
 SHARD_BYTES = 5 * 10**9
 """Weights up to this size are one file. transformers' own limit, ten times that, would leave little to go on with
@@ -53,16 +55,21 @@ def _whole(names: Iterable[str], read: Callable[[str], Tensor]) -> Iterator[Piec
     return (Piece(name, None, read(name)) for name in names)
 
 
-def write_parts(directory: Path, parts: Sequence[Part], notes: Path | None = None) -> Written:
+def write_parts(
+    directory: Path, parts: Sequence[Part], description: str = "write", notes: Path | None = None
+) -> Written:
     """Write all parts into `directory`: as one file up to `SHARD_BYTES`, else each as a shard, and their index.
 
     Gives what was written. In `notes`, that of each shard is kept. A shard gets its name when its bytes are on the
     disk; one that has its name and a note is taken as it is, and its pieces are not asked for: who calls vouches that
-    it was written from the same. Peak memory is that of the pieces. Raises what `write_safetensors` raises.
+    it was written from the same. Peak memory is that of the pieces. Bytes written, of those still to write, show as
+    progress of `description`. Raises what `write_safetensors` raises.
     """
     if sum(part.size_bytes for part in parts) <= SHARD_BYTES:
         specs = {name: spec for part in parts for name, spec in part.specs.items()}
-        return write_safetensors(directory / WEIGHTS, specs, chain.from_iterable(part.pieces() for part in parts))
+        with _bytes_of(parts, description) as bar:
+            pieces = chain.from_iterable(part.pieces() for part in parts)
+            return write_safetensors(directory / WEIGHTS, specs, _counted(pieces, bar))
     files = {f"model-{i:05}-of-{len(parts):05}.safetensors": part for i, part in enumerate(parts, 1)}
     written: Written = {}
     todo = dict(files)
@@ -75,13 +82,14 @@ def write_parts(directory: Path, parts: Sequence[Part], notes: Path | None = Non
     if 0 < len(todo) < len(files):
         finished = len(files) - len(todo)
         print(f"resuming at {next(iter(todo.values())).name}: {finished} of {len(files)} shards were written before")
-    for name, part in todo.items():
-        unfinished = directory / f".{name}"
-        ours = write_safetensors(unfinished, part.specs, part.pieces())
-        written |= ours
-        if notes:
-            write_json(_note(notes, name), ours)
-        settle(unfinished, directory / name)
+    with _bytes_of(todo.values(), description) as bar:
+        for name, part in todo.items():
+            unfinished = directory / f".{name}"
+            ours = write_safetensors(unfinished, part.specs, _counted(part.pieces(), bar))
+            written |= ours
+            if notes:
+                write_json(_note(notes, name), ours)
+            settle(unfinished, directory / name)
     weight_map = {tensor: name for name, part in files.items() for tensor in part.specs}
     total = sum(part.size_bytes for part in parts)
     write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
@@ -90,3 +98,13 @@ def write_parts(directory: Path, parts: Sequence[Part], notes: Path | None = Non
 
 def _note(notes: Path, shard: str) -> Path:
     return notes / f"{shard}.json"
+
+
+def _bytes_of(parts: Iterable[Part], description: str) -> Any:
+    return progress(None, f"{description}, bytes", sum(part.size_bytes for part in parts), unit="B")
+
+
+def _counted(pieces: Iterable[Piece], bar: Any) -> Iterator[Piece]:
+    for piece in pieces:
+        yield piece
+        bar.update(piece.value.nbytes)

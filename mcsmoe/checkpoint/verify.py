@@ -21,6 +21,7 @@ from mcsmoe.checkpoint.load import load_model, offloading
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.written import Written, differing
 from mcsmoe.errors import CheckpointError
+from mcsmoe.progress import progress
 
 FRESH_PROCESS = """
 import json, sys
@@ -122,7 +123,7 @@ def check_inventory(checkpoint: Checkpoint, written: Written) -> None:
         if difference:
             count, first = len(difference), min(difference)
             raise CheckpointError(f"{checkpoint.directory}: {count} {kind} tensors, the first is {first}")
-    for name in checkpoint.names():
+    for name in progress(checkpoint.names(), "check tensors", late=True):
         shape, dtype = checkpoint.shape(name), checkpoint.dtype(name)
         if shape != tuple(expected[name].shape):
             wanted = list(expected[name].shape)

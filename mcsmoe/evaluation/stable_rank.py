@@ -65,6 +65,7 @@ def stable_rank_figure(method: str, moments: Mapping[str, Ranks]) -> Figure:
         axes.set_title(f"{method}: stable rank of experts, layer by layer", pad=10)
         axes.set_ylabel("mean over experts and weights")
         axes.grid(axis="y", linewidth=0.8)
+        axes.margins(y=0.08)  # marks at the top are whole
         axes.set_ylim(bottom=0)
         axes.tick_params(axis="x", rotation=35, length=0)
         axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0))

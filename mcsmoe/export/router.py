@@ -9,6 +9,7 @@ from mcsmoe.architectures.layer import MoELayer, Routing
 from mcsmoe.export.agreement import agreement
 from mcsmoe.export.mapped import Mapped
 from mcsmoe.export.registry import RouterData, Rule
+from mcsmoe.progress import progress
 from mcsmoe.routing.watch import Batch, one_by_one
 
 
@@ -29,7 +30,8 @@ def stock_routers(
         assert routing.inputs is not None
         seen.append((routing.inputs.cpu(), routing.logits.cpu()))
 
-    for layer in one_by_one(model, mapped.family, mapped.layers, batches, see):
+    coming = one_by_one(model, mapped.family, mapped.layers, batches, see)
+    for layer in progress(coming, "router rows of layers", len(mapped.layers), late=True):
         weight = mapped.others[layer.router_weight]
         bias = f"{weight.removesuffix('weight')}bias"
         data = router_data(mapped, layer, weight, bias if bias in axes else None, seen)

@@ -48,7 +48,7 @@ def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, 
     for tensor, name in mapped.others.items():
         shape = tuple(routers[name].shape) if name in routers else checkpoint.shape(name)
         others[tensor] = TensorSpec(checkpoint.dtype(name), shape)
-    written = write_parts(directory, [*parts, *other_parts(others, other)], notes)
+    written = write_parts(directory, [*parts, *other_parts(others, other)], "export", notes)
     (directory / "config.json").write_bytes(config.encode())
     write_remote_code(source.config, directory)
     copy_companions(source.directory, directory)

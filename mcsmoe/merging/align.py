@@ -11,6 +11,7 @@ from mcsmoe.architectures.experts import read_expert
 from mcsmoe.architectures.layer import MoELayer, TensorSource
 from mcsmoe.grouping.plan import Group
 from mcsmoe.merging.material import Material
+from mcsmoe.progress import progress
 
 Align = Callable[[TensorSource, MoELayer, int, Sequence[int], Material], dict[int, Tensor]]
 """(checkpoint, layer, reference, other members) → new order [f] of each member's neurons; none: as it is."""
@@ -21,7 +22,8 @@ def by_weight(
 ) -> dict[int, Tensor]:
     """Weight matching (paper §3.1; Git Re-Basin)."""
     target = read_expert(source, layer, reference)
-    return {e: assign(weight_cost(target, read_expert(source, layer, e), layer.layout)) for e in others}
+    shown = progress(others, f"align experts of {layer.name}", late=True)
+    return {e: assign(weight_cost(target, read_expert(source, layer, e), layer.layout)) for e in shown}
 
 
 def by_activation(
@@ -29,7 +31,8 @@ def by_activation(
 ) -> dict[int, Tensor]:
     """Activation matching: correlation of hidden neurons on the tokens routed to either expert."""
     pairs = pair_moments(source, layer, material.tokens(layer), reference, others)
-    return {e: assign(activation_cost(moments)) for e, moments in pairs}
+    shown = progress(pairs, f"align experts of {layer.name}", len(others), late=True)
+    return {e: assign(activation_cost(moments)) for e, moments in shown}
 
 
 def unaligned(

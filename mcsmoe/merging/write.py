@@ -46,7 +46,8 @@ def write_merged(
     renamed = family.merged_names(source.config, [name for name in source.names() if name not in ours])
     others = {new: old for old, new in renamed.items()}
     rest = {new: TensorSpec(source.dtype(old), source.shape(old)) for new, old in others.items()}
-    written = write_parts(directory, [*parts, *other_parts(rest, lambda name: source.tensor(others[name]))], notes)
+    everything = [*parts, *other_parts(rest, lambda name: source.tensor(others[name]))]
+    written = write_parts(directory, everything, f"merge {plan.method}", notes)
     config = family.merged_config(source.config, plan.experts)
     write_json(directory / "config.json", config)
     write_remote_code(config, directory)

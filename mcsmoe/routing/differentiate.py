@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mcsmoe.architectures.layer import MoELayer, Place
 from mcsmoe.checkpoint.piece import Piece
 from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
+from mcsmoe.progress import progress
 from mcsmoe.routing.collect import Reduce, alone
 from mcsmoe.routing.gradients import GRADIENTS, KINDS, Gradients
 from mcsmoe.routing.watch import Batch, real_tokens
@@ -126,7 +127,7 @@ def _differentiate(
         stack.callback(model.train, model.training)
         stack.enter_context(torch.enable_grad())
         model.eval()
-        for row in rows(batches, causal):
+        for row in rows(progress(batches, "differentiate batches", late=True), causal):
             labels = row["labels"][0].to(device)  # [T]
             inputs = {name: value.to(device) for name, value in model_inputs(row, causal).items()}
             logits = model(**inputs).logits[0]  # [T, V]

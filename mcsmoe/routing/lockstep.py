@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from mcsmoe.checkpoint.streamed import Blocks
+from mcsmoe.progress import progress
 from mcsmoe.routing.journal import Call, Journal
 
 
@@ -109,6 +110,7 @@ def lockstep(
             for i, each in enumerate(passes):
                 running[:] = [each]
                 _replay(each, journal, i)
+        bar = stack.enter_context(progress(None, "blocks for all batches", len(blocks.names), late=True))
         while waiting := [each for each in passes if each.call is not None]:
             block = min((each.call.block for each in waiting if each.call), key=blocks.names.index)
             with _loaded(blocks, block):
@@ -117,6 +119,7 @@ def lockstep(
                         running[:] = [each]
                         enter(i)
                         _go_on(each, real[block], journal, i)
+            bar.update()
             yield block
             if journal:
                 journal.passed(block, [each.call for each in passes])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mcsmoe.architectures.layer import Family, MoELayer, Routing
 from mcsmoe.checkpoint.streamed import blocks_of, device_of
+from mcsmoe.progress import progress
 from mcsmoe.routing.journal import Journal
 from mcsmoe.routing.lockstep import Enough, lockstep
 from mcsmoe.tasks.batches import IGNORED, model_inputs
@@ -96,7 +97,7 @@ def watching(
             stack.callback(router.register_forward_hook(after_router(layer)).remove)
             stack.callback(experts.register_forward_pre_hook(before_experts(layer)).remove)
         if blocks is None:
-            for batch in batches:
+            for batch in progress(batches, "calibration batches", late=True):
                 kept.update(masks(batch, family.causal))
                 with suppress(Enough):
                     forward(batch)

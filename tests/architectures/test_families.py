@@ -26,7 +26,7 @@ from mcsmoe.routing.collect import collect
 from mcsmoe.routing.differentiate import write_gradients
 from mcsmoe.routing.gradients import Gradients
 from tests.compression.settings import compress
-from tests.families import EXPERTS, SETTINGS, batch, small_model, table
+from tests.families import EXPERTS, SETTINGS, batch, refused, small_model, table
 from tests.merging.material import nothing_measured
 
 GROUPS = EXPERTS // 2
@@ -293,4 +293,6 @@ def test_gradients_of_experts_that_share_a_tensor(model_type: str, tmp_path: Pat
 
 def test_every_family_is_tested_and_stands_in_the_readme():
     assert set(SETTINGS) == {"dbrx", "fsgpt_moe", "llama4_text", *FUSED}
-    assert table() in (Path(__file__).parent.parent.parent / "README.md").read_text()
+    root = Path(__file__).parent.parent.parent
+    assert table() in (root / "README.md").read_text()
+    assert refused() in (root / "docs/families.md").read_text()

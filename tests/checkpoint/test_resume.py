@@ -42,7 +42,7 @@ class Source:
     def write(self, directory: Path, notes: Path) -> Written:
         parts = [Part(name, {name: SPEC}, lambda name=name: self.pieces(name)) for name in NAMES]  # type: ignore[misc]
         (directory / "config.json").write_text("{}")
-        return write_parts(directory, [*parts, *other_parts(OTHERS, self.read)], notes)
+        return write_parts(directory, [*parts, *other_parts(OTHERS, self.read)], "copy", notes)
 
 
 def write(path: Path, source: Source, key: str = "key") -> list[str]:
@@ -86,7 +86,14 @@ def test_an_interrupted_write_goes_on_and_gives_the_same_bytes(
         write(tmp_path / "out", Source("c", error))
     assert not (tmp_path / "out").exists()
     assert write(tmp_path / "out", Source()) == list("cdef")
-    assert capsys.readouterr().out == "resuming at c: 2 of 5 shards were written before\n"
+    written = capsys.readouterr()
+    assert written.out == "resuming at c: 2 of 5 shards were written before\n"
+    lines = [line.split(",")[1] for line in written.err.splitlines()]
+    assert lines == [
+        *(" bytes: 0.00/2.40k (0 %)", " bytes: 2.40k/2.40k (100 %)"),
+        *(" bytes: 0.00/2.40k (0 %)", " bytes: 800/2.40k (33 %)"),
+        *(" bytes: 0.00/1.60k (0 %)", " bytes: 1.60k/1.60k (100 %)"),
+    ]
     assert content(tmp_path / "out") == content(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
 

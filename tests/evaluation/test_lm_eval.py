@@ -26,7 +26,7 @@ from tests.tasks.settings import settings
 
 lm_eval = pytest.importorskip("lm_eval")
 
-README = re.compile(r"```yaml\n(group: local\n.*?)```.*?```\n(lm_eval .*?)```", re.DOTALL)
+DOCUMENTED = re.compile(r"```yaml\n(group: local\n.*?)```.*?```sh\n(lm_eval .*?)```", re.DOTALL)
 WITHOUT_THIS_PACKAGE = """
 import sys
 sys.modules["mcsmoe"] = None
@@ -123,9 +123,9 @@ def test_text_is_generated_as_we_generate_it(place, measured, name):
     assert len(set(expected)) > 1
 
 
-def test_the_command_of_the_readme_by_remote_code_without_this_package(place, measured):
+def test_the_documented_command_by_remote_code_without_this_package(place, measured):
     """In a process of its own, as users run it, which takes seconds."""
-    ((tasks, command),) = README.findall((ROOT / "README.md").read_text())
+    ((tasks, command),) = DOCUMENTED.findall((ROOT / "docs/tasks.md").read_text())
     (place / "local.yaml").write_text(tasks)
     program, *options = shlex.split(command)
     assert program == "lm_eval"

@@ -1,18 +1,26 @@
-"""Ctrl-C while a stage works."""
+"""Ctrl-C at any moment of a stage: in a terminal it goes to a stage and to all processes that it started."""
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.stages.workplace import write_params
+
 ROOT = Path(__file__).parent.parent.parent
 
-STAGE = """
-import signal, time
+PRELUDE = """
+import signal, sys, time
 from pathlib import Path
-from mcsmoe.checkpoint.atomic import atomic_directory
 from stages.common import run
+from stages.interrupt import idle, working
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
+"""
+IN_AN_OUTPUT = """
+from mcsmoe.checkpoint.atomic import atomic_directory
 def main():
     with atomic_directory(Path("output")) as directory:
         (directory / "weights").write_text("half")
@@ -20,25 +28,98 @@ def main():
         time.sleep(60)
 run(main)
 """
+IN_A_FINALISER = """
+class Last:
+    def __del__(self):
+        print("ready", flush=True)
+        time.sleep(60)
+def main():
+    working()
+    Last()
+    time.sleep(60)
+idle()
+run(main)
+"""
+DEAF = """
+import stages.interrupt
+stages.interrupt.SECONDS = 0.1
+def main():
+    working()
+    print("ready", flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            pass
+idle()
+run(main)
+"""
+WAIT = "print('ready', flush=True); import time; time.sleep(60)"
+SWALLOW = f"try:\n    {WAIT}\nexcept BaseException as error:\n    raise ImportError('no library') from error"
+NOTHING = "import sys; from unittest.mock import MagicMock; sys.modules[__name__] = MagicMock()"
+"""A library of which everything can be called."""
+IF = "import os\nif os.environ.get({!r}): {}"
 
 
-def test_ctrl_c_ends_a_stage_with_one_line_and_leaves_nothing(tmp_path: Path):
-    stage = tmp_path / "stage.py"
-    stage.write_text(STAGE)
-    place = tmp_path / "place"
-    place.mkdir()
+def interrupted(command: list[str], place: Path) -> str:
+    """Run a command in `place` until it prints that it is ready, send Ctrl-C to its group; its errors, stripped."""
     process = subprocess.Popen(
-        [sys.executable, str(stage)],
+        [sys.executable, *command],
         cwd=place,
-        env={"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": f"{place}:{ROOT}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert stderr.strip() == f"interrupted: nothing written; run `python {stage}` again, or `dvc repro`"
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=40)
+    assert process.returncode == 130, stderr
+    return stderr.strip()
+
+
+@pytest.mark.parametrize("script", [IN_AN_OUTPUT, IN_A_FINALISER, DEAF], ids=["output", "finaliser", "deaf"])
+def test_ctrl_c_ends_a_stage_with_one_line_and_leaves_nothing(script: str, tmp_path: Path):
+    stage = tmp_path / "stage.py"
+    stage.write_text(PRELUDE + script)
+    place = tmp_path / "place"
+    place.mkdir()
+    said = interrupted([str(stage)], place)
+    assert said == f"interrupted: nothing half written; run `python {stage}` again, or `dvc repro`"
     assert not list(place.iterdir())
+
+
+@pytest.mark.parametrize("library", ["typer", "pydantic", "torch", "transformers"])
+def test_ctrl_c_while_a_stage_imports(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    write_params()
+    for name in ("torch", "transformers"):
+        (tmp_path / f"{name}.py").write_text(NOTHING)
+    (tmp_path / f"{library}.py").write_text(SWALLOW)
+    said = interrupted(["-m", "stages.permute"], tmp_path)
+    assert said == "interrupted: nothing half written; run `python -m stages.permute` again, or `dvc repro`"
+
+
+def test_ctrl_c_while_another_process_checks_the_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    write_params(plugins=["moment"])
+    for name in ("torch", "transformers"):
+        (tmp_path / f"{name}.py").write_text(NOTHING)
+    (tmp_path / "moment.py").write_text(f"import os\nif 'MCSMOE_CHILD' in os.environ: {WAIT}")
+    said = interrupted(["-m", "stages.finetune"], tmp_path)
+    assert said == "interrupted: nothing half written; run `python -m stages.finetune` again, or `dvc repro`"
+
+
+@pytest.mark.slow  # three processes after each other import torch
+def test_ctrl_c_while_several_processes_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    write_params(plugins=["moment"], launch={"processes": 2})
+    tell = f"open('pid', 'w').write(str(os.getpid())); {WAIT}"
+    (tmp_path / "moment.py").write_text(f"import os\nif os.environ.get('RANK') == '1': {tell}")
+    said = interrupted(["-m", "stages.collect"], tmp_path)
+    assert said == "interrupted: nothing half written; run `python -m stages.collect` again, or `dvc repro`"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -71,7 +71,7 @@ def test_interrupted_permuting_matches_no_layer_again(
     shutil.rmtree("artifacts/permute")
     reads = Reads(FINETUNED, monkeypatch)
     interrupt(monkeypatch, matching, "weight_match", 2 * (EXPERTS - 1))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="finished layers are kept"):
         permute.main()
     assert reads.take() == {"encoder.1", "encoder.3", "decoder.1"}
     assert not Path("artifacts/permute").exists()

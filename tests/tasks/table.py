@@ -1,6 +1,6 @@
-"""README's table of tasks.
+"""The tables of tasks in README and docs/tasks.md.
 
-python -m tests.tasks.table     prints it
+python -m tests.tasks.table     prints them
 """
 
 from mcsmoe.tasks.task import TASKS
@@ -19,5 +19,18 @@ def table() -> str:
     return "\n".join(["| task | data set | quality | how it is measured |", "|---|---|---|---|", *rows])
 
 
+def short() -> str:
+    """Markdown: names of tasks by what is measured on them."""
+    kinds: dict[str, list[str]] = {}
+    for name in TASKS:
+        task = TASKS[name]
+        kind = {(True, True): "both", (True, False): "generated text", (False, True): "likelihood of each choice"}.get(
+            (task.generates, task.chooses), "likelihood of each token"
+        )
+        kinds.setdefault(kind, []).append(f"`{name}`")
+    rows = [f"| {kind} | {', '.join(names)} |" for kind, names in kinds.items()]
+    return "\n".join(["| what is scored | tasks |", "|---|---|", *rows])
+
+
 if __name__ == "__main__":
-    print(table())
+    print(short(), table(), sep="\n\n")
