@@ -123,8 +123,9 @@ def test_text_is_generated_as_we_generate_it(place, measured, name):
     assert len(set(expected)) > 1
 
 
+@pytest.mark.slow
 def test_the_documented_command_by_remote_code_without_this_package(place, measured):
-    """In a process of its own, as users run it, which takes seconds."""
+    """In a process of its own, as users run it; to import and to index all of its tasks it needs seconds."""
     ((tasks, command),) = DOCUMENTED.findall((ROOT / "docs/tasks.md").read_text())
     (place / "local.yaml").write_text(tasks)
     program, *options = shlex.split(command)
