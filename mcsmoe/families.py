@@ -39,11 +39,13 @@ FUSED = (
 )
 """Model types of transformers whose experts have its common interface, and that our tests take through every step."""
 
+INSIDE = {"llama4": "llama4_text"}
+"""Model types that read more than text, and that of the language model in them, which alone is taken."""
+
 REFUSED = {
     "doge": "its experts are single neurons, found by product keys: there is nothing to align or to compress",
     "jetmoe": "its attention heads are experts, too, and its routers give out sorted tokens, which no map can take",
     "kimi_linear": "its convolutions are three tensors on disk and one in memory, and only experts may differ so",
-    "llama4": "it reads images; its language model alone is llama4_text: load it by AutoModelForCausalLM and save it",
     "longcat_flash": "its routers choose among experts without weights, too, for which an index map has no place",
     "step3p7": "it reads images, and transformers has no class for its language model alone",
 }

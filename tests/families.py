@@ -9,7 +9,7 @@ import torch
 
 from mcsmoe.architectures.layer import MoELayer, Role
 from mcsmoe.architectures.registry import family_of
-from mcsmoe.families import REFUSED
+from mcsmoe.families import INSIDE, REFUSED
 
 EXPERTS = 8
 VOCABULARY = 96
@@ -130,9 +130,10 @@ def table() -> str:
     """Markdown: model types by what their experts are and how they lie on disk."""
     kinds: dict[tuple[str, str], list[str]] = {}
     for model_type in sorted(SETTINGS):
+        outside = [f"`{whole}` (its language model)" for whole, inside in INSIDE.items() if inside == model_type]
         config = small_model(model_type).config
         layer = family_of(config).layers(config)[0]
-        kinds.setdefault((_kind(layer), _disk(layer)), []).append(f"`{model_type}`")
+        kinds.setdefault((_kind(layer), _disk(layer)), []).extend([f"`{model_type}`", *outside])
     rows = [f"| {kind} | {disk} | {', '.join(names)} |" for (kind, disk), names in kinds.items()]
     return "\n".join(["| experts | on disk | model types |", "|---|---|---|", *rows])
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from mcsmoe.architectures.language import language_config
 from mcsmoe.architectures.registry import FAMILIES, family_of
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError
@@ -41,9 +42,10 @@ def load_model(
     """Load a model of a supported family from a directory, or (a `str` only) by its hub id; eval mode.
 
     Without `dtype` the checkpoint's own is kept, or what transformers restores of quantised weights. Safetensors and
-    old `.bin` files are read. With `any_family` every model that transformers loads to write text is taken: to measure
-    one nothing of its experts must be known. `offload` are options of `from_pretrained` that leave weights on the
-    disk, which are then not looked at here; see `offloading`.
+    old `.bin` files are read, and of a model that reads more than text the language model. With `any_family` every
+    model that transformers loads to write text is taken: to measure one nothing of its experts must be known.
+    `offload` are options of `from_pretrained` that leave weights on the disk, which are then not looked at here; see
+    `offloading`.
     Raises `CheckpointError` for a missing or damaged source, another architecture, a key that is missing,
     unexpected or of another shape, and for weights that are not finite.
     """
@@ -55,7 +57,8 @@ def load_model(
 
     origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _Failures(source):
-        config = transformers.AutoConfig.from_pretrained(source, **origin)
+        whole = transformers.AutoConfig.from_pretrained(source, **origin)
+    config = language_config(whole)
     if any_family and config.model_type not in FAMILIES:
         class_name = "AutoModelForSeq2SeqLM" if config.is_encoder_decoder else "AutoModelForCausalLM"
     else:
@@ -70,6 +73,9 @@ def load_model(
     auto_class = getattr(transformers, class_name)
     with _Failures(source):
         model, report = auto_class.from_pretrained(source, config=config, **options)
+    if config is not whole:
+        inside = f"{model.base_model_prefix}."
+        report["unexpected_keys"] = {key for key in report["unexpected_keys"] if key.startswith(inside)}
     for kind in LOADING_REPORT:
         if report[kind]:
             names = sorted(key if isinstance(key, str) else key[0] for key in report[kind])
@@ -95,14 +101,18 @@ def offloading(size: int, limit: int | None, folder: Path | str) -> dict[str, An
 
 
 def load_config(source: Path | str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The configuration of a checkpoint of a supported family. Raises `CheckpointError`."""
+    """The configuration of a checkpoint of a supported family, or of the language model in it.
+
+    Raises `CheckpointError`.
+    """
     check_source(source)
     import transformers
 
     import mcsmoe.modeling  # noqa: F401 - registers the merged classes
 
     with _Failures(source):
-        config = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        whole = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+    config = language_config(whole)
     family_of(config)
     return config
 
@@ -149,7 +159,7 @@ def check_source(source: Path | str, *, any_family: bool = False) -> None:
         if not (directory / "config.json").is_file():
             raise CheckpointError(f"{directory}: no config.json; is it a checkpoint directory?")
         if any((directory / name).is_file() for name in (WEIGHTS, INDEX)):
-            config = Checkpoint(directory).config
+            config = language_config(Checkpoint(directory).config)
             if not any_family:
                 family_of(config)
     elif isinstance(source, Path) or not HUB_ID.fullmatch(source):

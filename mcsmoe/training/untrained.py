@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from mcsmoe.architectures.configuration import configuration
+from mcsmoe.architectures.language import language_config
 from mcsmoe.checkpoint.atomic import atomic_directory, write_json
 from mcsmoe.checkpoint.companions import copy_companions
 from mcsmoe.checkpoint.load import load_model, load_tokenizer
@@ -13,7 +15,10 @@ from mcsmoe.checkpoint.piece import Piece
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint, read_json
 from mcsmoe.checkpoint.room import check_room
 from mcsmoe.checkpoint.save import save_model
+from mcsmoe.checkpoint.shards import other_parts, write_parts
+from mcsmoe.checkpoint.streamed import empty_model
 from mcsmoe.checkpoint.verify import check_inventory
+from mcsmoe.checkpoint.writer import TensorSpec
 from mcsmoe.checkpoint.written import Written, written_pieces
 from mcsmoe.params import Model
 
@@ -25,7 +30,8 @@ UNWANTED = ["*/*", "consolidated*"]
 def take(settings: Model, output: Path, curve: Path) -> None:
     """Write the checkpoint that `model.source` names to `output`, and a training curve without points.
 
-    Files in safetensors are copied, whatever their size; a quantised checkpoint, or one in `.bin`, is loaded into
+    Files in safetensors are copied, whatever their size, and of a model that reads more than text the tensors of its
+    language model, one by one; a quantised checkpoint, or one in `.bin`, is loaded into
     memory and saved anew, in the precision that transformers restores. Raises `CheckpointError` where names, shapes
     or values are not those of the model, `DiskFullError` without room; `output` is then as it was.
     """
@@ -33,7 +39,8 @@ def take(settings: Model, output: Path, curve: Path) -> None:
     directory = _local(settings.source, settings.revision)
     with atomic_directory(output) as scratch:
         if _readable(directory):
-            written = _copy(Checkpoint(directory), scratch)
+            source = Checkpoint(directory)
+            written = (_copy if language_config(source.config) is source.config else _cut_out)(source, scratch)
         else:
             trust = settings.trust_remote_code
             model = _anew(load_model(directory, trust_remote_code=trust))
@@ -75,3 +82,16 @@ def _copy(source: Checkpoint, target: Path) -> Written:
         shutil.copyfile(source.directory / name, target / name)
     copy_companions(source.directory, target)
     return written_pieces(Piece(name, None, source.tensor(name)) for name in source.names())
+
+
+def _cut_out(source: Checkpoint, target: Path) -> Written:
+    """The language model in `source`, as transformers would save it."""
+    config = language_config(configuration(source.config))
+    model = empty_model(config)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(target)
+    inside = f"{model.base_model_prefix}."
+    names = {name.removeprefix(inside): name for name in source.names() if name.startswith(inside)}
+    specs = {new: TensorSpec(source.dtype(old), source.shape(old)) for new, old in names.items()}
+    copy_companions(source.directory, target)
+    return write_parts(target, other_parts(specs, lambda name: source.tensor(names[name])))

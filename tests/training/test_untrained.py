@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
-from mcsmoe.checkpoint.load import load_model
-from mcsmoe.checkpoint.reader import WEIGHTS
+from mcsmoe.checkpoint.load import load_config, load_model
+from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError, ParameterError
 from mcsmoe.params import Model, Params, Tokenizer
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from mcsmoe.training.untrained import take
 from tests import families
+from tests.checkpoint.damage import change
 from tests.recipes.params import small_params
 
 VALUES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
@@ -95,3 +97,48 @@ def test_nothing_to_take_is_refused():
     given["finetune"]["epochs"] = 0
     with pytest.raises(ParameterError, match=r"give model.source, or train for longer"):
         Params.parse(given)
+
+
+def reading_images() -> Any:
+    """A small Llama 4 as on the hub: a language model of two layers, and an eye."""
+    text = families.small_model("llama4_text").config.to_dict()
+    sizes = ("hidden_size", "vision_output_dim", "projector_input_dim", "projector_output_dim")
+    vision = dict.fromkeys(sizes, 32) | {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    vision |= {"image_size": 28, "patch_size": 14}
+    config = transformers.Llama4Config(text_config=text, vision_config=vision)
+    torch.manual_seed(0)
+    model = transformers.Llama4ForConditionalGeneration(config).eval()
+    for value in model.parameters():
+        value.data.copy_(torch.randn(value.shape) * 0.1)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_a_model_that_reads_images_the_language_model_is_taken(tmp_path: Path, dtype: torch.dtype):
+    model = reading_images().to(dtype)
+    source, output = saved(model, tmp_path / "source"), tmp_path / "output"
+    assert "vision_model.class_embedding" in Checkpoint(source).names()
+    assert load_config(source).model_type == "llama4_text"
+    take(settings(source), output, tmp_path / "curve.json")
+    model.language_model.save_pretrained(tmp_path / "expected")
+    taken, expected = Checkpoint(output), Checkpoint(tmp_path / "expected")
+    assert taken.names() == expected.names()
+    assert all(taken.tensor(name).equal(expected.tensor(name)) for name in taken.names())
+    assert taken.config["model_type"] == "llama4_text"
+    assert taken.config["architectures"] == expected.config["architectures"]
+    for directory in (source, output):  # training starts from either
+        found = load_model(directory)
+        assert found.dtype == dtype
+        with torch.no_grad():
+            logits = (each(**families.batch()).logits for each in (found, load_model(tmp_path / "expected")))
+            assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.1.feed_forward.experts.down_proj"])
+def test_a_language_model_that_is_not_whole_is_refused(tmp_path: Path, name: str):
+    source = saved(reading_images(), tmp_path / "source")
+    change(source, lambda tensors: tensors.pop(f"language_model.{name}"))
+    with pytest.raises(CheckpointError, match=f"1 missing tensors, the first is {name}"):
+        take(settings(source), tmp_path / "output", tmp_path / "curve.json")
+    with pytest.raises(CheckpointError, match="1 missing tensors"):
+        load_model(source)
