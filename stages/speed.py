@@ -6,6 +6,7 @@ dvc repro speed/dvc.yaml                                   those of the pipeline
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +36,7 @@ def main(
 
     from mcsmoe.checkpoint.atomic import write_json
     from mcsmoe.checkpoint.load import load_model
-    from mcsmoe.evaluation.latency import Workload, figures, run_once
+    from mcsmoe.evaluation.latency import Workload, figures, run_each, run_once
     from mcsmoe.evaluation.peak_memory import PeakMemory
 
     torch.use_deterministic_algorithms(False)  # they cost time, and inference does without
@@ -48,10 +49,9 @@ def main(
     memory = PeakMemory(model)
     for batch in sorted(map(int, batches.split(","))):
         works = Workload(batch, prompt), Workload(batch, prompt, new)
-        peak = memory.of(lambda works=works: [run_once(model, work) for work in works for _ in range(WARMUP)])
-        found[f"batch_{batch}_peak_memory_bytes"] = peak
-        for work in works:
-            found |= figures(work, [run_once(model, work) for _ in range(repeats)])
+        found[f"batch_{batch}_peak_memory_bytes"] = memory.of(partial(run_each, model, works, WARMUP))
+        for work, seconds in zip(works, run_each(model, works, repeats), strict=True):
+            found |= figures(work, seconds)
     if output is None:
         print(json.dumps(found, indent=2))
     else:

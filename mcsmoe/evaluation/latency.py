@@ -54,6 +54,11 @@ def run_once(model: Any, work: Workload) -> float:
     return time.perf_counter() - started
 
 
+def run_each(model: Any, works: Sequence[Workload], times: int) -> list[list[float]]:
+    """Seconds of so many runs of each workload, one workload after the other."""
+    return [[run_once(model, work) for _ in range(times)] for work in works]
+
+
 def figures(work: Workload, seconds: Sequence[float]) -> dict[str, float]:
     """Median latency and tokens per second of runs that took `seconds`; `_low` and `_high` are quartiles."""
     found = {"seconds": np.array(seconds), "tokens_per_second": work.tokens / np.array(seconds)}

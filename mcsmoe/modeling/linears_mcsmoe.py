@@ -20,7 +20,7 @@ def grouped_linear(x: Tensor, weight: Tensor, sizes: Sequence[int]) -> Tensor:
     return joined(parts, x, weight.shape[1])
 
 
-def joined(parts: Sequence[Tensor], x: Tensor, d_out: int) -> Tensor:
+def joined(parts: list[Tensor], x: Tensor, d_out: int) -> Tensor:
     """Outputs of those experts that have tokens, one after another, for all tokens x [T, in] → [T, out]."""
     if len(parts) == 1:
         return parts[0]

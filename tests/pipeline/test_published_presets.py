@@ -1,7 +1,10 @@
-"""Presets of published models: what they say of disk and memory is what their shapes give."""
+"""Presets of published models: what they say of disk, memory and hours is what their shapes and numbers give."""
+
+import json
 
 import pytest
 
+from benchmarks.hours import RESULTS, Work, estimate, training
 from benchmarks.needs import PRESETS, SHAPES, needs
 from mcsmoe.params import Params
 
@@ -22,3 +25,27 @@ def test_a_preset_states_what_it_needs(name: str):
     assert found.pop("parameters") == NUMBERS[name]
     head = "".join(line for line in path.read_text().splitlines() if line.startswith("#"))
     assert all(str(value) in head for value in found.values())
+
+
+def test_the_papers_table_states_the_hours_and_the_memory_that_it_takes():
+    results = json.loads((RESULTS / "hours.json").read_text())
+    found = json.loads(json.dumps(estimate(results["measured"])))
+    # Neither the formula nor a preset has changed since.
+    assert {name: results[name] for name in found} == found
+    lines = (PRESETS / "paper-table2.yaml").read_text().splitlines()
+    head = " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
+    for kind in found["table"].values():
+        assert f"{kind['RTX 4090']:,} on an RTX 4090" in head
+        assert f"{kind['H100 SXM']:,} on an H100" in head
+    memory = found["memory"]
+    names = {"finetune": "finetune", "distill, merged": "distill", "compress": "compress"}
+    assert all(f"{name} {memory[key]}" in head for key, name in names.items())
+    assert f"task-specific {memory['distill, task-specific']}" in head
+
+
+def test_a_training_costs_three_passes_of_the_student_and_one_of_the_teacher():
+    settings = Params.load(PRESETS / "switch-base-32-copa.yaml").distill
+    epochs, batch = settings.epochs, settings.batch_size
+    assert training(80, settings, 5.0, 7.0, 11) == Work(epochs * 80 * 22, epochs * 80 / batch * 11 * 11)
+    more = training(80, settings, 5.0, 7.0, 11, fixed=2.0)
+    assert more.flops == pytest.approx(epochs * (80 * 22 + 80 / batch * 6))

@@ -1,0 +1,198 @@
+"""Hours and memory of the paper's table 2 on one GPU, from FLOPs that are measured and the presets' own numbers.
+
+    python -m benchmarks.hours
+
+FLOPs of one example are counted on modules of google/switch-base-32's shape and its dense counterpart's at the lengths
+of each task. What a training costs is examples × epochs × (3 × the student's forward pass + the teacher's), and what
+it moves is `TRAFFIC` times the trained weights in each step. Hours are FLOPs / (published peak in float32, which
+trainings use, × the share of its peak that a training step reaches on this machine's CPU) + bytes moved / published
+bandwidth. Writes benchmarks/results/hours.json and .md.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import typer
+
+from mcsmoe.checkpoint.atomic import write_json
+from mcsmoe.params import Params, Training
+from mcsmoe.tasks.task import TASKS
+
+ROOT = Path(__file__).parent.parent
+PRESETS = ROOT / "presets"
+RESULTS = Path(__file__).parent / "results"
+
+EXAMPLES = {
+    "sst2": (67_349, 872),
+    "mrpc": (3_668, 408),
+    "multirc": (27_243, 4_848),
+    "copa": (400, 100),
+    "winogrande": (40_398, 1_267),
+    "squad": (87_599, 10_570),
+    "wikiqa": (20_360, 6_165),
+    "hotpotqa": (90_447, 7_405),
+}
+"""Of train and test as published; of winogrande the size xl."""
+
+TOKENS_PER_WORD = 1.5
+"""Assumed: T5's tokenizer is not at hand. English text has 1.3 to 1.5; names and punctuation more."""
+
+TRAFFIC = 11
+"""Reads and writes of each trained value in a step beside the products: gradient 2, clipping 2, AdamW 7."""
+
+
+class GPU(NamedTuple):
+    """Published: GB of memory, FLOPs/s in float32 without TF32, which torch leaves off, and bytes/s to memory."""
+
+    memory: int
+    peak: float
+    bandwidth: float
+
+
+GPUS = {
+    "RTX 4090": GPU(24, 82.6e12, 1.008e12),
+    "RTX 3090": GPU(24, 35.6e12, 0.936e12),
+    "H100 SXM": GPU(80, 67e12, 3.35e12),
+    "A100 SXM": GPU(80, 19.5e12, 2.039e12),
+}
+
+
+def preset(task: str) -> Params:
+    """The params of one column of the table."""
+    return Params.load(PRESETS / f"switch-base-32-{task}.yaml")
+
+
+def table() -> Params:
+    """The methods, by the preset of the table."""
+    return Params.load(PRESETS / "paper-table2.yaml")
+
+
+def lengths(task: str, words: tuple[float, float] | None) -> tuple[int, int]:
+    """Tokens of source and target: at most, or what the words of its examples come to."""
+    settings = preset(task).task
+    most = settings.max_source_length, settings.max_target_length
+    if words is None:
+        return most
+    source, target = (min(limit, round(TOKENS_PER_WORD * count) + 1) for limit, count in zip(most, words))
+    return source, target
+
+
+class Work(NamedTuple):
+    """FLOPs, and bytes of weights moved beside them."""
+
+    flops: float
+    moved: float = 0.0
+
+
+def training(count: int, settings: Training, student: float, teacher: float, weights: int, fixed: float = 0.0) -> Work:
+    """A training on `count` examples; `fixed` FLOPs of the student's forward pass are of a batch, not an example."""
+    steps = settings.epochs * count / settings.batch_size
+    return Work(
+        settings.epochs * count * (3 * student + teacher) + 3 * steps * fixed,
+        steps * TRAFFIC * weights,
+    )
+
+
+def column(task: str, forward: dict[str, float], fixed: float, weights: dict[str, int]) -> dict[str, Work]:
+    """The stages of one column; `forward` FLOPs of an example by model, `fixed` of a batch while S is whole."""
+    params, methods = preset(task), table().methods
+    count, tested = EXAMPLES[task][0] - params.task.selection, EXAMPLES[task][1]
+    full, dense = forward["full"], forward["dense"]
+    checks = params.finetune.evaluations * params.task.selection
+    passes = TASKS[task].generates + 2 * TASKS[task].chooses
+    # A task-specific student starts with all experts.
+    students = [weights["full" if name == "task-specific" else "merged"] for name in methods.distill]
+    finetune = training(count, params.finetune, full, 0, weights["full"])
+    baseline = training(count, params.finetune, dense, 0, weights["dense"])
+    distill = [training(count, params.distill, full, full, student) for student in students]
+    distill += [training(count, params.distill, dense, full, weights["dense"]) for _ in methods.dense]
+    compress = [training(count, params.compress, full, full, weights["compressed"], fixed) for _ in methods.compress]
+    sparse = 1 + len(methods.merge) + len(methods.distill) + len(methods.compress)
+    return {
+        "finetune": Work(finetune.flops + checks * full, finetune.moved),
+        "dense": Work(baseline.flops + checks * dense, baseline.moved),
+        "distill": total(distill),
+        "compress": total(compress),
+        "evaluate": Work(tested * passes * (sparse * full + 2 * len(methods.dense) * dense)),
+    }
+
+
+def total(works: list[Work]) -> Work:
+    """Their sum."""
+    return Work(sum(work.flops for work in works), sum(work.moved for work in works))
+
+
+def hours(work: Work, gpu: GPU, share: float) -> float:
+    """Of one GPU, however much memory it would take."""
+    return (work.flops / (gpu.peak * share) + work.moved / gpu.bandwidth) / 3600
+
+
+def memory(weights: dict[str, int]) -> dict[str, float]:
+    """GB of each training before activations, as `mcsmoe/routing/memory.py` has it."""
+    needs = {
+        "finetune": 5 * weights["full"],
+        "dense": 5 * weights["dense"],
+        "distill, merged": 4 * weights["merged"] + weights["full"],
+        "distill, task-specific": 4 * weights["full"] + weights["full"],
+        "distill, dense": 4 * weights["dense"] + weights["full"],
+        "compress": 4 * weights["compressed"] + weights["full"],
+    }
+    return {name: round(value / 1e9, 1) for name, value in needs.items()}
+
+
+def estimate(measured: dict[str, Any]) -> dict[str, Any]:
+    """Hours by task and stage, and memory, from what was measured and what the presets say."""
+    share = float(np.median(measured["share"]))
+    found: dict[str, Any] = {"share": share, "memory": memory(measured["weight_bytes"]), "columns": {}}
+    sums: dict[str, list[Work]] = {}
+    for task in EXAMPLES:
+        row: dict[str, Any] = {}
+        for kind, forward in measured["forward_flops"][task].items():
+            works = column(task, forward, measured["fixed_flops"], measured["weight_bytes"])
+            row[kind] = {stage: {"flops": w.flops, "moved_bytes": w.moved} for stage, w in works.items()}
+            row[kind]["hours"] = {name: round(hours(total([*works.values()]), g, share), 1) for name, g in GPUS.items()}
+            sums.setdefault(kind, []).extend(works.values())
+        found["columns"][task] = row
+    found["table"] = {k: {n: round(hours(total(w), g, share)) for n, g in GPUS.items()} for k, w in sums.items()}
+    return found
+
+
+def measure(data: Path) -> dict[str, Any]:
+    """FLOPs, words, weights and the share of peak."""
+    from benchmarks.hours_measured import build, busy, configurations, forward_flops, weight_bytes, words
+
+    share = busy(table())
+    configs = configurations(table())
+    one = {name: forward_flops({name: build(configs[name])}, 8, 1)[name] for name in ("merged", "compressed")}
+    models = {name: build(configs[name]) for name in ("full", "dense")}
+    counted = {task: words(task, data) for task in EXAMPLES}
+    tokens = {t: {"likely": lengths(t, counted[t]), "at most": lengths(t, None)} for t in EXAMPLES}
+    forward = {t: {k: forward_flops(models, *pair) for k, pair in kinds.items()} for t, kinds in tokens.items()}
+    return {
+        "share": share,
+        "weight_bytes": weight_bytes(table()),
+        "fixed_flops": one["compressed"] - one["merged"],
+        "words": counted,
+        "tokens": tokens,
+        "forward_flops": forward,
+    }
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Directory with a folder of examples for each task.")] = Path(
+        "../shared/data"
+    ),
+) -> None:
+    """Measure, estimate, and write the tables."""
+    from benchmarks.hours_text import text
+
+    measured = json.loads(json.dumps(measure(data)))
+    found = estimate(measured)
+    write_json(RESULTS / "hours.json", {"command": "python -m benchmarks.hours", "measured": measured} | found)
+    (RESULTS / "hours.md").write_text(text(measured, found))
+
+
+if __name__ == "__main__":
+    typer.run(main)
