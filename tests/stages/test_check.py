@@ -45,6 +45,7 @@ ROOT = Path(__file__).parent.parent.parent
             {"memory_limit": "100MB", "collect": {"batch_size": 4096}},
             "memory_limit = 100000000 in params.yaml: collect",
         ),
+        ({"launch": {"fsdp": True}}, "launch.fsdp = true shares a model out among processes: set launch.processes"),
         ({"recipes": {"m-smoe": {"rule": "avarage"}}}, "'avarage'; known: average, "),
     ],
 )
