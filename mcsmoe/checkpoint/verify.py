@@ -113,7 +113,7 @@ def check_inventory(checkpoint: Checkpoint, written: Written) -> None:
     Reads each tensor once. Nothing need be known of the values; of tensors that `written` names, all are to be there.
     """
     try:
-        expected, tied = _expected_tensors(checkpoint.config, checkpoint.names())
+        expected, tied, precision = _expected_tensors(checkpoint.config, checkpoint.names())
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         message = f"{checkpoint.directory}: config.json describes no model that can be built: {error!r}"
         raise CheckpointError(message) from error
@@ -128,19 +128,20 @@ def check_inventory(checkpoint: Checkpoint, written: Written) -> None:
         if shape != tuple(expected[name].shape):
             wanted = list(expected[name].shape)
             raise CheckpointError(f"{checkpoint.directory}: {name} has shape {list(shape)}, not {wanted}")
-        # Routers may stay float32 in a model of lower precision.
-        if dtype not in {
-            expected[name].dtype,
-            torch.float32 if dtype.is_floating_point else expected[name].dtype,
-        }:
-            raise CheckpointError(f"{checkpoint.directory}: {name} is {dtype}, not {expected[name].dtype}")
+        wanted_dtype = expected[name].dtype
+        # In a model of lower precision routers may be float32, whatever the class makes of them.
+        allowed = {wanted_dtype, torch.float32, precision} if wanted_dtype.is_floating_point else {wanted_dtype}
+        if dtype not in allowed:
+            raise CheckpointError(f"{checkpoint.directory}: {name} is {dtype}, not {wanted_dtype}")
         found = differing(written, name, checkpoint.tensor(name))
         if found:
             raise CheckpointError(f"{checkpoint.directory}: {found} is not what was written")
 
 
-def _expected_tensors(config: dict[str, Any], names: Collection[str]) -> tuple[dict[str, Tensor], set[str]]:
-    """Tensors by their names on disk, without memory, and which need not be there: they are tied to others.
+def _expected_tensors(
+    config: dict[str, Any], names: Collection[str]
+) -> tuple[dict[str, Tensor], set[str], torch.dtype]:
+    """Tensors by their names on disk, without memory, which need not be there as they are tied, and the model's dtype.
 
     `names` are those of the checkpoint.
     """
@@ -149,12 +150,13 @@ def _expected_tensors(config: dict[str, Any], names: Collection[str]) -> tuple[d
     family = family_of(config)
     auto_class = getattr(transformers, family.auto_class)
     described = configuration(config)
+    precision: torch.dtype = described.dtype or torch.float32
     with torch.device("meta"):
-        model = auto_class.from_config(described, dtype=described.dtype or torch.float32)
+        model = auto_class.from_config(described, dtype=precision)
     loaded: dict[str, Tensor] = dict(model.state_dict())
     tied: set[str] = set(getattr(model, "all_tied_weights_keys", {}))
     if merged_layers(config) is not None:
-        return loaded, tied  # a merged model has the same names in memory
+        return loaded, tied, precision  # a merged model has the same names in memory
     experts: dict[str, Tensor] = {}
     held: set[str] = set()
     for layer in family.layers(config):
@@ -167,7 +169,7 @@ def _expected_tensors(config: dict[str, Any], names: Collection[str]) -> tuple[d
     inside = [name for name in names if name not in experts]
     on_disk: dict[str, str] = {new: old for old, new in family.merged_names(config, inside).items()}
     others = {on_disk.get(name, name): value for name, value in loaded.items() if name not in held}
-    return experts | others, {on_disk.get(name, name) for name in tied}
+    return experts | others, {on_disk.get(name, name) for name in tied}, precision
 
 
 def _logits_in_fresh_process(

@@ -1,10 +1,12 @@
 import pytest
 import torch
 
+from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import WEIGHTS
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.verify import verify_checkpoint
 from mcsmoe.errors import CheckpointError
+from tests import families
 from tests.checkpoint.damage import change, change_config
 from tests.models import batch, logits, tiny_merged, tiny_mixed
 
@@ -20,6 +22,18 @@ def test_half_precision_passes(tokenizer, tmp_path):
     half = tiny_mixed().to(torch.bfloat16)
     save_model(half, tokenizer, tmp_path)
     verify_checkpoint(tmp_path, {}, batch(), logits(half))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_what_the_class_keeps_in_float32_may_be_either(dtype, tmp_path):
+    model, name = families.small_model("glm4_moe").bfloat16(), "model.layers.1.mlp.gate.e_score_correction_bias"
+    model.save_pretrained(tmp_path)
+    change(tmp_path, lambda tensors: tensors.update({name: tensors[name].to(dtype)}))
+    assert load_model(tmp_path).state_dict()[name].dtype == torch.float32
+    verify_checkpoint(tmp_path, {}, families.batch(), None)
+    change(tmp_path, lambda tensors: tensors.update({name: tensors[name].half()}))
+    with pytest.raises(CheckpointError, match=r"is torch\.float16, not torch\.float32"):
+        verify_checkpoint(tmp_path, {}, families.batch(), None)
 
 
 @pytest.mark.parametrize(
