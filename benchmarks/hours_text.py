@@ -31,11 +31,12 @@ ASSUMED = """
   a forward pass of compression takes {fixed:.1f} GFLOPs more, whatever the batch.
 - Epochs, batches, held-out examples and their checks are the presets', numbers of examples the published ones.
 - Tokens: T5's tokenizer was not at hand. A word counts {per_word}, and means are cut at the preset's lengths.
-- Speed: published peak in float32 without TF32 ({peaks}) × {share:.2f}: trainings compute in float32 and nothing turns
-  TF32 on. {share:.2f} ({low:.2f}–{high:.2f}) is the share of this machine's own matrix products, in FLOPs a CPU second
-  on one thread, that a training step reaches (four blocks of the same widths, 16 × 136 tokens). **That a GPU is kept
-  as busy is the weakest of the assumptions**: the stock model's loop over 32 experts starts many small kernels, and
-  small batches (COPA has 8 examples) leave a large GPU idle. Generation reads all weights for each token.
+- Speed: published peak in float32 without TF32 ({peaks} TFLOPs/s) × {share:.2f}.
+  Trainings compute in float32 and nothing turns TF32 on. {share:.2f} ({low:.2f}–{high:.2f}) is the share of this
+  machine's own matrix products, in FLOPs a CPU second on one thread, that a training step reaches (four blocks of the
+  same widths, 16 × 136 tokens). **That a GPU is kept as busy is the weakest of the assumptions**: the stock model's
+  loop over 32 experts starts many small kernels, and small batches (COPA has 8 examples) leave a large GPU idle.
+  Generation reads all weights for each token.
 - Each step moves {traffic} times the trained weights (gradients, clipping, AdamW) at the published bandwidth.
 - Not counted: permutation, statistics, merging (ZipIt takes longest), loading and saving.
 
@@ -84,7 +85,7 @@ def text(measured: dict[str, Any], found: dict[str, Any]) -> str:
     assumed = ASSUMED.format(
         fixed=measured["fixed_flops"] / 1e9,
         per_word=TOKENS_PER_WORD,
-        peaks=", ".join(f"{name} {gpu.peak / 1e12:g} TFLOPs/s" for name, gpu in GPUS.items()),
+        peaks=", ".join(f"{name} {gpu.peak / 1e12:g}" for name, gpu in GPUS.items()),
         share=found["share"],
         low=low,
         high=high,

@@ -47,7 +47,8 @@ class Plain(torch.nn.Linear):
 
 
 def test_peak_memory_is_that_of_weights_and_of_what_runs():
-    memory = PeakMemory(Plain(1000, 1000))
+    model = Plain(1000, 1000)
+    memory = PeakMemory(model)
     taken = 40_000_000
     idle, busy = memory.of(lambda: None), memory.of(lambda: torch.ones(taken // 4).sum())
     weights = 4 * 1001 * 1000
