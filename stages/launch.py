@@ -37,7 +37,8 @@ def _run(command: list[str]) -> int:
     # Not in the terminal's group: a launcher that gets Ctrl-C twice leaves its processes behind.
     process = subprocess.Popen(command, env=os.environ | CHILD | {LAUNCHED: "1"}, process_group=0)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
         return process.wait()
     except BaseException:

@@ -1,4 +1,4 @@
-"""A small random model of each family with the common interface, and the tables of README and docs/families.md.
+"""A small random model of each family with transformers' interface, and the tables of README and docs/families.md.
 
 python -m tests.families     prints them
 """
