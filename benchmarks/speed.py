@@ -3,9 +3,10 @@
     python -m benchmarks.speed --shape switch      google/switch-base-32, 32 experts a layer merged to 8 (8 GB of disk)
     python -m benchmarks.speed --shape mixtral     a small Mixtral, 8 experts a layer merged to 4
 
-Random weights and random tokens. Each model is in a process of its own and they take turns, one run each, so that
-what else the machine does strikes all alike: ratios are of runs of one round, with median and quartiles over rounds.
-Seconds are by the clock, and, where other work shares the cores, those that the CPU spent on the run tell more.
+Random weights and random tokens; random routers spread tokens less evenly than trained ones. Each model is in a process
+of its own and they take turns, one run each, so that what else the machine does strikes all alike: ratios are of runs
+of one round, with median and quartiles over rounds. Where other work shares the cores, the seconds that the CPU spent
+on a run tell more than those of the clock.
 Peak memory is that of weights and of one run, see `mcsmoe/evaluation/peak_memory.py`.
 Writes benchmarks/results/speed.json and .md; the other shape's results stay in them.
 """
@@ -62,13 +63,20 @@ class Worker:
         self._process.wait()
 
 
-def measure(directory: Path, repeats: int, threads: int) -> dict[str, Any]:
-    """Costs of each model, and seconds of each workload, round by round."""
+def costs(directory: Path, threads: int) -> dict[str, Any]:
+    """What each model costs to keep, FLOPs, and peak bytes of runs from small to large; one process at a time."""
+    found = {}
+    for name in MODELS:
+        worker = Worker(directory / name, threads)
+        peaks = {peak: worker.ask("memory", work) for peak, work in PEAKS.items()}
+        found[name] = worker.ask("size") | peaks
+        worker.stop()
+    return found
+
+
+def times(directory: Path, repeats: int, threads: int) -> list[dict[str, Any]]:
+    """Seconds of each workload, round by round."""
     workers = {name: Worker(directory / name, threads) for name in MODELS}
-    costs = {name: worker.ask("size") for name, worker in workers.items()}
-    for peak, work in PEAKS.items():
-        for name, worker in workers.items():
-            costs[name][peak] = worker.ask("memory", work)
     rows = []
     for work in WORKS:
         runs: dict[str, list[list[float]]] = {name: [] for name in MODELS}
@@ -81,7 +89,7 @@ def measure(directory: Path, repeats: int, threads: int) -> dict[str, Any]:
         print(line(rows[-1]), end="", flush=True)
     for worker in workers.values():
         worker.stop()
-    return {"costs": costs, "rows": rows}
+    return rows
 
 
 def quartiles(values: Any, digits: int = 2) -> str:
@@ -118,21 +126,25 @@ def text(shape: str, found: dict[str, Any]) -> str:
 
 def main(
     shape: Annotated[str, typer.Option(help="switch or mixtral.")] = "switch",
-    repeats: Annotated[int, typer.Option(help="Rounds that count.")] = 7,
+    repeats: Annotated[int, typer.Option(help="Rounds that count; 0: costs alone, the times stay.")] = 7,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
     models: Annotated[Path | None, typer.Option(help="Directory to keep the models in, or with them.")] = None,
 ) -> None:
     """Make the models where they are not there yet, measure, and write the tables."""
+    measured: dict[str, Any]
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", ".")) as scratch:
         directory = models or Path(scratch) / shape
         if not (directory / "compressed" / "config.json").is_file():
             command = [sys.executable, "-m", "benchmarks.speed_models", shape, str(GROUPS[shape]), str(directory)]
             subprocess.run(command, check=True)
-        found = measure(directory, repeats, threads)
-    command_line = f"python -m benchmarks.speed --shape {shape} --repeats {repeats} --threads {threads}"
-    found = {"command": command_line, "cores": os.cpu_count(), "threads": threads} | found
+        measured = {"costs": costs(directory, threads)}
+        if repeats:
+            command_line = f"python -m benchmarks.speed --shape {shape} --repeats {repeats} --threads {threads}"
+            measured |= {"command": command_line, "cores": os.cpu_count(), "threads": threads}
+            measured |= {"rows": times(directory, repeats, threads)}
     path = RESULTS / "speed.json"
-    results = (json.loads(path.read_text()) if path.is_file() else {}) | {shape: found}
+    results = json.loads(path.read_text()) if path.is_file() else {}
+    results[shape] = results.get(shape, {}) | measured
     write_json(path, results)
     body = "".join(text(name, results[name]) for name in GROUPS if name in results)
     (RESULTS / "speed.md").write_text("# Speed of full, merged and compressed models\n" + body)

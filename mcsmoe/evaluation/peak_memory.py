@@ -14,15 +14,19 @@ RESET_PEAK = "5"
 class PeakMemory:
     """Bytes of a model's weights and of the most that runs take beside them; make it when the model has run once.
 
+    Weights in main memory are moved to where no file is mapped.
+
     On a GPU what torch allocated. Else the growth of this process's resident memory, as Linux counts it, which is
     too little where memory that was freed before is used again: ask a fresh process, about small runs first.
     """
 
     def __init__(self, model: Any) -> None:
         self._cuda = model.device.type == "cuda"
-        # A tied weight is listed once; a mapped one is resident, because loading looks at each value.
-        weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-        self._rest = _resident("VmRSS") - weights
+        weights = [*model.parameters(), *model.buffers()]  # a tied one is listed once
+        if not self._cuda:
+            for tensor in weights:  # mapped from a file, it would be resident or not, as the system likes
+                tensor.data = tensor.data.clone()
+        self._rest = _resident("VmRSS") - sum(tensor.nbytes for tensor in weights)
 
     def of(self, work: Callable[[], Any]) -> int:
         """Run `work` and return the peak meanwhile."""

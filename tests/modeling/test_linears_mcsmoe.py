@@ -65,6 +65,17 @@ def test_equals_the_dense_product_after_units_were_dropped(structure, rank, toke
         torch.testing.assert_close(module(tokens, SIZES), product(tokens, u @ v + kept))
 
 
+@pytest.mark.parametrize(("structure", "rank"), VARIANTS)
+@pytest.mark.parametrize("sizes", [[0, 0, 7, 0], [0, 0, 0, 0]])
+def test_one_expert_may_get_all_tokens_or_none_may_get_any(structure, rank, sizes, tokens):
+    module, *_ = linears(structure, rank)
+    x = tokens[: sum(sizes)]
+    for selection in (some(module.kept), None):
+        torch.testing.assert_close(module(x, sizes), F.linear(x, dense(module)[2]))
+        if module.sparse is not None and selection is not None:
+            module.sparse.keep(selection)
+
+
 @pytest.mark.parametrize(("structure", "rank"), VARIANTS[:-1])
 @pytest.mark.parametrize("drop", [False, True])
 def test_gradients_are_those_of_the_dense_product(structure, rank, drop, tokens):
