@@ -39,6 +39,13 @@ INSTEAD = {
     "python -m benchmarks.seeds sst2-small --seeds 0,1,2 --jobs 3": SEEDS,
     "python -m benchmarks.seeds mixtral-tiny --seeds 0,1,2 --jobs 3": SEEDS,
     "python -m benchmarks.surgery": "python -m benchmarks.surgery --help",  # writes gigabytes
+    "python -m benchmarks.speed": "python -m benchmarks.speed --help",  # writes gigabytes
+    # Minutes: test_invalidation.py asks dvc what it would run, test_speed.py measures.
+    "dvc repro speed/dvc.yaml": "python -m stages.speed --help",
+    "python -m stages.speed --checkpoint DIR": "python -m stages.speed --help",
+    # test_lm_eval.py runs it.
+    "lm_eval --model hf --model_args pretrained=artifacts/compress/m-smoe,trust_remote_code=True"
+    " --tasks local.yaml --batch_size 8": "lm_eval --help",
     "python -m tests.families": "python -c 'import tests.families'",  # test_families.py compares what it prints
 }
 """Commands that cost too much, or nothing here, and what is run in their place."""
@@ -129,6 +136,7 @@ def test_a_users_day(tmp_path):
     check_task(clone, values)
 
     # Another budget, compared with what was committed.
+    assert "merge-m-smoe" in do("dvc metrics show")
     do("dvc exp run -n two-groups -S merge.groups=2")
     assert "merge-m-smoe" in do("dvc metrics diff | grep -E 'Path|m-smoe.*(bytes|exact_match )'")
     changed = json.loads(clone.run("dvc", "metrics", "diff", "--json").stdout)
