@@ -26,6 +26,8 @@ class Clone:
             "HF_HUB_OFFLINE": "1",
             "COLUMNS": "200",
         }
+        for name in ("MAKEFLAGS", "MAKELEVEL"):  # of a `make test` that this runs in
+            environment.pop(name, None)
         done = subprocess.run(command, cwd=self.path, env=environment, capture_output=True, text=True)
         if check and done.returncode:
             pytest.fail(f"{' '.join(command)} → {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
