@@ -76,7 +76,7 @@ def prepare(seed: int, threads: int | None = None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # It would also fill all memory before its first use, gigabytes of it for a model of which only the shapes are asked.
+    # That would fill all memory before its first use, too: gigabytes of it for a model that is asked for its shapes.
     torch.utils.deterministic.fill_uninitialized_memory = False
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
