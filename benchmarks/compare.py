@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from benchmarks.runs import RESULTS, Figures, mean, revision, run_seeds, spread
-from mcsmoe.checkpoint.atomic import write_json
+from mcsmoe.checkpoint.output import write_json
 
 PLAN = Path(__file__).with_suffix(".yaml")
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import typer
 
-from mcsmoe.checkpoint.atomic import write_json
+from mcsmoe.checkpoint.output import write_json
 from mcsmoe.params import Params, Training
 from mcsmoe.tasks.task import TASKS
 
@@ -130,7 +130,7 @@ def hours(work: Work, gpu: GPU, share: float) -> float:
 
 
 def memory(weights: dict[str, int]) -> dict[str, float]:
-    """GB of each training before activations, as `mcsmoe/routing/memory.py` has it."""
+    """GB of each training before activations, as `mcsmoe/calibration/memory.py` has it."""
     needs = {
         "finetune": 5 * weights["full"],
         "dense": 5 * weights["dense"],

@@ -11,14 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.initialization import no_init_weights
 
 from benchmarks.speed_models import RANK, SWITCH
-from mcsmoe.architectures.configuration import configuration
-from mcsmoe.architectures.registry import family_of
 from mcsmoe.checkpoint.streamed import Footprint
-from mcsmoe.evaluation.flops import flops_per_token
+from mcsmoe.evaluation.cost import flops_per_token
+from mcsmoe.families.registry import configuration, family_of
 from mcsmoe.params import Params
 from mcsmoe.tasks.batches import collate
 from mcsmoe.tasks.task import TASKS, Encoded
-from mcsmoe.training.optimizer import make_optimizer
+from mcsmoe.training.loop import make_optimizer
 
 FOLDERS = {"wikiqa": "wiki_qa", "hotpotqa": "hotpot_qa"}
 KEPT = 8

@@ -43,7 +43,7 @@ ASSUMED = """
 ## Memory
 
 Weights, gradients, two states of AdamW and, when fine-tuning, the best weights so far, in float32, as
-[memory.py](../../mcsmoe/routing/memory.py) has it; activations come on top.
+[memory.py](../../mcsmoe/calibration/memory.py) has it; activations come on top.
 
 | training | GB before activations | 24 GB | 80 GB |
 |---|---:|---|---|

@@ -3,8 +3,8 @@
     python -m benchmarks.needs
 
 Downloads and loads nothing: the shapes are those of the models' config.json. Writes benchmarks/results/needs.json
-and .md. Memory is that of `mcsmoe/routing/memory.py` (weights and activations) and, of permute and merge, what aligning
-two experts takes; the process itself (about 0.5 GB) comes on top.
+and .md. Memory is that of `mcsmoe/calibration/memory.py` (weights and activations) and, of permute and merge, what
+aligning two experts takes; the process itself (about 0.5 GB) comes on top.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,11 @@ from typing import Any
 import torch
 import transformers
 
-from mcsmoe.architectures.configuration import configuration
-from mcsmoe.architectures.registry import family_of
-from mcsmoe.checkpoint.atomic import write_json
+from mcsmoe.calibration.memory import forward_needs
+from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.streamed import Footprint
+from mcsmoe.families.registry import configuration, family_of
 from mcsmoe.params import Params
-from mcsmoe.routing.memory import forward_needs
 
 RESULTS = Path(__file__).parent / "results"
 PRESETS = Path(__file__).parents[1] / "presets"

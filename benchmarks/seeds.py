@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.runs import COSTS, RESULTS, mean, revision, run_seeds, spread
-from mcsmoe.checkpoint.atomic import write_json
+from mcsmoe.checkpoint.output import write_json
 from mcsmoe.tasks.score import BOUNDS
 
 

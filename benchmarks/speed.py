@@ -23,8 +23,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from mcsmoe.checkpoint.atomic import write_json
-from mcsmoe.evaluation.latency import Workload
+from mcsmoe.checkpoint.output import write_json
+from mcsmoe.evaluation.speed import Workload
 
 RESULTS = Path(__file__).parent / "results"
 MODELS = ("full", "merged", "compressed")

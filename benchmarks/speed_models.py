@@ -12,16 +12,15 @@ from torch import Tensor
 from transformers.initialization import no_init_weights
 
 from benchmarks.surgery_step import no_tokens
-from mcsmoe.architectures.registry import sparse_layers
+from mcsmoe.calibration.gradients import Gradients
+from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.compression.merged_model import sparse_parts, stacked_weights
+from mcsmoe.compression.factorise import sparse_parts, stacked_weights
+from mcsmoe.families.registry import sparse_layers
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
-from mcsmoe.merging.material import Material
-from mcsmoe.merging.write import write_merged
+from mcsmoe.merging.apply import Material, write_merged
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
-from mcsmoe.routing.gradients import Gradients
-from mcsmoe.routing.statistics import LayerStatistics, RoutingStatistics
 
 SWITCH: dict[str, Any] = {
     "model_type": "switch_transformers",

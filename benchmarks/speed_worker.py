@@ -9,10 +9,8 @@ from typing import Any
 import torch
 
 from mcsmoe.checkpoint.load import load_model
-from mcsmoe.evaluation.flops import flops_per_token
-from mcsmoe.evaluation.latency import Workload, run_once
-from mcsmoe.evaluation.peak_memory import PeakMemory
-from mcsmoe.evaluation.size import size
+from mcsmoe.evaluation.cost import flops_per_token, size
+from mcsmoe.evaluation.speed import PeakMemory, Workload, run_once
 from mcsmoe.tasks.task import Encoded
 
 ROW = Encoded([*range(2, 130)], [*range(2, 34)])

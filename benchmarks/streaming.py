@@ -22,13 +22,13 @@ import torch
 import transformers
 import typer
 
-from mcsmoe.architectures.registry import family_of
-from mcsmoe.checkpoint.atomic import write_json
+from mcsmoe.calibration.collect import collect_layers
+from mcsmoe.calibration.statistics import StatisticsWriter
 from mcsmoe.checkpoint.load import load_model
+from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.streamed import load_streamed
-from mcsmoe.routing.collect import collect_layers
-from mcsmoe.routing.statistics import StatisticsWriter
+from mcsmoe.families.registry import family_of
 
 RESULTS = Path(__file__).parent / "results"
 LOADERS: dict[str, Callable[[Path], Any]] = {"in memory": load_model, "streamed": load_streamed}

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mcsmoe.checkpoint.atomic import write_json
+from mcsmoe.checkpoint.output import write_json
 
 RESULTS = Path(__file__).parent / "results"
 ONCE, UNALIGNED, ALIGNED = "read and write once", "merge, not aligned", "merge, aligned"

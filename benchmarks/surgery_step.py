@@ -14,20 +14,18 @@ from torch import Tensor
 from transformers import MixtralConfig
 
 from benchmarks.surgery import ALIGNED, ONCE, UNALIGNED
-from mcsmoe.alignment.costs import weight_cost
-from mcsmoe.architectures.layer import MoELayer
-from mcsmoe.architectures.registry import sparse_layers
-from mcsmoe.checkpoint.atomic import write_json
-from mcsmoe.checkpoint.piece import Piece
+from mcsmoe.alignment.matching import weight_similarity
+from mcsmoe.calibration.gradients import Gradients
+from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics, StatisticsWriter
+from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.reader import INDEX, Checkpoint
 from mcsmoe.checkpoint.shards import Part, write_parts
-from mcsmoe.checkpoint.writer import TensorSpec
+from mcsmoe.checkpoint.writer import Piece, TensorSpec
+from mcsmoe.families.layer import MoELayer
+from mcsmoe.families.registry import sparse_layers
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
-from mcsmoe.merging import align
-from mcsmoe.merging.material import Material
-from mcsmoe.merging.write import write_merged
-from mcsmoe.routing.gradients import Gradients
-from mcsmoe.routing.statistics import LayerStatistics, RoutingStatistics, StatisticsWriter
+from mcsmoe.merging import apply as align
+from mcsmoe.merging.apply import Material, write_merged
 
 KEPT = 4
 BLOCK = 2**26
@@ -156,7 +154,7 @@ def main(scratch: Path, step: str, layers: int, threads: int) -> None:
     source, target = first_layers(scratch / "made", layers), scratch / "out"
     target.mkdir()
     costs: list[float] = []
-    vars(align)["weight_cost"] = timed(weight_cost, costs)
+    vars(align)["weight_cost"] = timed(weight_similarity, costs)
     steps: dict[str, Callable[[], None]] = {
         ONCE: lambda: once(source, target),
         UNALIGNED: lambda: merge(source, target, "none"),

@@ -8,13 +8,12 @@ from stages.common import run, start
 def main() -> None:
     """Refuse what a later stage would refuse: unknown names, budgets that cannot be had, missing model or data."""
     params = start()
-    from mcsmoe.architectures.exclude import excluded_layers
-    from mcsmoe.architectures.registry import sparse_layers
-    from mcsmoe.compression.schedule import CubicSchedule
+    from mcsmoe.calibration.memory import check_training, must_stream
+    from mcsmoe.compression.pruner import CubicSchedule
     from mcsmoe.compression.size import check_size
     from mcsmoe.errors import CheckpointError
-    from mcsmoe.recipes.validate import validate_recipes
-    from mcsmoe.routing.memory import check_training, must_stream
+    from mcsmoe.families.registry import excluded_layers, sparse_layers
+    from mcsmoe.recipes.recipe import validate_recipes
     from mcsmoe.tasks.task import TASKS
     from mcsmoe.training.start import check_dense, check_model
 

@@ -22,19 +22,18 @@ def main() -> None:
     from accelerate import Accelerator
     from torch import Tensor
 
-    from mcsmoe.architectures.registry import family_of
+    from mcsmoe.calibration.collect import collect_layers
+    from mcsmoe.calibration.gradients import KINDS, write_gradients
+    from mcsmoe.calibration.journal import Journal
+    from mcsmoe.calibration.memory import must_stream
+    from mcsmoe.calibration.sample import Calibration, draw_calibration
+    from mcsmoe.calibration.statistics import StatisticsWriter
     from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
     from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
     from mcsmoe.checkpoint.streamed import load_streamed
-    from mcsmoe.routing.collect import collect_layers
-    from mcsmoe.routing.differentiate import write_gradients
-    from mcsmoe.routing.gradients import KINDS
-    from mcsmoe.routing.journal import Journal
-    from mcsmoe.routing.memory import must_stream
-    from mcsmoe.routing.statistics import StatisticsWriter
+    from mcsmoe.families.registry import family_of
     from mcsmoe.similarity.correlation import measure_correlations
     from mcsmoe.tasks.batches import Batch
-    from mcsmoe.tasks.calibration import Calibration, draw_calibration
 
     streamed = must_stream(params.memory_limit, "collect", load_config(SOURCE), params.task, params.collect, sums=True)
     accelerator = Accelerator()

@@ -16,10 +16,9 @@ def main(method: Annotated[str, Option(help="Recipe whose distilled model is com
     """Compress artifacts/distill/METHOD with artifacts/finetune as teacher; write artifacts/compress/METHOD."""
 
     def train(params: "Params", student: Any, make_fit: MakeFit) -> "Fit":
-        from mcsmoe.architectures.exclude import excluded_layers
-        from mcsmoe.architectures.registry import sparse_layers
         from mcsmoe.compression.factorise import factorise_model
         from mcsmoe.compression.pruner import Pruner
+        from mcsmoe.families.registry import excluded_layers, sparse_layers
         from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 
         excluded = excluded_layers(params.merge.exclude, sparse_layers(student.config))

@@ -43,11 +43,10 @@ def main(
         source = directory if directory.is_dir() else checkpoint
     import torch
 
-    from mcsmoe.checkpoint.atomic import write_json
     from mcsmoe.checkpoint.load import load_model, load_tokenizer, local_directory
-    from mcsmoe.evaluation.flops import flops_per_token
+    from mcsmoe.checkpoint.output import write_json
+    from mcsmoe.evaluation.cost import flops_per_token, size
     from mcsmoe.evaluation.quality import quality
-    from mcsmoe.evaluation.size import size
     from mcsmoe.tasks.task import TASKS
 
     measured = TASKS[settings.name]

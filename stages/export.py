@@ -23,23 +23,19 @@ def main(
     Interrupted, it goes on with the layer where it stopped, if weights are large enough for shards.
     """
     params = start()
-    from mcsmoe.card.card import CARD, model_card
-    from mcsmoe.checkpoint.atomic import write_json
+    from mcsmoe.calibration.memory import must_stream
+    from mcsmoe.calibration.sample import draw_calibration
     from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
-    from mcsmoe.checkpoint.probe import probe_batch
+    from mcsmoe.checkpoint.output import write_json
     from mcsmoe.checkpoint.reader import Checkpoint
     from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code, tensor_hash
     from mcsmoe.checkpoint.streamed import load_streamed
-    from mcsmoe.checkpoint.verify import verify_stock
+    from mcsmoe.checkpoint.verify import probe_batch, verify_stock
     from mcsmoe.errors import CheckpointError
-    from mcsmoe.export.check import check_stock
-    from mcsmoe.export.mapped import open_mapped
-    from mcsmoe.export.registry import ROWS
-    from mcsmoe.export.router import stock_routers
-    from mcsmoe.export.write import write_stock
+    from mcsmoe.export.card import CARD, model_card
+    from mcsmoe.export.routers import ROWS, stock_routers
+    from mcsmoe.export.stock import check_stock, open_mapped, write_stock
     from mcsmoe.grouping.plan import Plan
-    from mcsmoe.routing.memory import must_stream
-    from mcsmoe.tasks.calibration import draw_calibration
 
     rule, origin, merged = ROWS[router], Checkpoint(source), Checkpoint(checkpoint)
     if output.exists() and not (output / REPORT).is_file():

@@ -11,13 +11,13 @@ from stages.common import run, start
 def main(method: Annotated[str, Option(help="Recipe whose groups are framed.")]) -> None:
     """Write report/groups/METHOD.svg, and the use of experts before and after as plots/use/METHOD.json."""
     start()
-    from mcsmoe.checkpoint.atomic import write_json
-    from mcsmoe.evaluation.figure import save
-    from mcsmoe.evaluation.heatmaps import similarity_groups
-    from mcsmoe.evaluation.use import use_rows
+    from mcsmoe.calibration.statistics import RoutingStatistics
+    from mcsmoe.checkpoint.output import write_json
     from mcsmoe.grouping.plan import Plan
-    from mcsmoe.routing.statistics import RoutingStatistics
-    from mcsmoe.similarity.cosine import cosine
+    from mcsmoe.report.figure import save
+    from mcsmoe.report.groups import similarity_groups
+    from mcsmoe.report.use import use_rows
+    from mcsmoe.similarity.evidence import cosine
 
     statistics = RoutingStatistics.load(Path("artifacts/collect"))
     plan = Plan.load(Path("artifacts/merge") / method)

@@ -19,23 +19,20 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     """
     params = start()
     from mcsmoe.alignment.activations import LazyTokens
-    from mcsmoe.architectures.registry import family_of
+    from mcsmoe.calibration.gradients import Gradients
+    from mcsmoe.calibration.memory import must_stream
+    from mcsmoe.calibration.sample import draw_calibration
+    from mcsmoe.calibration.statistics import RoutingStatistics
     from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
-    from mcsmoe.checkpoint.probe import probe_batch
     from mcsmoe.checkpoint.reader import Checkpoint
     from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
     from mcsmoe.checkpoint.streamed import load_streamed
-    from mcsmoe.checkpoint.verify import verify_checkpoint
-    from mcsmoe.merging.material import Material
-    from mcsmoe.merging.registry import LOOKING
-    from mcsmoe.merging.write import write_merged
-    from mcsmoe.recipes.load import load_recipe
-    from mcsmoe.recipes.plan import make_plan
-    from mcsmoe.recipes.validate import validate_recipes
-    from mcsmoe.routing.gradients import Gradients
-    from mcsmoe.routing.memory import must_stream
-    from mcsmoe.routing.statistics import RoutingStatistics
-    from mcsmoe.tasks.calibration import draw_calibration
+    from mcsmoe.checkpoint.verify import probe_batch, verify_checkpoint
+    from mcsmoe.families.registry import family_of
+    from mcsmoe.merging.apply import Material, write_merged
+    from mcsmoe.merging.rules import LOOKING
+    from mcsmoe.recipes.planning import make_plan
+    from mcsmoe.recipes.recipe import load_recipe, validate_recipes
 
     def calibration() -> tuple[Any, list[Any]]:
         tokenizer, settings = load_tokenizer(SOURCE), params.collect

@@ -20,22 +20,27 @@ def main() -> None:
     from torch import Tensor
 
     from mcsmoe.alignment.activations import LazyTokens
-    from mcsmoe.alignment.kept import KeptMatches, LayerMatch
-    from mcsmoe.alignment.layer import REFERENCES, activation_matches, weight_matches
-    from mcsmoe.alignment.unchanged import largest_change
-    from mcsmoe.alignment.write import write_permuted
-    from mcsmoe.architectures.layer import MoELayer
-    from mcsmoe.architectures.registry import family_of
-    from mcsmoe.checkpoint.atomic import write_json
+    from mcsmoe.alignment.permute import (
+        LAYER_REFERENCES,
+        KeptMatches,
+        LayerMatch,
+        activation_matches,
+        largest_change,
+        weight_matches,
+        write_permuted,
+    )
+    from mcsmoe.calibration.memory import must_stream
+    from mcsmoe.calibration.sample import draw_calibration
+    from mcsmoe.calibration.watch import count
     from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
+    from mcsmoe.checkpoint.output import write_json
     from mcsmoe.checkpoint.reader import Checkpoint
     from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
     from mcsmoe.checkpoint.streamed import load_streamed
     from mcsmoe.checkpoint.verify import verify_checkpoint
-    from mcsmoe.routing.memory import must_stream
-    from mcsmoe.routing.watch import count
+    from mcsmoe.families.layer import MoELayer
+    from mcsmoe.families.registry import family_of
     from mcsmoe.tasks.batches import model_inputs
-    from mcsmoe.tasks.calibration import draw_calibration
 
     source = Checkpoint(SOURCE)
     family = family_of(source.config)
@@ -60,7 +65,7 @@ def main() -> None:
     tokens = LazyTokens(family, lambda: (model(), batches))
 
     def match(layer: MoELayer) -> LayerMatch:
-        reference = REFERENCES[params.permute.reference](layer, counts)
+        reference = LAYER_REFERENCES[params.permute.reference](layer, counts)
         if params.permute.matching == "weight":
             return LayerMatch(reference, weight_matches(source, layer, reference))
         return LayerMatch(reference, activation_matches(source, layer, reference, tokens(layer)))

@@ -27,11 +27,11 @@ def recover(stage: str, source: str, method: str, train: Callable[["Params", Any
     check_source(TEACHER)
     if not launched(params, f"stages.{stage}"):
         return
+    from mcsmoe.calibration.memory import check_training
     from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
-    from mcsmoe.checkpoint.room import check_room_for
-    from mcsmoe.routing.memory import check_training
-    from mcsmoe.training.output import write_training
-    from mcsmoe.training.recovery import make_recovery
+    from mcsmoe.checkpoint.output import check_room_for
+    from mcsmoe.training.distillation import make_recovery
+    from mcsmoe.training.loop import write_training
 
     check_training(params.memory_limit, stage, load_config(origin), load_config(TEACHER), shares=params.launch.shares)
     student, tokenizer = load_model(origin), load_tokenizer(origin)

@@ -15,21 +15,18 @@ STATISTICS = Path("artifacts/collect")
 def main() -> None:
     """Write report/index.html, and for elsewhere table.md, quality against size, and expert use."""
     params = start()
-    from mcsmoe.evaluation.figure import INK, colours, save
-    from mcsmoe.evaluation.heatmaps import expert_use
-    from mcsmoe.evaluation.table import Metric, Result, results_table
-    from mcsmoe.evaluation.tradeoff import quality_size
+    from mcsmoe.calibration.statistics import RoutingStatistics
     from mcsmoe.report.curves import curves_section
-    from mcsmoe.report.page import report_page
-    from mcsmoe.report.provenance import provenance_section
+    from mcsmoe.report.figure import INK, colours, save
+    from mcsmoe.report.groups import expert_use, similarity_section
+    from mcsmoe.report.page import provenance_section, report_page
     from mcsmoe.report.results import results_section
-    from mcsmoe.report.similarity import similarity_section
     from mcsmoe.report.stable_rank import stable_rank_section
-    from mcsmoe.report.tradeoff import tradeoff_section
+    from mcsmoe.report.table import Metric, Result, results_table
+    from mcsmoe.report.tradeoff import quality_size, tradeoff_section
     from mcsmoe.report.use import groupings, use_section
-    from mcsmoe.routing.statistics import RoutingStatistics
-    from mcsmoe.similarity.cosine import cosine
-    from mcsmoe.tasks.fingerprint import fingerprint
+    from mcsmoe.similarity.evidence import cosine
+    from mcsmoe.tasks.reading import fingerprint
     from mcsmoe.tasks.task import TASKS
 
     # By the names in params, never by glob: a file of a method that is no longer listed is stale.

@@ -34,10 +34,9 @@ def main(
     prepare(SEED, threads)
     import torch
 
-    from mcsmoe.checkpoint.atomic import write_json
     from mcsmoe.checkpoint.load import load_model
-    from mcsmoe.evaluation.latency import Workload, figures, run_each, run_once
-    from mcsmoe.evaluation.peak_memory import PeakMemory
+    from mcsmoe.checkpoint.output import write_json
+    from mcsmoe.evaluation.speed import PeakMemory, Workload, figures, run_each, run_once
 
     torch.use_deterministic_algorithms(False)  # they cost time, and inference does without
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -11,11 +11,11 @@ from stages.common import run, start
 def main(method: Annotated[str, Option(help="Recipe whose experts are measured.")]) -> None:
     """Write report/stable-rank/METHOD.svg, and its values as plots/stable-rank/METHOD.json."""
     start()
-    from mcsmoe.architectures.registry import family_of
-    from mcsmoe.checkpoint.atomic import write_json
+    from mcsmoe.checkpoint.output import write_json
     from mcsmoe.checkpoint.reader import Checkpoint
-    from mcsmoe.evaluation.figure import save
     from mcsmoe.evaluation.stable_rank import merged_ranks, stable_rank_figure, stock_ranks
+    from mcsmoe.families.registry import family_of
+    from mcsmoe.report.figure import save
 
     def ranks(directory: Path) -> dict[str, float]:
         checkpoint = Checkpoint(directory)

@@ -11,17 +11,16 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mcsmoe.architectures.layer import MoELayer
-from mcsmoe.architectures.registry import family_of, sparse_layers
+from mcsmoe.calibration.collect import collect
+from mcsmoe.calibration.gradients import Gradients, write_gradients
+from mcsmoe.calibration.statistics import RoutingStatistics
+from mcsmoe.calibration.watch import every_token
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.routing.collect import collect
-from mcsmoe.routing.differentiate import write_gradients
-from mcsmoe.routing.gradients import Gradients
-from mcsmoe.routing.statistics import RoutingStatistics
-from mcsmoe.routing.watch import every_token
+from mcsmoe.families.layer import MoELayer
+from mcsmoe.families.registry import family_of, sparse_layers
 from mcsmoe.similarity.correlation import measure_correlations
-from mcsmoe.similarity.registry import Evidence
+from mcsmoe.similarity.evidence import Evidence
 from tests.shared import GOLDEN
 
 SWITCH = GOLDEN / "switch"

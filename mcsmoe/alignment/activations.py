@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mcsmoe.alignment.costs import ActivationMoments, promoted
-from mcsmoe.architectures.experts import hidden, read_expert
-from mcsmoe.architectures.layer import Expert, Family, MoELayer, Routing, TensorSource
+from mcsmoe.alignment.matching import ActivationMoments, promoted
+from mcsmoe.calibration.watch import Batch, Masks, one_by_one, real_tokens
 from mcsmoe.checkpoint.streamed import blocks_of
-from mcsmoe.routing.watch import Batch, Masks, one_by_one, real_tokens
+from mcsmoe.families.experts import hidden, read_expert
+from mcsmoe.families.layer import Expert, Family, MoELayer, Routing, TensorSource
 
 CHUNK = 4096
 """Tokens whose activations are in memory at once."""

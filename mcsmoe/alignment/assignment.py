@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
 
-from mcsmoe.checkpoint.finite import all_finite
+from mcsmoe.checkpoint.reader import all_finite
 
 DENSE_BELOW = 2048
 CANDIDATES = 64

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from mcsmoe.architectures.language import language_config
-from mcsmoe.architectures.registry import FAMILIES, family_of
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError
+from mcsmoe.families.registry import FAMILIES, family_of, language_config
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # What transformers, safetensors and torch raise for damaged, missing or ill-fitting files.

@@ -1,6 +1,7 @@
 """Lazy reading of a checkpoint directory: names, shapes and sizes at once, one tensor at a time."""
 
 import json
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +12,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mcsmoe.checkpoint.finite import all_finite
 from mcsmoe.errors import CheckpointError
+
+
+def all_finite(value: Tensor) -> bool:
+    """True where no value is NaN or infinite; integers always are finite.
+
+    Least and greatest value tell: NaN is passed on by both. `isfinite` would make three temporary tensors.
+    """
+    if not value.is_floating_point() or not value.numel():
+        return True
+    return all(math.isfinite(float(extreme)) for extreme in value.aminmax())
+
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all, and whose making goes on where it was interrupted."""
+"""Outputs whose making goes on where it was interrupted."""
 
 import fcntl
 import hashlib
@@ -13,12 +13,35 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from mcsmoe.checkpoint.atomic import exchange, write_json
-from mcsmoe.checkpoint.notes import raw
+from mcsmoe.checkpoint.output import check_room, exchange, settle, write_json
 from mcsmoe.checkpoint.shards import SHARDS
 from mcsmoe.errors import CheckpointError
+
+TEXT = "text"
+
+
+def save_note(path: Path, tensors: Mapping[str, Tensor], text: str = "") -> None:
+    """Write tensors, and a text with them. Raises `DiskFullError` before anything is written."""
+    check_room(path, sum(value.nbytes for value in tensors.values()))
+    unfinished = path.with_name(f".{path.name}")
+    save_file(dict(tensors), unfinished, {TEXT: text})
+    settle(unfinished, path)
+
+
+def load_note(path: Path) -> tuple[dict[str, Tensor], str]:
+    """What `save_note` wrote, in memory that the file backs."""
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()[TEXT]  # noqa: SIM118
+
+
+def raw(value: Tensor) -> memoryview:
+    """The bytes of a tensor in main memory, without a copy where it is contiguous."""
+    return value.detach().contiguous().view(-1).view(torch.uint8).numpy().data
+
 
 FORMAT = 1
 """Number of the layout of what is kept; another number is another key."""

@@ -1,14 +1,86 @@
-"""Saving a model in memory as a checkpoint directory."""
+"""Saving a model in memory as a checkpoint directory, and comparing the two."""
 
 import re
 import shutil
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from mcsmoe.checkpoint.held import held
+import torch
+from torch import Tensor
+
+from mcsmoe.checkpoint.output import check_room_for
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
-from mcsmoe.checkpoint.room import check_room_for
-from mcsmoe.checkpoint.written import Written, written_pieces
+from mcsmoe.checkpoint.writer import Piece, Written, written_pieces
+from mcsmoe.errors import CheckpointError
+from mcsmoe.families.experts import expert_shares
+from mcsmoe.families.layer import MoELayer, TensorSource
+from mcsmoe.families.registry import family_of, merged_layers
+
+
+class _Memory(TensorSource):
+    """The tensors of a loaded model; of a module that is on the disk, all are read at once and those of one kept."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._state = model.state_dict()
+        self._path, self._read = "", dict[str, Tensor]()
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor under `name`."""
+        value: Tensor = self._state[name]
+        if not value.is_meta:
+            return value
+        from accelerate.utils.modeling import align_module_device
+
+        path, _, leaf = name.rpartition(".")
+        if path != self._path:
+            module = self._model.get_submodule(path)
+            with align_module_device(module):
+                self._path, self._read = path, {**module._parameters, **module._buffers}
+        return self._read[leaf].detach()
+
+
+def held(model: Any, names: Collection[str]) -> Iterator[Piece]:
+    """What `model` has for the tensors `names` of a checkpoint of it, in their form there, an expert at a time.
+
+    Tensors that loading ignores are left out. Raises `CheckpointError` for any other that the model does not have.
+    """
+    source, family = _Memory(model), family_of(model.config)
+    layers = family.layers(model.config) if merged_layers(model.config) is None else []
+    inside = set()
+    for layer in layers:
+        for tensor, entry, e, kinds in expert_shares(layer, layer.experts):
+            inside.add(tensor)
+            yield Piece(tensor, entry, _share(layer, kinds, source, e))
+    others = [name for name in names if name not in inside]
+    in_memory = family.merged_names(model.config, others) if layers else {name: name for name in others}
+    for name, ours in in_memory.items():
+        yield Piece(name, None, source.tensor(ours))
+
+
+def check_held(model: Any, checkpoint: Checkpoint) -> None:
+    """Raise `CheckpointError` naming the first tensor of which the model has other values than its checkpoint.
+
+    Where precisions differ, those on disk count as the model has them. Reads every tensor once.
+    """
+    for name, entry, value in held(model, checkpoint.names()):
+        found = checkpoint.tensor(name) if entry is None else checkpoint.part(name, entry)
+        if not torch.equal(found.to(value.dtype), value):
+            place = name if entry is None else f"{name}[{entry}]"
+            raise CheckpointError(f"{checkpoint.directory}: reloaded: {place} is not what the file holds")
+
+
+def _share(layer: MoELayer, kinds: Collection[str], source: TensorSource, expert: int) -> Tensor:
+    """One expert's tensors `kinds` as they lie together on disk."""
+    values = {kind: layer.in_memory[kind].read(source, expert) for kind in kinds}
+    first, place = next(iter(values.values())), layer.places[next(iter(kinds))]
+    shape = (sum(len(value) for value in values.values()), *first.shape[1:])
+    share = first.new_empty(shape[::-1] if place.transposed else shape)
+    for kind, value in values.items():
+        layer.places[kind].view(share).copy_(value)
+    return share
+
 
 MODELING = Path(__file__).parent.parent / "modeling"
 RELATIVE_IMPORT = re.compile(r"^from \.(\w+) import", re.MULTILINE)

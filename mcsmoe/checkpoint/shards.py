@@ -10,12 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mcsmoe.checkpoint.atomic import settle, write_json
-from mcsmoe.checkpoint.piece import Piece
+from mcsmoe.checkpoint.output import check_room, settle, write_json
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS
-from mcsmoe.checkpoint.room import check_room
-from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
-from mcsmoe.checkpoint.written import Written
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, write_safetensors
 from mcsmoe.progress import progress
 
 SHARD_BYTES = 5 * 10**9

@@ -1,8 +1,8 @@
 """A stock model of which one block at a time is in memory: what does not fit whole can still be run.
 
-Blocks are what a model repeats: the modules beside those that hold its sparse layers ("model.layers.3").
-"""
+Blocks are what a model repeats: the modules beside those that hold its sparse layers ("model.layers.3")."""
 
+import ctypes
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -13,12 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcsmoe.architectures.layer import Family, MoELayer
-from mcsmoe.architectures.registry import family_of
-from mcsmoe.checkpoint.heap import return_freed_memory
 from mcsmoe.checkpoint.load import load_config
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.errors import CheckpointError
+from mcsmoe.families.layer import Family, MoELayer
+from mcsmoe.families.registry import family_of
+
+LARGE = 2**20
+"""Bytes from which a block of memory is the system's own."""
+MMAP_THRESHOLD = -3
+"""M_MMAP_THRESHOLD in malloc.h."""
+
+
+def return_freed_memory() -> None:
+    """Have this process give each block of `LARGE` bytes or more back to the system as soon as it is freed.
+
+    glibc, which alone has this setting, otherwise moves the limit up to the largest block that was freed, at most
+    32 MB: weights below that come to lie among what lives longer, and the heap grows with every layer.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(MMAP_THRESHOLD, LARGE)
+
 
 ATTRIBUTE = "streamed_blocks"
 """Where a model that is streamed keeps its `Blocks`."""
@@ -101,7 +117,7 @@ class Weights:
 def load_streamed(directory: Path, device: torch.device | str = "cpu") -> Any:
     """The stock model of a directory, everything but its blocks in memory on `device`; eval mode.
 
-    Whoever runs it loads each block when it is needed: see `mcsmoe.routing.lockstep`. Peak memory here is what is
+    Whoever runs it loads each block when it is needed: see `mcsmoe.calibration.lockstep`. Peak memory here is what is
     outside the blocks; from now on this process keeps no large memory that it frees. Raises `CheckpointError` as
     `load_model` does; of the weights of a block, when it is loaded.
     """

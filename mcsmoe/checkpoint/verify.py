@@ -14,14 +14,28 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mcsmoe.architectures.configuration import configuration
-from mcsmoe.architectures.registry import family_of, merged_layers
-from mcsmoe.checkpoint.held import check_held
 from mcsmoe.checkpoint.load import load_model, offloading
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.checkpoint.written import Written, differing
+from mcsmoe.checkpoint.save import check_held
+from mcsmoe.checkpoint.writer import Written, differing
 from mcsmoe.errors import CheckpointError
+from mcsmoe.families.registry import configuration, family_of, merged_layers
 from mcsmoe.progress import progress
+
+BATCH, SOURCE, TARGET = 4, 16, 8
+
+
+def probe_batch(vocab_size: int, causal: bool) -> dict[str, Tensor]:
+    """Seeded random token ids with some padding; a sequence-to-sequence model gets ids for its decoder, too."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(SOURCE // 2, SOURCE + 1, (BATCH, 1), generator=generator)
+    batch = {
+        "input_ids": torch.randint(vocab_size, (BATCH, SOURCE), generator=generator),
+        "attention_mask": (torch.arange(SOURCE) < lengths).long(),
+    }
+    target = torch.randint(vocab_size, (BATCH, TARGET), generator=generator)
+    return batch if causal else batch | {"decoder_input_ids": target}
+
 
 FRESH_PROCESS = """
 import json, sys

@@ -6,16 +6,61 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
+from xxhash import xxh3_128_hexdigest
 
-from mcsmoe.checkpoint.finite import all_finite
-from mcsmoe.checkpoint.notes import raw
-from mcsmoe.checkpoint.piece import Piece
-from mcsmoe.checkpoint.reader import DTYPES
-from mcsmoe.checkpoint.room import check_room
-from mcsmoe.checkpoint.written import Written, add
+from mcsmoe.checkpoint.output import check_room
+from mcsmoe.checkpoint.reader import DTYPES, all_finite
+from mcsmoe.checkpoint.resume import raw
 from mcsmoe.errors import CheckpointError
+
+
+class Piece(NamedTuple):
+    """All values of a tensor, or of one entry along its first axis, or of a slice of them."""
+
+    tensor: str
+    entry: int | slice | None
+    value: Tensor
+
+
+Written = dict[str, dict[str, str]]
+"""Tensor → its pieces, "start:stop" along the first axis or "" for all of it → hash of the bytes in memory; JSON."""
+
+
+def written_pieces(pieces: Iterable[Piece]) -> Written:
+    """Hashes of pieces, one of which is in memory at a time."""
+    written: Written = {}
+    for piece in pieces:
+        add(written, piece)
+    return written
+
+
+def add(written: Written, piece: Piece) -> None:
+    """Enter one more piece."""
+    written.setdefault(piece.tensor, {})[_place(piece.entry)] = _hash(piece.value)
+
+
+def differing(written: Written, name: str, value: Tensor) -> str | None:
+    """The first piece of a whole tensor that is not what was written; None where all are."""
+    for place, expected in written.get(name, {}).items():
+        found = value[slice(*map(int, place.split(":")))] if place else value
+        if _hash(found) != expected:
+            return f"{name}[{place}]" if place else name
+    return None
+
+
+def _place(entry: int | slice | None) -> str:
+    if entry is None:
+        return ""
+    return f"{entry}:{entry + 1}" if isinstance(entry, int) else f"{entry.start}:{entry.stop}"
+
+
+def _hash(value: Tensor) -> str:
+    return xxh3_128_hexdigest(raw(value))
+
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 ALIGNMENT = 8

@@ -1,14 +1,109 @@
 """Gradual pruning of the units of S (rows, columns or elements) while a factorised model trains."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 from torch import Tensor
 
-from mcsmoe.compression.importance import Importance
-from mcsmoe.compression.merged_model import MergedModel, sparse_parts
-from mcsmoe.compression.schedule import CubicSchedule
-from mcsmoe.compression.shards import placed
+from mcsmoe.compression.factorise import MergedModel, sparse_parts
 from mcsmoe.compression.size import kept_units
+from mcsmoe.distributed import placed, whole
+from mcsmoe.errors import ParameterError
 from mcsmoe.params import Compress
+
+Score = Callable[[Tensor, Tensor | None], Tensor]
+"""Values and gradient [n, w] (None: no token reached the layer) → score of each unit [n], float32 or better."""
+
+
+def sensitivity(values: Tensor, gradient: Tensor | None) -> Tensor:
+    """Mean |s·∂L/∂s| of each unit: how the loss changes, to first order, if an entry is zeroed (LoSparse)."""
+    if gradient is None:
+        return torch.zeros_like(values[:, 0], dtype=_precise(values))
+    return (values * gradient).abs().mean(dim=1, dtype=_precise(values))
+
+
+def magnitude(values: Tensor, gradient: Tensor | None) -> Tensor:
+    """Mean |s| of each unit."""
+    return values.abs().mean(dim=1, dtype=_precise(values))
+
+
+SCORES: dict[str, Score] = {"sensitivity": sensitivity, "magnitude": magnitude}
+
+
+def _precise(values: Tensor) -> torch.dtype:
+    return torch.promote_types(values.dtype, torch.float32)
+
+
+def _moving(average: Tensor, new: Tensor, beta: float) -> Tensor:
+    return beta * average + (1 - beta) * new
+
+
+class Importance:
+    """What the units of one weight rank by: I ← β·I + (1 − β)·score, from I = 0 (LoSparse, arXiv 2306.11222).
+
+    With `uncertainty` β₂ they rank by I·U, where U ← β₂·U + (1 − β₂)·|score − I| with the new I, from U = 0: a
+    unit that is rarely important, but much so when it is, stays (PLATON, arXiv 2206.12562, there element by element).
+    """
+
+    def __init__(self, values: Tensor, settings: Compress) -> None:
+        self._score = SCORES[settings.importance]
+        self._beta, self._uncertainty = settings.beta, settings.uncertainty
+        self._average = values.new_zeros(len(values), dtype=_precise(values))
+        self._deviation = torch.zeros_like(self._average) if settings.uncertainty is not None else None
+
+    @torch.no_grad()
+    def update(self, values: Tensor, gradient: Tensor | None) -> None:
+        """Take one step's values and gradient [n, w] into the averages."""
+        score = whole(self._score(values, gradient)).to(self._average.device)
+        self._average = _moving(self._average, score, self._beta)
+        if self._deviation is not None and self._uncertainty is not None:
+            self._deviation = _moving(self._deviation, (score - self._average).abs(), self._uncertainty)
+
+    @property
+    def ranking(self) -> Tensor:
+        """The larger, the more important; [n], not negative."""
+        return self._average if self._deviation is None else self._average * self._deviation
+
+
+@dataclass(frozen=True)
+class CubicSchedule:
+    """final + (1 − final)·(1 − (t − start)/(end − start))³ between `start` and `end`.
+
+    Zhu & Gupta, arXiv 1710.01878, eq. 1, as used by LoSparse, arXiv 2306.11222. `t` counts optimiser steps.
+    """
+
+    start: int  # last step at which every unit is kept
+    end: int  # first step at which only the final share is kept
+    final: float
+    interval: int = 1  # steps between two prunings
+
+    @classmethod
+    def of(cls, settings: Compress, steps: int) -> Self:
+        """Schedule for `steps` steps in all. Raises `ParameterError` if the two holds do not fit."""
+        if settings.initial_warmup + settings.final_warmup > 1:
+            raise ParameterError(
+                "compress.final_warmup",
+                settings.final_warmup,
+                f"with compress.initial_warmup = {settings.initial_warmup} their sum must not exceed 1",
+            )
+        start = round(settings.initial_warmup * steps)
+        end = max(start, steps - round(settings.final_warmup * steps))
+        return cls(start, end, settings.final_ratio, settings.interval)
+
+    def remaining(self, step: int) -> float:
+        """Share of units kept after `step`."""
+        if step <= self.start:
+            return 1.0
+        if step >= self.end:
+            return self.final
+        left = 1 - (step - self.start) / (self.end - self.start)
+        return self.final + (1 - self.final) * left**3
+
+    def prunes(self, step: int) -> bool:
+        """True after which steps units are pruned: every `interval`, and once the final share holds."""
+        return step > self.start and (step >= self.end or step % self.interval == 0)
 
 
 class Pruner:

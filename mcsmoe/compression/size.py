@@ -5,7 +5,7 @@ from fractions import Fraction
 from math import ceil, floor
 from typing import NamedTuple
 
-from mcsmoe.compression.rank import rank_of
+from mcsmoe.compression.factorise import rank_of
 from mcsmoe.errors import ParameterError
 from mcsmoe.params import Compress
 

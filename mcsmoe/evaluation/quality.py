@@ -1,16 +1,160 @@
-"""A task's figures for a model, measured in the way that the task asks for."""
+"""The task's figures of a model, with their intervals: by generated text, by likelihood of choices or of tokens."""
 
 import math
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mcsmoe.evaluation.bootstrap import interval
-from mcsmoe.evaluation.choices import choice_likelihoods
-from mcsmoe.evaluation.generation import generate
-from mcsmoe.evaluation.likelihood import likelihood
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
 from mcsmoe.params import Task as TaskParams
+from mcsmoe.progress import progress
+from mcsmoe.tasks.batches import IGNORED, collate, in_order, is_causal, model_inputs
 from mcsmoe.tasks.score import BOUNDS, Column, Score
-from mcsmoe.tasks.task import Example, Prediction, Task
+from mcsmoe.tasks.task import Encoded, Example, Prediction, Task
+
+DRAWS = 1000
+LEVEL = 0.95
+SEED = 0
+
+
+def interval(score: Score, draws: int = DRAWS) -> tuple[float, float]:
+    """Percentile interval at `LEVEL` of `score` over samples of its examples, drawn with replacement.
+
+    Where examples form clusters these are drawn, each with all its examples. The same score gives the same bounds.
+    """
+    rng = np.random.default_rng(SEED)
+    parts = _parts(score)
+    found = []
+    for _ in range(draws):
+        drawn = rng.integers(len(parts), size=len(parts))
+        index = drawn if score.clusters is None else np.concatenate([parts[i] for i in drawn])
+        found.append(score.statistic(*(column[index] for column in score.columns)))
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _parts(score: Score) -> list[NDArray[np.intp]]:
+    """Indices of the examples of each cluster; clusters of one where there are none."""
+    names = score.clusters if score.clusters is not None else range(len(score.columns[0]))
+    _, codes = np.unique(np.array(names), return_inverse=True)
+    order = np.argsort(codes, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Means over target tokens, each token being predicted from the target's true beginning."""
+
+    cross_entropy: float
+    """Nats per token."""
+    accuracy: float
+    """Share of tokens whose most likely prediction is right."""
+    sequence_accuracy: float
+    """Share of targets with every token right: just those that greedy decoding answers correctly."""
+    losses: NDArray[np.float64]
+    """Nats of each row's target [N], in the order of the rows."""
+    right: NDArray[np.float64]
+    """Tokens of each row's target that are predicted right [N]."""
+    tokens: NDArray[np.float64]
+    """Tokens of each row's target [N]."""
+
+
+@torch.no_grad()
+def likelihood(model: Any, rows: Sequence[Encoded], pad: int, batch_size: int, show: bool = False) -> Likelihood:
+    """Measure `model`, in eval mode, on `rows`; each token weighs the same whatever its batch.
+
+    Sums are kept in float64; padding never counts. `show` draws a progress bar. The model's mode is restored.
+    """
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].source), len(rows[i].target)))
+    training, causal = model.training, is_causal(model)
+    model.eval()
+    right_rows, each = 0, []
+    steps = -(-len(rows) // batch_size)
+    batches = progress(in_order([rows[i] for i in order], pad, batch_size, causal=causal), "score", steps, show)
+    for batch in batches:
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        logits = model(**model_inputs(batch, causal)).logits.float()  # [B, T, V]
+        labels = batch["labels"]  # [B, T]
+        real = labels != IGNORED
+        right = (logits.argmax(-1) == labels) & real
+        nats = torch.zeros(labels.shape, dtype=torch.float64, device=labels.device)
+        nats[real] = F.cross_entropy(logits[real], labels[real], reduction="none").double()
+        right_rows += int((right | ~real).all(-1).sum())
+        each.append(torch.stack([nats.sum(-1), right.sum(-1), real.sum(-1)]).cpu())
+    model.train(training)
+    losses, hits, tokens = torch.cat(each, 1)[:, np.argsort(order)].numpy()
+    count = float(tokens.sum())
+    means = float(losses.sum()) / count, float(hits.sum()) / count, right_rows / len(rows)
+    return Likelihood(*means, losses, hits, tokens)
+
+
+@torch.no_grad()
+def generate(model: Any, tokenizer: Any, rows: Sequence[Encoded], batch_size: int, max_new_tokens: int) -> list[str]:
+    """Texts generated for `rows`, in their order, with special tokens removed, and without a causal model's prompt.
+
+    Sources are batched by length, so that little of the work is padding.
+    """
+    causal = is_causal(model)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].source))  # stable: ties stay in order
+    starts = range(0, len(order), batch_size)
+    texts: list[str] = []
+    for start in progress(starts, "generate"):
+        ids, mask = _sources([rows[i] for i in order[start : start + batch_size]], tokenizer.pad_token_id, causal)
+        written = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            pad_token_id=tokenizer.pad_token_id,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+        )
+        new = written[:, ids.shape[1] :] if causal else written
+        texts += tokenizer.batch_decode(new, skip_special_tokens=True)
+    in_place = dict(zip(order, texts, strict=True))
+    return [in_place[i] for i in range(len(rows))]
+
+
+def _sources(rows: Sequence[Encoded], pad: int, causal: bool) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask [B, S] of the sources.
+
+    Padding stands on the right, because stock routers let padded positions use up capacity; but on the left for
+    a causal model, which writes on where a row ends.
+    """
+    if not causal:
+        batch = collate(rows, pad, causal=False)
+        return batch["input_ids"], batch["attention_mask"]
+    turned = collate([Encoded(row.source[::-1], row.target) for row in rows], pad, causal=False)
+    return turned["input_ids"].flip(1), turned["attention_mask"].flip(1)
+
+
+def choice_likelihoods(
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    settings: TaskParams,
+    examples: Sequence[Example],
+    batch_size: int,
+    seed: int,
+) -> list[tuple[float, ...]]:
+    """Natural logarithm of p(choice | source) for all choices of each example; which one is right is not looked at.
+
+    No choice is cut. Its end counts for an encoder-decoder, whose targets all have one, so that a choice that
+    begins another one does not win by being shorter; it does not for a causal model, which may never have been
+    taught to stop behind an answer.
+    """
+    whole = settings.model_copy(update={"max_target_length": sys.maxsize})
+    asked = [replace(example, target=choice) for example in examples for choice in example.choices]
+    rows = task.encode(tokenizer, asked, whole, seed)
+    if is_causal(model):
+        rows = [Encoded(row.source, row.target[:-1]) for row in rows]
+    found = iter((-likelihood(model, rows, tokenizer.pad_token_id, batch_size, show=True).losses).tolist())
+    return [tuple(next(found) for _ in example.choices) for example in examples]
 
 
 def quality(

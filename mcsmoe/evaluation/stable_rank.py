@@ -7,8 +7,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mcsmoe.architectures.layer import Family, MoELayer, TensorSource
-from mcsmoe.evaluation.figure import FAINT, PALETTE, STYLE
+from mcsmoe.families.layer import Family, MoELayer, TensorSource
+from mcsmoe.report.figure import FAINT, PALETTE, STYLE
 
 MARKERS = {"before": ("o", FAINT), "merged": ("s", PALETTE[1]), "distilled": ("D", PALETTE[0])}
 """Marker and colour of the experts of each moment."""

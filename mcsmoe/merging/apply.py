@@ -1,25 +1,84 @@
 """Applying a plan to a checkpoint, group by group: a pure function of (checkpoint, plan, what was measured)."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from mcsmoe.alignment.apply import permute
-from mcsmoe.architectures.experts import read_expert
-from mcsmoe.architectures.layer import Expert, Family, MoELayer, TensorSource
-from mcsmoe.checkpoint.piece import Piece
+from mcsmoe.alignment.activations import LayerTokens, pair_moments
+from mcsmoe.alignment.assignment import assign
+from mcsmoe.alignment.matching import activation_similarity, permute, weight_similarity
+from mcsmoe.calibration.gradients import Gradients
+from mcsmoe.calibration.statistics import RoutingStatistics
+from mcsmoe.checkpoint.output import copy_companions, write_json
+from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.save import write_remote_code
+from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
+from mcsmoe.errors import CheckpointError
+from mcsmoe.families.experts import read_expert
+from mcsmoe.families.layer import Expert, Family, MoELayer, TensorSource
+from mcsmoe.families.registry import family_of
 from mcsmoe.grouping.plan import Group, Plan
-from mcsmoe.merging.align import ALIGNMENTS, REFERENCES
-from mcsmoe.merging.material import Material
-from mcsmoe.merging.registry import RULES, Members
+from mcsmoe.merging.rules import RULES, Members
+from mcsmoe.progress import progress
+
+
+@dataclass(frozen=True)
+class Material:
+    """What was measured of the checkpoint; `tokens` may need a forward pass over the calibration sample."""
+
+    statistics: RoutingStatistics
+    gradients: Gradients
+    tokens: Callable[[MoELayer], LayerTokens]
+    seed: int = 0
+
+
+Align = Callable[[TensorSource, MoELayer, int, Sequence[int], Material], dict[int, Tensor]]
+"""(checkpoint, layer, reference, other members) → new order [f] of each member's neurons; none: as it is."""
+
+
+def by_weight(
+    source: TensorSource, layer: MoELayer, reference: int, others: Sequence[int], material: Material
+) -> dict[int, Tensor]:
+    """Weight matching (paper §3.1; Git Re-Basin)."""
+    target = read_expert(source, layer, reference)
+    shown = progress(others, f"align experts of {layer.name}", late=True)
+    return {e: assign(weight_similarity(target, read_expert(source, layer, e), layer.layout)) for e in shown}
+
+
+def by_activation(
+    source: TensorSource, layer: MoELayer, reference: int, others: Sequence[int], material: Material
+) -> dict[int, Tensor]:
+    """Activation matching: correlation of hidden neurons on the tokens routed to either expert."""
+    pairs = pair_moments(source, layer, material.tokens(layer), reference, others)
+    shown = progress(pairs, f"align experts of {layer.name}", len(others), late=True)
+    return {e: assign(activation_similarity(moments)) for e, moments in shown}
+
+
+def unaligned(
+    source: TensorSource, layer: MoELayer, reference: int, others: Sequence[int], material: Material
+) -> dict[int, Tensor]:
+    """Neurons stay where they are."""
+    return {}
+
+
+ALIGNMENTS: dict[str, Align] = {"weight": by_weight, "activation": by_activation, "none": unaligned}
+GROUP_REFERENCES: dict[str, Callable[[Group], int]] = {
+    "dominant": lambda group: group.dominant,
+    "first": lambda group: group.members[0],
+}
 
 
 def merge_group(source: TensorSource, layer: MoELayer, group: Group, plan: Plan, material: Material) -> Expert:
     """One merged expert: the members, aligned to the plan's reference, combined by its rule."""
     if len(group.members) == 1:
         return read_expert(source, layer, group.members[0])
-    reference = REFERENCES[plan.reference](group)
+    reference = GROUP_REFERENCES[plan.reference](group)
     others = [e for e in group.members if e != reference]
     orders = ALIGNMENTS[plan.alignment](source, layer, reference, others, material)
 
@@ -50,3 +109,40 @@ def merged_pieces(
         merged = merge_group(source, layer, group, plan, material)
         for name in layer.layout:
             yield Piece(family.merged_tensor(layer, name), k, merged.pop(name))
+
+
+def write_merged(
+    source: Checkpoint, plan: Plan, material: Material, directory: Path, notes: Path | None = None
+) -> Written:
+    """Write `source` with `plan` applied into `directory`, group by group.
+
+    Peak memory is the greater of m + 1 experts, m the members of the largest group, with rules that sum weights
+    up, and, while members are aligned by weights, two experts, 4 f² bytes of costs and a tensor of each in float32: no
+    more for more layers or groups. Gives what was written; for shards and `notes` see `write_parts`.
+    Raises `CheckpointError` where `source` is no stock checkpoint or holds NaN, `DiskFullError` without
+    room.
+    """
+    family = family_of(source.config)
+    layers = family.layers(source.config)
+    ours = {place.name(e) for layer in layers for e in range(layer.experts) for place in layer.places.values()}
+    missing = sorted(ours - set(source.names()))
+    if missing:
+        raise CheckpointError(f"no tensor {missing[0]}: merging needs a stock checkpoint, as permute writes it")
+    parts = []
+    for layer in layers:
+        specs = {family.merged_map(layer): TensorSpec(torch.int64, (layer.experts,))}
+        for name, shape in layer.shapes().items():
+            dtype = source.dtype(layer.places[name].name(0))
+            specs[family.merged_tensor(layer, name)] = TensorSpec(dtype, (plan.experts[layer.name], *shape))
+        parts.append(Part(layer.name, specs, partial(merged_pieces, source, family, layer, plan, material)))
+    renamed = family.merged_names(source.config, [name for name in source.names() if name not in ours])
+    others = {new: old for old, new in renamed.items()}
+    rest = {new: TensorSpec(source.dtype(old), source.shape(old)) for new, old in others.items()}
+    everything = [*parts, *other_parts(rest, lambda name: source.tensor(others[name]))]
+    written = write_parts(directory, everything, f"merge {plan.method}", notes)
+    config = family.merged_config(source.config, plan.experts)
+    write_json(directory / "config.json", config)
+    write_remote_code(config, directory)
+    copy_companions(source.directory, directory)
+    plan.save(directory)
+    return written

@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
-from mcsmoe.alignment.costs import deviation
-from mcsmoe.architectures.layer import Expert, Role
-from mcsmoe.merging.combine import combine
-from mcsmoe.merging.registry import RULES, Members
-from mcsmoe.routing.statistics import LayerStatistics
+from mcsmoe.alignment.matching import deviation
+from mcsmoe.calibration.statistics import LayerStatistics
+from mcsmoe.families.layer import Expert, Role
+from mcsmoe.merging.rules import RULES, Members, combine
 
 IN_PROJECTIONS = {Role.GATE: Role.GATE_BIAS, Role.UP: Role.UP_BIAS}
 

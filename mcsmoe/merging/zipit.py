@@ -1,13 +1,17 @@
 """Neurons that are alike become one, within a member and across members: ZipIt! (Stoica et al., arXiv 2305.03053)."""
 
+import numpy as np
 import torch
+from scipy.cluster.hierarchy import linkage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from mcsmoe.alignment.activations import activations
-from mcsmoe.alignment.costs import ActivationMoments, activation_cost, by_neuron
-from mcsmoe.architectures.layer import Expert, Layout, Role
-from mcsmoe.merging.clusters import clusters
-from mcsmoe.merging.registry import RULES, Members
+from mcsmoe.alignment.matching import ActivationMoments, activation_similarity, by_neuron
+from mcsmoe.families.layer import Expert, Layout, Role
+from mcsmoe.merging.rules import RULES, Members
 
 
 @RULES.register("zipit")
@@ -50,7 +54,7 @@ def _correlations(members: Members) -> Tensor:
     moments = ActivationMoments.zeros(len(members.experts) * members.layer.d_ff)
     for z in activations(members.layer, members.experts, members.inputs()):
         moments.add(z, z)
-    found = activation_cost(moments)
+    found = activation_similarity(moments)
     still = (found.diagonal() < 0.5).nonzero().flatten()  # a neuron that varies correlates with itself at 1
     # Copies of a dead neuron must be merged before any two that only resemble each other.
     found[still[:, None], still] = _cosines(_weights(members)[still])
@@ -77,3 +81,19 @@ def _zipped(members: Members, similarity: Tensor) -> Expert:
         return total.to(tensors[0].dtype).contiguous()
 
     return {name: merged(name, role) for name, role in members.layer.layout.items()}
+
+
+def clusters(similarity: Tensor, count: int) -> Tensor:
+    """Cluster [n] int64 of each of n neurons, the two most alike merged until `count` clusters are left.
+
+    Similarities of merged neurons are averaged, which makes this agglomerative clustering with average
+    linkage. Clusters are in the order of their first neurons. Overwrites `similarity` [n, n].
+    """
+    distance = squareform(similarity.neg_().add_(1).clamp_(min=0).numpy(), checks=False)
+    size = len(similarity)
+    merges = linkage(distance, "average")[: size - count, :2].astype(int)
+    # Merge i makes node size + i. Cutting at a distance instead would leave fewer clusters where there are ties.
+    made = np.repeat(np.arange(size, size + len(merges)), 2)
+    nodes = size + len(merges)
+    links = coo_array((np.ones(len(made)), (merges.ravel(), made)), shape=(nodes, nodes))
+    return torch.from_numpy(connected_components(links, directed=False)[1][:size]).long()

@@ -1,10 +1,54 @@
-"""Section: what trainings looked like, and how pruning went."""
+"""Picture: one figure over the steps of a training, a line a method."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mcsmoe.evaluation.curves import Curve, curves
-from mcsmoe.report.inline import inline
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from mcsmoe.report.figure import STYLE, inline
 from mcsmoe.report.section import Section, section
+
+Curve = Sequence[Mapping[str, Any]]
+"""Rows of a curve in the order of their `step`; a figure that was not taken at a step is null."""
+
+WINDOW = 9
+"""Points that the bold line of a noisy figure averages."""
+
+
+def curves(
+    curve: Mapping[str, Curve], field: str, title: str, colours: Mapping[str, str], *, noisy: bool = False
+) -> Figure:
+    """`field` of each method's curve; where it is `noisy`, the values are faint below their moving average."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 2.7))
+        axes = figure.add_subplot()
+        axes.grid(axis="y", linewidth=0.8)
+        for method, rows in curve.items():
+            points = [(row["step"], row[field]) for row in rows if row.get(field) is not None]
+            steps, values = (np.array(each) for each in zip(*points, strict=True))
+            if noisy:
+                axes.plot(steps, values, color=colours[method], linewidth=0.7, alpha=0.3)
+                values = moving_average(values, WINDOW)
+            marker = "o" if len(steps) < 2 * WINDOW else ""
+            axes.plot(steps, values, color=colours[method], label=method, linewidth=1.6, marker=marker, markersize=4.5)
+        axes.set_title(title, pad=8)
+        axes.set_xlabel("step")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        if len(curve) > 1:
+            axes.legend(loc="best", fontsize=8)
+    return figure
+
+
+def moving_average(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean of each value [n] and of those before it, at most `window` of them: [n]."""
+    sums = np.cumsum(np.insert(values.astype(float), 0, 0.0))  # [n + 1]
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
 
 PICTURES = (
     ("finetune", "loss", "Fine-tuning: loss", True),

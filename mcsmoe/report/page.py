@@ -1,13 +1,43 @@
 """The whole report as one file that needs nothing else: no script, no font, no picture from elsewhere."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import yaml
 from markupsafe import Markup
 
-from mcsmoe.evaluation.table import Metric, Result
+from mcsmoe.params import Params
 from mcsmoe.report.results import smallest_near
-from mcsmoe.report.section import Section, render
+from mcsmoe.report.section import Section, render, section
+from mcsmoe.report.table import Metric, Result
+
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn", "dvc")
+EXECUTION_ONLY = {"threads", "launch"}
+
+
+def versions() -> dict[str, str]:
+    """Python's minor version and packages', without what tells builds of one version apart (`+cpu`)."""
+    python = ".".join(str(part) for part in sys.version_info[:2])
+    return {"mcsmoe": version("mcsmoe"), "Python": python} | {name: version(name).split("+")[0] for name in PACKAGES}
+
+
+def provenance_section(
+    params: Params, calibration: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]]
+) -> Section:
+    """`calibration` is the provenance of the routing statistics, `data` size and fingerprint of each split."""
+    values = params.model_dump(exclude=EXECUTION_ONLY)
+    return section(
+        "Provenance",
+        "provenance.html",
+        params=params,
+        calibration=calibration,
+        data=data,
+        versions=versions(),
+        settings=yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100),
+    )
 
 
 def report_page(task: str, results: Sequence[Result], metric: Metric, sections: Sequence[Section]) -> str:

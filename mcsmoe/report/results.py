@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from mcsmoe.evaluation.table import Metric, Result, results_table
-from mcsmoe.evaluation.tradeoff import pareto
 from mcsmoe.report.section import Section, section
+from mcsmoe.report.table import Metric, Result, results_table
+from mcsmoe.report.tradeoff import pareto
 
 NEAR = 0.01
 """Relative loss of quality up to which a small model still counts as good as the full one."""

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mcsmoe.evaluation.table import percent, signed, title
+from mcsmoe.report.table import percent, signed, title
 
 ENVIRONMENT = Environment(
     loader=FileSystemLoader(Path(__file__).parent),

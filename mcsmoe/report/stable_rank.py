@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mcsmoe.evaluation.stable_rank import stable_rank_figure
-from mcsmoe.report.inline import inline
+from mcsmoe.report.figure import inline
 from mcsmoe.report.section import Section, section
 
 

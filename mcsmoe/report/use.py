@@ -1,18 +1,45 @@
-"""Section: how much each expert is used before merging, and the merged experts after it; who joins whom."""
+"""How much each expert is used, before merging and after it, as rows that `dvc plots` and the report show."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mcsmoe.evaluation.use import AFTER, BEFORE
+from mcsmoe.grouping.plan import Plan
 from mcsmoe.report.section import Section, section
+
+DIGITS = 6
+BEFORE, AFTER = "before", "after"
+
+
+def use_rows(plan: Plan, frequency: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    """A row an expert of each layer before merging, by `frequency` [E], and a row a merged expert after it.
+
+    A merged expert takes the tokens of all its members, so its share is the sum of theirs. `group` is its place
+    in the layer, null for an expert that is dropped; `dominant` tells whom the members are aligned to.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, layer in plan.layers.items():
+        shares, labels = frequency[name], layer.expert_map.tolist()
+        dominants = {group.dominant for group in layer.groups}
+        for expert, (share, label) in enumerate(zip(shares, labels, strict=True)):
+            group = None if label < 0 else label
+            rows.append(_row(BEFORE, name, expert, share, group, expert in dominants))
+        for k, group_ in enumerate(layer.groups):
+            rows.append(_row(AFTER, name, k, sum(shares[e] for e in group_.members), k, True))
+    return rows
+
+
+def _row(moment: str, layer: str, expert: int, share: float, group: int | None, dominant: bool) -> dict[str, Any]:
+    values = {"moment": moment, "layer": layer, "expert": expert, "share": round(share, DIGITS)}
+    return values | {"group": group, "dominant": dominant}
+
 
 Rows = Sequence[Mapping[str, Any]]
 """As `mcsmoe.evaluation.use.use_rows` makes them."""
 
 
 @dataclass(frozen=True)
-class Group:
+class UsedGroup:
     """One merged expert: `members` are (expert, share of the layer's tokens), the dominant one first."""
 
     members: tuple[tuple[int, float], ...]
@@ -29,7 +56,7 @@ class Layer:
     """The groups of one layer in the order of the merged experts, and experts in none."""
 
     name: str
-    groups: tuple[Group, ...]
+    groups: tuple[UsedGroup, ...]
     dropped: tuple[tuple[int, float], ...]
 
     @property
@@ -44,29 +71,29 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Grouping:
+class MethodUse:
     """Layers as one or more methods group them."""
 
     methods: tuple[str, ...]
     layers: tuple[Layer, ...]
 
 
-def groupings(uses: Mapping[str, Rows]) -> list[Grouping]:
+def groupings(uses: Mapping[str, Rows]) -> list[MethodUse]:
     """How methods group experts, without those that merge nothing; methods with equal groups stand together."""
     found: dict[tuple[Layer, ...], list[str]] = {}
     for method, rows in uses.items():
-        layers = tuple(_layer(name, rows) for name in dict.fromkeys(row["layer"] for row in rows))
+        layers = tuple(_layer_use(name, rows) for name in dict.fromkeys(row["layer"] for row in rows))
         if any(layer.merged for layer in layers):
             found.setdefault(layers, []).append(method)
-    return [Grouping(tuple(methods), layers) for layers, methods in found.items()]
+    return [MethodUse(tuple(methods), layers) for layers, methods in found.items()]
 
 
-def use_section(found: Sequence[Grouping]) -> Section:
+def use_section(found: Sequence[MethodUse]) -> Section:
     """The use of experts by each of `groupings`."""
     return section("Expert use and groups", "use.html", groupings=found)
 
 
-def _layer(name: str, rows: Rows) -> Layer:
+def _layer_use(name: str, rows: Rows) -> Layer:
     before = [row for row in rows if row["layer"] == name and row["moment"] == BEFORE]
     after = [row for row in rows if row["layer"] == name and row["moment"] == AFTER]
     # The dominant expert first, the others by how much they are used.
@@ -75,5 +102,5 @@ def _layer(name: str, rows: Rows) -> Layer:
     def members(group: int | None) -> tuple[tuple[int, float], ...]:
         return tuple((row["expert"], row["share"]) for row in before if row["group"] == group)
 
-    groups = tuple(Group(members(row["group"]), row["share"]) for row in after)
+    groups = tuple(UsedGroup(members(row["group"]), row["share"]) for row in after)
     return Layer(name, groups, members(None))

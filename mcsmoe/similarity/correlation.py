@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from mcsmoe.alignment.assignment import assign
-from mcsmoe.architectures.experts import expert_in_memory, hidden
-from mcsmoe.architectures.layer import Family, MoELayer, Routing
+from mcsmoe.calibration.collect import Reduce, alone
+from mcsmoe.calibration.watch import Batch, Masks, real_tokens, watch
 from mcsmoe.checkpoint.streamed import device_of
-from mcsmoe.routing.collect import Reduce, alone
-from mcsmoe.routing.watch import Batch, Masks, real_tokens, watch
+from mcsmoe.families.experts import expert_in_memory, hidden
+from mcsmoe.families.layer import Family, MoELayer, Routing
 
 BLOCK_BYTES = 4 * 2**30
 """Most bytes of the sums of f² products that pairs of experts take at once; more pairs take further passes."""

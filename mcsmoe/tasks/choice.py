@@ -1,12 +1,13 @@
 """Tasks whose answer is one of an example's own choices: the likeliest of them is taken."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from mcsmoe.errors import DataError
 from mcsmoe.tasks.score import Score, share
-from mcsmoe.tasks.task import Example, Prediction
+from mcsmoe.tasks.task import CONVERTED, TASKS, Example, Prediction, Source
 from mcsmoe.tasks.text import RowTask
 
 
@@ -44,3 +45,73 @@ class ChoiceTask(RowTask):
 def right(values: Sequence[float], example: Example) -> bool:
     """Whether the choice with the highest value is the target."""
     return example.choices[int(np.argmax(values))] == example.target
+
+
+class COPA(ChoiceTask):
+    """Accuracy of the likelier sentence; by summed log-likelihood, and per byte."""
+
+    source = Source(("premise", "choice1", "choice2", "question", "label"), "aps/super_glue", "copa", CONVERTED)
+    lengths = (128, 32)
+
+    def example(self, row: Mapping[str, Any]) -> Example:
+        """Both sentences stand in the prompt; the answer is one of them."""
+        choices = (row["choice1"], row["choice2"])
+        prompt = (
+            f"copa choice1: {choices[0]} choice2: {choices[1]} premise: {row['premise']} question: {row['question']}"
+        )
+        return Example(prompt, self.chosen(choices, row["label"]), choices)
+
+
+TASKS.register("copa")(COPA())
+
+
+class HellaSwag(ChoiceTask):
+    """Accuracy of the likeliest ending; by summed log-likelihood, and per byte."""
+
+    source = Source(("activity_label", "ctx", "endings", "label"), "Rowan/hellaswag")
+    lengths = (128, 64)
+
+    def example(self, row: Mapping[str, Any]) -> Example:
+        """The endings do not stand in the prompt: each is judged as the text's own continuation."""
+        choices = tuple(ending.strip() for ending in row["endings"])
+        prompt = f"hellaswag {row['activity_label']}: {row['ctx']}"
+        label = int(row["label"]) if row["label"] != "" else -1
+        return Example(prompt, self.chosen(choices, label), choices)
+
+
+TASKS.register("hellaswag")(HellaSwag())
+
+
+class OpenBookQA(ChoiceTask):
+    """Accuracy of the likeliest choice; by summed log-likelihood, and per byte. The book is closed."""
+
+    source = Source(("question_stem", "choices", "answerKey"), "allenai/openbookqa", "main")
+    lengths = (128, 32)
+
+    def example(self, row: Mapping[str, Any]) -> Example:
+        """All choices stand in the prompt, by their letters; the answer is one of them."""
+        choices, letters = tuple(row["choices"]["text"]), list(row["choices"]["label"])
+        listed = " ".join(f"({letter}) {choice}" for letter, choice in zip(letters, choices, strict=True))
+        key = letters.index(row["answerKey"]) if row["answerKey"] in letters else -1
+        return Example(
+            f"openbookqa question: {row['question_stem']} choices: {listed}", self.chosen(choices, key), choices
+        )
+
+
+TASKS.register("openbookqa")(OpenBookQA())
+
+
+class WinoGrande(ChoiceTask):
+    """Accuracy of the likelier name; by summed log-likelihood, and per byte."""
+
+    source = Source(("sentence", "option1", "option2", "answer"), "allenai/winogrande", "winogrande_xl", CONVERTED)
+    lengths = (128, 16)
+
+    def example(self, row: Mapping[str, Any]) -> Example:
+        """Both names stand in the prompt; the answer, "1" or "2" in the data, is one of them."""
+        choices = (row["option1"], row["option2"])
+        prompt = f"winogrande sentence: {row['sentence']} option1: {choices[0]} option2: {choices[1]}"
+        return Example(prompt, self.chosen(choices, int(row["answer"] or 0) - 1), choices)
+
+
+TASKS.register("winogrande")(WinoGrande())

@@ -7,7 +7,7 @@ import numpy as np
 
 from mcsmoe.errors import DataError
 from mcsmoe.tasks.score import Column, Score, f1, matthews, share
-from mcsmoe.tasks.task import Example, Prediction
+from mcsmoe.tasks.task import CONVERTED, TASKS, Example, Prediction, Source
 from mcsmoe.tasks.text import RowTask
 
 NO_ANSWER = -1
@@ -52,3 +52,115 @@ class ClassificationTask(RowTask):
         """Labels' codes [N] of answers, `NO_ANSWER` for a text that is none."""
         code = {answer: i for i, answer in enumerate(self.answers)}
         return np.array([code.get(text.strip(), NO_ANSWER) for text in texts])
+
+
+class BoolQ(ClassificationTask):
+    """Accuracy of generated answers."""
+
+    source = Source(("question", "passage", "label"), "aps/super_glue", "boolq", CONVERTED)
+    lengths = (512, 4)
+    prompt = "boolq question: {question} passage: {passage}"
+    answers = ("no", "yes")
+
+
+TASKS.register("boolq")(BoolQ())
+
+
+class CoLA(ClassificationTask):
+    """Matthews' correlation of generated answers, and their accuracy."""
+
+    source = Source(("sentence", "label"), "nyu-mll/glue", "cola")
+    lengths = (128, 8)
+    prompt = "cola sentence: {sentence}"
+    answers = ("unacceptable", "acceptable")
+    also = ("matthews",)
+    metric = "matthews"
+
+
+TASKS.register("cola")(CoLA())
+
+
+COLUMNS = ("premise", "hypothesis", "label")
+MATCHED = {"train": "train", "test": "validation_matched"}
+MISMATCHED = {"train": "train", "test": "validation_mismatched"}
+
+
+class MNLI(ClassificationTask):
+    """Accuracy of generated answers, on texts of the genres in train."""
+
+    source = Source(COLUMNS, "nyu-mll/glue", "mnli", splits=MATCHED)
+    lengths = (256, 8)
+    prompt = "mnli hypothesis: {hypothesis} premise: {premise}"
+    answers = ("entailment", "neutral", "contradiction")
+
+
+class MNLIMismatched(MNLI):
+    """Accuracy of generated answers, on texts of other genres than in train."""
+
+    source = Source(COLUMNS, "nyu-mll/glue", "mnli", splits=MISMATCHED)
+
+
+TASKS.register("mnli")(MNLI())
+TASKS.register("mnli_mismatched")(MNLIMismatched())
+
+
+class MRPC(ClassificationTask):
+    """Accuracy of generated answers, and F1 of `equivalent`."""
+
+    source = Source(("sentence1", "sentence2", "label"), "nyu-mll/glue", "mrpc")
+    lengths = (128, 8)
+    prompt = "mrpc sentence1: {sentence1} sentence2: {sentence2}"
+    answers = ("not_equivalent", "equivalent")
+    also = ("f1",)
+
+
+TASKS.register("mrpc")(MRPC())
+
+
+class QNLI(ClassificationTask):
+    """Accuracy of generated answers."""
+
+    source = Source(("question", "sentence", "label"), "nyu-mll/glue", "qnli")
+    lengths = (256, 8)
+    prompt = "qnli question: {question} sentence: {sentence}"
+    answers = ("entailment", "not_entailment")
+
+
+TASKS.register("qnli")(QNLI())
+
+
+class QQP(ClassificationTask):
+    """Accuracy of generated answers, and F1 of `duplicate`."""
+
+    source = Source(("question1", "question2", "label"), "nyu-mll/glue", "qqp")
+    lengths = (128, 8)
+    prompt = "qqp question1: {question1} question2: {question2}"
+    answers = ("not_duplicate", "duplicate")
+    also = ("f1",)
+
+
+TASKS.register("qqp")(QQP())
+
+
+class RTE(ClassificationTask):
+    """Accuracy of generated answers."""
+
+    source = Source(("sentence1", "sentence2", "label"), "nyu-mll/glue", "rte")
+    lengths = (256, 8)
+    prompt = "rte sentence1: {sentence1} sentence2: {sentence2}"
+    answers = ("entailment", "not_entailment")
+
+
+TASKS.register("rte")(RTE())
+
+
+class SST2(ClassificationTask):
+    """Accuracy of generated answers."""
+
+    source = Source(("sentence", "label"), "nyu-mll/glue", "sst2")
+    lengths = (128, 4)
+    prompt = "sst2 sentence: {sentence}"
+    answers = ("negative", "positive")
+
+
+TASKS.register("sst2")(SST2())

@@ -3,10 +3,11 @@
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mcsmoe.tasks.score import Score, share
-from mcsmoe.tasks.task import Example, Prediction
+from mcsmoe.tasks.task import CONVERTED, TASKS, Example, Prediction, Source
 from mcsmoe.tasks.text import RowTask
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -48,3 +49,59 @@ def word_f1(said: str, known: str, closed: Sequence[str] = ()) -> float:
         return float(ours == theirs)
     common = sum((Counter(ours.split()) & Counter(theirs.split())).values())
     return 2 * common / (len(ours.split()) + len(theirs.split()))
+
+
+class HotpotQA(ExtractionTask):
+    """Exact match and F1 of generated answers; `yes` and `no` are right as a whole only."""
+
+    source = Source(("question", "context", "answer"), "hotpotqa/hotpot_qa", "distractor", CONVERTED)
+    lengths = (1024, 32)
+    closed = ("yes", "no", "noanswer")
+
+    def example(self, row: Mapping[str, Any]) -> Example:
+        """All paragraphs in their order, which ones are needed is not told; what is too long loses the last."""
+        context = row["context"]
+        paragraphs = (
+            f"{title}: {''.join(sentences)}"
+            for title, sentences in zip(context["title"], context["sentences"], strict=True)
+        )
+        prompt = f"hotpotqa question: {row['question']} context: {' '.join(paragraphs)}"
+        return Example(prompt, row["answer"], (), (row["answer"],))
+
+
+TASKS.register("hotpotqa")(HotpotQA())
+
+
+class SQuAD(ExtractionTask):
+    """Exact match and F1 of generated answers, each against the best of all reference answers."""
+
+    source = Source(("question", "context", "answers"), "rajpurkar/squad")
+    lengths = (512, 32)
+
+    def example(self, row: Mapping[str, Any]) -> Example:
+        """The target is the first reference answer."""
+        references = tuple(row["answers"]["text"])
+        return Example(f"squad question: {row['question']} context: {row['context']}", references[0], (), references)
+
+
+TASKS.register("squad")(SQuAD())
+
+
+UNANSWERABLE = "unanswerable"
+
+
+class SQuAD2(ExtractionTask):
+    """Exact match and F1 of generated answers; `unanswerable` is right just where there is no reference answer."""
+
+    source = Source(("question", "context", "answers"), "rajpurkar/squad_v2")
+    lengths = (512, 32)
+    closed = (UNANSWERABLE,)
+
+    def example(self, row: Mapping[str, Any]) -> Example:
+        """The target is the first reference answer, or says that there is none."""
+        references = tuple(row["answers"]["text"])
+        prompt = f"squad_v2 question: {row['question']} context: {row['context']}"
+        return Example(prompt, references[0] if references else UNANSWERABLE, (), references or (UNANSWERABLE,))
+
+
+TASKS.register("squad_v2")(SQuAD2())

@@ -1,13 +1,15 @@
 """Rows of a data set, from a local directory or from the hub, with the columns a task needs."""
 
+import hashlib
+import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mcsmoe.errors import DataError, ParameterError
 from mcsmoe.params import Task as TaskParams
-from mcsmoe.tasks.source import Source
-from mcsmoe.tasks.task import Example, Split
+from mcsmoe.tasks.task import Example, Source, Split
 
 READERS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
@@ -97,3 +99,23 @@ def _hub(data: str, settings: TaskParams, source: Source, split: str) -> Any:
             f"task.data = {data!r} (subset {subset!r}, revision {revision!r}): neither a local directory "
             f"nor a data set that the hub gives: {error}"
         ) from None
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """SHA-256 over sources and targets, in their order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(repr((example.source, example.target)).encode())
+    return digest.hexdigest()
+
+
+def hold_out(examples: Sequence[Example], count: int, seed: int) -> tuple[list[Example], list[Example]]:
+    """(train, selection): `count` examples drawn with `seed` are taken out of train; both keep their order.
+
+    Raises `ParameterError` when nothing would be left to train on.
+    """
+    if count >= len(examples):
+        raise ParameterError("task.selection", count, f"must be below the number of training examples, {len(examples)}")
+    held = set(random.Random(seed).sample(range(len(examples)), count))
+    train = [e for i, e in enumerate(examples) if i not in held]
+    return train, [examples[i] for i in sorted(held)]

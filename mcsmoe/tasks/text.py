@@ -5,8 +5,7 @@ from typing import Any
 
 from mcsmoe.params import Task as TaskParams
 from mcsmoe.tasks.reading import read_rows
-from mcsmoe.tasks.source import Source
-from mcsmoe.tasks.task import Encoded, Example, Prediction, Split
+from mcsmoe.tasks.task import Encoded, Example, Prediction, Source, Split
 
 CARRIER = ":"
 """Stands before a target while it is tokenized, for there its first word is one that follows another."""

@@ -1,14 +1,20 @@
 """Knowledge distillation from the full model: task loss, softened logits and, if asked for, hidden states."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcsmoe.params import Distillation
-from mcsmoe.tasks.batches import IGNORED
+from mcsmoe.calibration.watch import real_tokens
+from mcsmoe.distributed import shard
+from mcsmoe.families.registry import family_of
+from mcsmoe.params import Compress, Distill, Distillation, Params
+from mcsmoe.tasks.batches import IGNORED, Batch, is_causal, model_inputs
+from mcsmoe.tasks.reading import hold_out
+from mcsmoe.tasks.task import TASKS
+from mcsmoe.training.loop import Fit, Losses, make_accelerator
 
 
 class HiddenStates(NamedTuple):
@@ -94,3 +100,62 @@ def _mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     error = (student.float() - teacher.detach().float()).square().mean(dim=-1)  # [B, T]
     real = mask.bool().float()
     return (error * real).sum() / real.sum().clamp(min=1)
+
+
+class TeacherLoss:
+    """Runs `teacher` in eval mode without gradient beside the student; terms as in `distillation_loss`."""
+
+    def __init__(self, teacher: nn.Module, settings: Distillation) -> None:
+        self._teacher = teacher.eval().requires_grad_(False)
+        self._settings = settings
+        self._causal = is_causal(teacher)
+
+    def __call__(self, model: nn.Module, batch: Batch, label_tokens: Tensor) -> Losses:
+        """See `Fit.loss`; each process's mean over its own label tokens is weighted by how many it has."""
+        wants_hidden = self._settings.hidden > 0
+        inputs = model_inputs(batch, self._causal)
+        student = model(**inputs, output_hidden_states=wants_hidden)
+        with torch.no_grad():
+            teacher = self._teacher(**inputs, output_hidden_states=wants_hidden)
+        hidden = _hidden_states(student, teacher, batch, self._causal) if wants_hidden else None
+        terms = distillation_loss(student.logits, teacher.logits, batch["labels"], self._settings, hidden)
+        share = (batch["labels"] != IGNORED).sum() / label_tokens
+        return {name: term * share for name, term in terms.items()}
+
+
+def _hidden_states(student: Any, teacher: Any, batch: Batch, causal: bool) -> list[HiddenStates]:
+    def layers(output: Any, stack: str) -> Sequence[Tensor]:
+        states: Sequence[Tensor] = getattr(output, "hidden_states" if causal else f"{stack}_hidden_states")
+        return states[1:]
+
+    return [
+        HiddenStates(layers(student, stack), layers(teacher, stack), mask)
+        for stack, mask in real_tokens(batch, causal).items()
+    ]
+
+
+def make_recovery(params: Params, settings: Distill | Compress, student: Any, teacher: Any, tokenizer: Any) -> Fit:
+    """A `Fit` of `student` on the examples that the teacher was fine-tuned on; the last weights are kept.
+
+    Routers are frozen: the index map was made for the experts that they choose now.
+    """
+    task, accelerator = TASKS[params.task.name], make_accelerator()
+    train, _ = hold_out(task.examples(params.task, "train"), params.task.selection, params.seed)
+    family = family_of(student.config)
+    for layer in family.layers(student.config):
+        student.get_submodule(layer.router_path).requires_grad_(False)
+    if params.launch.fsdp:
+        shard(teacher, accelerator.device)
+    else:
+        teacher.to(accelerator.device)
+    return Fit(
+        model=student,
+        settings=settings,
+        epoch=lambda number: task.encode(tokenizer, train, params.task, params.seed + number),
+        loss=TeacherLoss(teacher, settings.loss),
+        pad=tokenizer.pad_token_id,
+        causal=family.causal,
+        seed=params.seed,
+        accelerator=accelerator,
+        fsdp=params.launch.fsdp,
+    )

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcsmoe.architectures.layer import Family, MoELayer
-from mcsmoe.compression.merged_model import MergedModel
-from mcsmoe.routing.watch import real_tokens
+from mcsmoe.calibration.watch import real_tokens
+from mcsmoe.compression.factorise import MergedModel
+from mcsmoe.families.layer import Family, MoELayer
 from mcsmoe.tasks.batches import Batch
 from mcsmoe.training.loop import Fit, Losses
 

@@ -1,17 +1,118 @@
 """Training of a whole model on the task: the full one, and the dense baseline beside it."""
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mcsmoe.architectures.registry import family_of
-from mcsmoe.checkpoint.room import check_room_for
-from mcsmoe.params import Params
-from mcsmoe.tasks.selection import hold_out
-from mcsmoe.tasks.task import TASKS, Example
-from mcsmoe.training.full import FullLoss
-from mcsmoe.training.loop import Fit, make_accelerator
-from mcsmoe.training.output import write_training
-from mcsmoe.training.selection import selection_check
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mcsmoe.calibration.watch import real_tokens
+from mcsmoe.checkpoint.output import check_room_for
+from mcsmoe.evaluation.quality import likelihood
+from mcsmoe.families.layer import Family, MoELayer
+from mcsmoe.families.registry import family_of
+from mcsmoe.params import Finetune, Params
+from mcsmoe.tasks.batches import IGNORED, Batch, model_inputs
+from mcsmoe.tasks.reading import hold_out
+from mcsmoe.tasks.task import TASKS, Encoded, Example, Task
+from mcsmoe.training.loop import Fit, Losses, make_accelerator, write_training
+
+
+def z_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared log-partition of the router (ST-MoE, arXiv 2202.08906, eq. 5); 0 without a real token.
+
+    logits: [T, E]; mask: [T], non-zero at real tokens. Computed in float32. Returns a scalar.
+    """
+    real, count = _real(mask)
+    partition = torch.logsumexp(logits.float(), dim=-1)  # [T]
+    return (partition.square() * real).sum() / count
+
+
+def balance_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """E·Σ_e f_e·P_e (Switch Transformers, arXiv 2101.03961, eq. 4); 1 when perfectly even, 0 without tokens.
+
+    f_e is the share of real tokens whose first choice is e (no gradient), P_e the mean probability of e.
+    logits: [T, E]; mask: [T], non-zero at real tokens. Computed in float32. Returns a scalar.
+    """
+    experts = logits.shape[-1]
+    real, count = _real(mask)
+    probability = logits.float().softmax(dim=-1)  # [T, E]
+    chosen = F.one_hot(logits.argmax(dim=-1), experts).to(probability.dtype)  # [T, E]
+    share = (real @ chosen) / count  # [E]
+    mean_probability = (real @ probability) / count  # [E]
+    return experts * (share * mean_probability).sum()
+
+
+def _real(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The mask as float32 [T], and how many tokens it keeps (at least 1, so that an empty batch gives 0)."""
+    real = mask.bool().float()
+    return real, real.sum().clamp(min=1)
+
+
+class FullLoss:
+    """Cross-entropy per label token + z-loss and balance loss, averaged over the sparse layers of the model."""
+
+    def __init__(self, family: Family, layers: Sequence[MoELayer], settings: Finetune) -> None:
+        self._family, self._layers, self._settings = family, layers, settings
+        self._logits: dict[str, Tensor] = {}
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Record the router logits of each forward pass of `model` while the context is open."""
+
+        def record(layer: MoELayer) -> Any:
+            block = model.get_submodule(layer.path)
+
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                self._logits[layer.name] = self._family.routing(block, output).logits
+
+            return hook
+
+        handles = [
+            model.get_submodule(layer.router_path).register_forward_hook(record(layer)) for layer in self._layers
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def __call__(self, model: nn.Module, batch: Batch, label_tokens: Tensor) -> Losses:
+        """Terms `loss`, `task` and, with experts, `router_z` and `balance` of one batch; see `Fit.loss`."""
+        causal = self._family.causal
+        task = _cross_entropy(model(**model_inputs(batch, causal)).logits, batch["labels"]) / label_tokens
+        masks = {stack: mask.flatten() for stack, mask in real_tokens(batch, causal).items()}
+        pairs = [(self._logits[layer.name], masks[layer.stack]) for layer in self._layers]
+        if not pairs:  # a dense model
+            return {"loss": task, "task": task}
+        router_z = torch.stack([z_loss(*pair) for pair in pairs]).mean()
+        balance = torch.stack([balance_loss(*pair) for pair in pairs]).mean()
+        loss = task + self._settings.router_z_loss * router_z + self._settings.balance_loss * balance
+        return {"loss": loss, "task": task, "router_z": router_z, "balance": balance}
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum over label tokens of −log p, in nats, of logits [B, T, V] and labels [B, T]."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def selection_check(
+    task: Task, rows: Sequence[Encoded], pad: int, batch_size: int
+) -> Callable[[Any], tuple[float, ...]]:
+    """A function of the model whose value is largest for the best checkpoint.
+
+    Exact answers first, then cross-entropy, for a task with answers; cross-entropy alone for running text.
+    """
+
+    def check(model: Any) -> tuple[float, ...]:
+        found = likelihood(model, rows, pad, batch_size)
+        answers = task.generates or task.chooses
+        return (found.sequence_accuracy, -found.cross_entropy) if answers else (-found.cross_entropy,)
+
+    return check
 
 
 def split_train(params: Params) -> tuple[list[Example], list[Example]]:

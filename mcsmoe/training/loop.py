@@ -3,19 +3,48 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
+from mcsmoe.checkpoint.output import atomic_directory, write_json
+from mcsmoe.checkpoint.save import save_model
+from mcsmoe.checkpoint.verify import probe_batch, verify_checkpoint
+from mcsmoe.distributed import fill, hollow, shard
 from mcsmoe.params import Training
 from mcsmoe.progress import progress
 from mcsmoe.tasks.batches import IGNORED, Batch, collate, length_grouped
 from mcsmoe.tasks.task import Encoded
-from mcsmoe.training.optimizer import make_optimizer, make_schedule
-from mcsmoe.training.sharding import fill, hollow, shard
+
+BETAS = (0.9, 0.98)
+EPSILON = 1e-6
+
+
+def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.AdamW:
+    """AdamW over trainable parameters; biases and normalisation scales (fewer than two axes) do not decay."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=BETAS, eps=EPSILON, fused=True)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
+    """Linear rise over `warmup_steps`, then linear fall to zero at `total_steps`."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
+
+    return LambdaLR(optimizer, factor)
+
 
 CURVE_POINTS = 100
 
@@ -141,3 +170,23 @@ class Fit:
 def make_accelerator() -> Accelerator:
     """The accelerator of this process; experts that a batch leaves unused must not stop gradients' reduction."""
     return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+
+
+def write_training(fit: Fit, tokenizer: Any, output: Path, curve: Path) -> None:
+    """Write the trained model to `output` once it is verified, then the curve; only one process writes.
+
+    Raises `CheckpointError` if the saved model is not the one in memory; `output` is then as it was.
+    """
+    if not fit.accelerator.is_main_process:
+        return
+    model = fit.model.eval()
+    model.to("cpu")
+    probe = probe_batch(model.config.vocab_size, fit.causal)
+    with torch.no_grad():
+        logits = model(**probe).logits
+    with atomic_directory(output) as scratch:
+        written = save_model(model, tokenizer, scratch)
+        verify_checkpoint(scratch, written, probe, logits)
+    # Plots need every row to have the same columns.
+    columns = dict.fromkeys(name for row in fit.curve for name in row)
+    write_json(curve, [{name: row.get(name) for name in columns} for row in fit.curve])

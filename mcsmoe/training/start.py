@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mcsmoe.architectures.registry import family_of, sparse_layers
 from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
 from mcsmoe.errors import ParameterError
+from mcsmoe.families.registry import family_of, sparse_layers
 from mcsmoe.params import Model
 from mcsmoe.tasks.task import Example
 from mcsmoe.tasks.tokenizer import train_tokenizer

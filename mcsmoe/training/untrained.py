@@ -6,20 +6,15 @@ from typing import Any
 
 import torch
 
-from mcsmoe.architectures.configuration import configuration
-from mcsmoe.architectures.language import language_config
-from mcsmoe.checkpoint.atomic import atomic_directory, write_json
-from mcsmoe.checkpoint.companions import copy_companions
 from mcsmoe.checkpoint.load import load_model, load_tokenizer
-from mcsmoe.checkpoint.piece import Piece
+from mcsmoe.checkpoint.output import atomic_directory, check_room, copy_companions, write_json
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint, read_json
-from mcsmoe.checkpoint.room import check_room
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.shards import other_parts, write_parts
 from mcsmoe.checkpoint.streamed import empty_model
 from mcsmoe.checkpoint.verify import check_inventory
-from mcsmoe.checkpoint.writer import TensorSpec
-from mcsmoe.checkpoint.written import Written, written_pieces
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, written_pieces
+from mcsmoe.families.registry import configuration, language_config
 from mcsmoe.params import Model
 
 # Hub repositories hold the same weights in other formats, too.

@@ -13,13 +13,13 @@ from mcsmoe.alignment.activations import (
     layer_tokens,
     pair_moments,
 )
-from mcsmoe.alignment.apply import permute
-from mcsmoe.alignment.layer import activation_matches
-from mcsmoe.architectures.experts import forward, hidden
-from mcsmoe.architectures.layer import Layout
-from mcsmoe.architectures.registry import family_of
-from mcsmoe.routing import watch
-from mcsmoe.routing.watch import watching
+from mcsmoe.alignment.matching import permute
+from mcsmoe.alignment.permute import activation_matches
+from mcsmoe.calibration import watch
+from mcsmoe.calibration.watch import watching
+from mcsmoe.families.experts import forward, hidden
+from mcsmoe.families.layer import Layout
+from mcsmoe.families.registry import family_of
 from tests.alignment.experts import GATED, PLAIN, RELU, InMemory, noisy, random_expert
 from tests.merging.members import D, F, make_layer, random_experts, tokens
 from tests.models import batch, tiny_switch

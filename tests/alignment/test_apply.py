@@ -2,11 +2,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mcsmoe.alignment.apply import align, permute
 from mcsmoe.alignment.assignment import assign
-from mcsmoe.alignment.costs import weight_cost
-from mcsmoe.architectures.experts import forward
-from mcsmoe.architectures.layer import Layout, Role
+from mcsmoe.alignment.matching import align, permute, weight_similarity
+from mcsmoe.families.experts import forward
+from mcsmoe.families.layer import Layout, Role
 from tests.alignment.experts import GATED, PLAIN, activation, noisy, random_expert
 from tests.shared import GOLDEN, needs_golden
 
@@ -46,7 +45,7 @@ def test_a_planted_permutation_is_found(layout: Layout, dtype: torch.dtype):
 def test_cost_is_the_sum_over_all_projections():
     generator = torch.Generator().manual_seed(3)
     a, b = (random_expert(GATED, 5, 3, generator) for _ in range(2))
-    cost = weight_cost(a, b, GATED)
+    cost = weight_similarity(a, b, GATED)
     for i in range(5):
         for j in range(5):
             expected = sum(a[n][i] @ b[n][j] for n in ("w1", "w3")) + a["w2"][:, i] @ b["w2"][:, j]
@@ -67,4 +66,4 @@ def test_golden_permutations(file: str, layout: Layout):
         reference, other = (
             {name: weights[f"{path}.{e}.{name}.weight"] for name in layout} for e in ("expert_0", expert)
         )
-        assert torch.equal(assign(weight_cost(reference, other, layout)), perm), key
+        assert torch.equal(assign(weight_similarity(reference, other, layout)), perm), key

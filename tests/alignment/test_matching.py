@@ -1,9 +1,7 @@
 import pytest
 import torch
 
-from mcsmoe.alignment.apply import permute
-from mcsmoe.alignment.costs import ActivationMoments, activation_cost
-from mcsmoe.alignment.matching import activation_match, weight_match
+from mcsmoe.alignment.matching import ActivationMoments, activation_match, activation_similarity, permute, weight_match
 from tests.alignment.experts import PLAIN, random_expert
 
 
@@ -34,7 +32,7 @@ def test_activation_cost_is_the_correlation():
     generator = torch.Generator().manual_seed(1)
     z, u = (torch.randn(50, 6, generator=generator, dtype=torch.float64) + 3 for _ in range(2))
     expected = torch.corrcoef(torch.cat([z, u], 1).T)[:6, 6:]
-    torch.testing.assert_close(activation_cost(moments(z, u)), expected)
+    torch.testing.assert_close(activation_similarity(moments(z, u)), expected)
 
 
 def test_activation_matching_finds_a_planted_permutation():
@@ -50,7 +48,7 @@ def test_a_unit_that_never_varies_correlates_with_nothing():
     generator = torch.Generator().manual_seed(3)
     z = torch.randn(50, 4, generator=generator)
     z[:, 1] = 0.1  # constant, but not exactly representable
-    cost = activation_cost(moments(z, z))
+    cost = activation_similarity(moments(z, z))
     assert cost.isfinite().all()
     assert not cost[1].any()
     assert sorted(activation_match(moments(z, z)).perm.tolist()) == [0, 1, 2, 3]

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcsmoe.alignment.unchanged import largest_change
-from mcsmoe.architectures.experts import expert_in_memory
-from mcsmoe.architectures.registry import sparse_layers
+from mcsmoe.alignment.permute import largest_change
 from mcsmoe.errors import CheckpointError
-from tests.families import batch, small_model
+from mcsmoe.families.experts import expert_in_memory
+from mcsmoe.families.registry import sparse_layers
+from tests.families.models import batch, small_model
 
 
 def test_rounding_of_low_precision_is_told_from_a_wrong_order(tmp_path: Path):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mcsmoe.checkpoint.atomic import atomic_directory, write_json
+from mcsmoe.checkpoint.output import atomic_directory, write_json
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import torch
 
-from mcsmoe.checkpoint.probe import probe_batch
+from mcsmoe.checkpoint.verify import probe_batch
 from tests.causal import VOCABULARY, tiny_mixtral
 from tests.models import tiny_switch
 

@@ -10,12 +10,10 @@ import pytest
 import torch
 
 from mcsmoe.checkpoint import shards
-from mcsmoe.checkpoint.piece import Piece
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
-from mcsmoe.checkpoint.writer import TensorSpec
-from mcsmoe.checkpoint.written import Written, differing
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, differing
 from mcsmoe.errors import CheckpointError, DiskFullError
 
 SPEC = TensorSpec(torch.float32, (100,))

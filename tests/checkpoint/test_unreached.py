@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from mcsmoe.alignment.write import write_permuted
-from mcsmoe.architectures.registry import family_of, merged_layers
+from mcsmoe.alignment.permute import write_permuted
 from mcsmoe.checkpoint import verify
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.verify import verify_checkpoint, verify_stock
-from mcsmoe.checkpoint.written import Written
+from mcsmoe.checkpoint.writer import Written
 from mcsmoe.errors import CheckpointError
+from mcsmoe.families.registry import family_of, merged_layers
 from mcsmoe.grouping.plan import LayerPlan, Plan
-from mcsmoe.merging.write import write_merged
+from mcsmoe.merging.apply import write_merged
 from tests.checkpoint.damage import change
-from tests.families import small_model
+from tests.families.models import small_model
 from tests.merging.material import nothing_measured
 from tests.models import tiny_merged, tiny_switch
 

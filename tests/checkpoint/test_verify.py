@@ -6,8 +6,8 @@ from mcsmoe.checkpoint.reader import WEIGHTS
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.verify import verify_checkpoint
 from mcsmoe.errors import CheckpointError
-from tests import families
 from tests.checkpoint.damage import change, change_config
+from tests.families import models as families
 from tests.models import batch, logits, tiny_merged, tiny_mixed
 
 ROUTER = "decoder.block.1.layer.2.mlp.router.classifier.weight"

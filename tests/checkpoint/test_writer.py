@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mcsmoe.checkpoint.piece import Piece
-from mcsmoe.checkpoint.writer import TensorSpec, write_safetensors
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, write_safetensors
 from mcsmoe.errors import CheckpointError, DiskFullError
 
 TENSORS = {

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mcsmoe.compression.merged_model import sparse_parts
+from mcsmoe.compression.factorise import sparse_parts
 from mcsmoe.errors import ParameterError, UserError
 from mcsmoe.modeling.linears_mcsmoe import StackedLinears
 from tests.compression.settings import compress

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mcsmoe.compression.importance import Importance, magnitude, sensitivity
+from mcsmoe.compression.pruner import Importance, magnitude, sensitivity
 from tests.compression.settings import compress, random
 
 

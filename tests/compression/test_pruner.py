@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from mcsmoe.compression.merged_model import sparse_parts
+from mcsmoe.compression.factorise import sparse_parts
 from mcsmoe.compression.pruner import Pruner
 from mcsmoe.compression.size import factor_bytes, kept_units, unit_bytes
 from tests.compression.settings import compress

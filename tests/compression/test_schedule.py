@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mcsmoe.compression.schedule import CubicSchedule
+from mcsmoe.compression.pruner import CubicSchedule
 from mcsmoe.errors import ParameterError
 from tests.compression.settings import compress
 from tests.shared import GOLDEN, needs_golden

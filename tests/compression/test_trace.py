@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcsmoe.compression.factorise import factorise_model
-from mcsmoe.compression.merged_model import sparse_parts
+from mcsmoe.compression.factorise import factorise_model, sparse_parts
 from mcsmoe.compression.pruner import Pruner
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 from tests.compression.settings import compress

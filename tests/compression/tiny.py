@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcsmoe.compression.factorise import factorise_model
-from mcsmoe.compression.merged_model import sparse_parts
+from mcsmoe.compression.factorise import factorise_model, sparse_parts
 from mcsmoe.compression.pruner import Pruner
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 from mcsmoe.params import Compress

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mcsmoe.evaluation.bootstrap import interval
+from mcsmoe.evaluation.quality import interval
 from mcsmoe.tasks.score import Score, f1, share
 
 RIGHT = [i % 4 != 0 for i in range(400)]  # 0.75

@@ -5,10 +5,8 @@ import math
 import pytest
 import torch
 
-from mcsmoe.evaluation.flops import flops_per_token
-from mcsmoe.evaluation.generation import generate
-from mcsmoe.evaluation.likelihood import likelihood
-from mcsmoe.evaluation.quality import quality
+from mcsmoe.evaluation.cost import flops_per_token
+from mcsmoe.evaluation.quality import generate, likelihood, quality
 from mcsmoe.params import Tokenizer
 from mcsmoe.tasks.task import TASKS, Encoded, Example
 from mcsmoe.tasks.tokenizer import train_tokenizer

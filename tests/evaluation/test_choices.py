@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcsmoe.evaluation.choices import choice_likelihoods
-from mcsmoe.evaluation.quality import quality
+from mcsmoe.evaluation.quality import choice_likelihoods, quality
 from mcsmoe.tasks.task import TASKS, Example
 from tests.causal import tiny_mixtral
 from tests.tasks.settings import settings as task_settings

@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from mcsmoe.architectures.mapped import mapped_model
-from mcsmoe.evaluation.flops import flops_per_token
-from mcsmoe.evaluation.size import experts, size
+from mcsmoe.evaluation.cost import experts, flops_per_token, size
+from mcsmoe.families.experts import mapped_model
 from mcsmoe.tasks.task import Encoded
 
 

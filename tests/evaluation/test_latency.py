@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from mcsmoe.evaluation.latency import Workload, figures, run_once
-from mcsmoe.evaluation.peak_memory import PeakMemory
+from mcsmoe.evaluation.speed import PeakMemory, Workload, figures, run_once
 from tests.causal import tiny_mixtral
 from tests.models import VOCABULARY, tiny_compressed, tiny_switch
 

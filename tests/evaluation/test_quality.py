@@ -2,9 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mcsmoe.evaluation.generation import generate
-from mcsmoe.evaluation.likelihood import likelihood
-from mcsmoe.evaluation.quality import quality
+from mcsmoe.evaluation.quality import generate, likelihood, quality
 from mcsmoe.tasks.batches import collate
 from mcsmoe.tasks.skills import Skills
 from mcsmoe.tasks.task import TASKS, Encoded

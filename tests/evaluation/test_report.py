@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from mcsmoe.evaluation.figure import save
-from mcsmoe.evaluation.heatmaps import expert_use, similarity_groups
-from mcsmoe.evaluation.table import Metric, Result, results_table, signed
-from mcsmoe.evaluation.tradeoff import quality_size
+from mcsmoe.report.figure import save
+from mcsmoe.report.groups import expert_use, similarity_groups
+from mcsmoe.report.table import Metric, Result, results_table, signed
+from mcsmoe.report.tradeoff import quality_size
 
 LAYERS = ["encoder.1", "encoder.3", "decoder.1", "decoder.3", "decoder.5"]
 

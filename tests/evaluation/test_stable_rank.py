@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from mcsmoe.architectures.registry import family_of, sparse_layers
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.evaluation.stable_rank import merged_ranks, stable_rank, stable_rank_figure, stock_ranks
+from mcsmoe.families.registry import family_of, sparse_layers
 from tests.models import tiny_merged, tiny_switch
 
 

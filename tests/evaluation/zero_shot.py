@@ -10,15 +10,14 @@ import torch
 
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.save import save_model
-from mcsmoe.compression.factorise import factorise_model
-from mcsmoe.compression.merged_model import sparse_parts
+from mcsmoe.compression.factorise import factorise_model, sparse_parts
 from mcsmoe.grouping.plan import Group, LayerPlan
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 from mcsmoe.params import Tokenizer
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from tests.compression.settings import compress
 from tests.export.models import export, in_pairs, merge
-from tests.families import small_model
+from tests.families.models import small_model
 
 MERGED, COMPRESSED, STOCK = CHECKPOINTS = ("artifacts/merge/m-smoe", "artifacts/compress/m-smoe", "stock")
 WORDS = re.findall(r"\w+", "The old man sees a tall woman, she paints under a tree; slowly the dog opens a boat again")

@@ -7,16 +7,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mcsmoe.architectures.layer import MoELayer
-from mcsmoe.architectures.registry import family_of
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.export.mapped import Mapped, open_mapped
-from mcsmoe.export.registry import ROWS
-from mcsmoe.export.router import stock_routers
-from mcsmoe.export.write import write_stock
+from mcsmoe.export.routers import ROWS, stock_routers
+from mcsmoe.export.stock import Mapped, open_mapped, write_stock
+from mcsmoe.families.layer import MoELayer
+from mcsmoe.families.registry import family_of
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
-from mcsmoe.merging.write import write_merged
-from tests import families, models
+from mcsmoe.merging.apply import write_merged
+from tests import models
+from tests.families import models as families
 from tests.merging.material import nothing_measured
 
 SWITCH = "switch_transformers"

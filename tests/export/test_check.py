@@ -7,19 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcsmoe.architectures.layer import MoELayer
-from mcsmoe.architectures.registry import family_of
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.compression.factorise import factorise_model
 from mcsmoe.errors import CheckpointError
-from mcsmoe.export.check import check_stock
-from mcsmoe.export.mapped import open_mapped
+from mcsmoe.export.stock import check_stock, open_mapped
+from mcsmoe.families.layer import MoELayer
+from mcsmoe.families.registry import family_of
 from mcsmoe.grouping.plan import PLAN, Group, LayerPlan
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 from tests.compression.settings import compress
 from tests.export.models import EXPERTS, PAIRS, SWITCH, in_pairs, merge, plan_of, small
-from tests.families import small_model
+from tests.families.models import small_model
 
 
 def into(kept: int) -> Callable[[MoELayer], LayerPlan]:

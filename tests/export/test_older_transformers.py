@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from mcsmoe.architectures.registry import family_of
 from mcsmoe.checkpoint.load import load_model
+from mcsmoe.families.registry import family_of
 from tests.export.models import SWITCH, export, inputs, logits, merge, small
 
 OLDER = Path(__file__).parents[2] / ".venv-4.57/bin/python"

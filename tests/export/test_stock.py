@@ -9,18 +9,18 @@ import pytest
 import torch
 import transformers
 
-from mcsmoe.architectures.experts import read_expert
-from mcsmoe.architectures.registry import family_of
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.verify import check_inventory
 from mcsmoe.errors import CheckpointError
-from mcsmoe.export.write import write_stock
+from mcsmoe.export.stock import write_stock
+from mcsmoe.families.experts import read_expert
+from mcsmoe.families.registry import family_of
 from mcsmoe.grouping.plan import LayerPlan
-from mcsmoe.router.registry import POLICIES
-from tests.architectures.test_families import plant
+from mcsmoe.grouping.policies import POLICIES
 from tests.export.models import DOMINANTS, EXPERTS, KEPT, SWITCH, Merged, export, in_pairs, logits, merge, small
-from tests.families import SETTINGS
+from tests.families.models import SETTINGS
+from tests.families.test_families import plant
 
 
 def load(directory: Path, like: Any) -> Any:

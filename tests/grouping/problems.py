@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from mcsmoe.grouping.budget import by_use
-from mcsmoe.grouping.registry import Problem
-from mcsmoe.similarity.cosine import cosine
+from mcsmoe.grouping.group import Problem
+from mcsmoe.similarity.evidence import cosine
 
 
 def problem(similarity: Tensor, groups: int, frequency: Tensor | None = None, seed: int = 0) -> Problem:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from mcsmoe.grouping.clustering import embed, exactly, most_used_first
-from mcsmoe.grouping.registry import GROUPERS
-from mcsmoe.similarity.cosine import cosine
+from mcsmoe.grouping.clusters import embed, exactly, most_used_first
+from mcsmoe.grouping.group import GROUPERS
+from mcsmoe.similarity.evidence import cosine
 from tests.grouping.problems import problem, random_problems, vectors
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mcsmoe.grouping.budget import BUDGETS
-from mcsmoe.grouping.registry import GROUPERS, Problem
+from mcsmoe.grouping.group import GROUPERS, Problem
 from tests.golden_switch import SWITCH, golden_groupings
 from tests.grouping.problems import problem
 from tests.shared import needs_golden

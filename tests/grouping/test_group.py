@@ -1,13 +1,12 @@
 import pytest
 import torch
 
+from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
 from mcsmoe.errors import ParameterError
 from mcsmoe.grouping.budget import BUDGETS
-from mcsmoe.grouping.group import Grouping, group
+from mcsmoe.grouping.group import GROUPERS, Grouping, group
 from mcsmoe.grouping.plan import LayerPlan
-from mcsmoe.grouping.registry import GROUPERS
-from mcsmoe.routing.statistics import LayerStatistics, RoutingStatistics
-from mcsmoe.similarity.cosine import cosine
+from mcsmoe.similarity.evidence import cosine
 from tests.golden_switch import golden_groupings, golden_layers, golden_statistics
 from tests.shared import needs_golden
 

@@ -7,8 +7,8 @@ import torch
 
 from mcsmoe.errors import ParameterError
 from mcsmoe.grouping.budget import by_use
-from mcsmoe.grouping.registry import GROUPERS, Problem, check_capacity
-from mcsmoe.similarity.cosine import cosine
+from mcsmoe.grouping.group import GROUPERS, Problem, check_capacity
+from mcsmoe.similarity.evidence import cosine
 from tests.grouping.problems import problem, random_problems, vectors
 
 ALL = pytest.mark.parametrize("name", list(GROUPERS))

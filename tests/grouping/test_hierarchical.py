@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mcsmoe.grouping.registry import GROUPERS
-from mcsmoe.similarity.cosine import cosine
+from mcsmoe.grouping.group import GROUPERS
+from mcsmoe.similarity.evidence import cosine
 from tests.grouping.problems import problem, vectors
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mcsmoe.grouping.registry import GROUPERS
-from mcsmoe.similarity.cosine import cosine
+from mcsmoe.grouping.group import GROUPERS
+from mcsmoe.similarity.evidence import cosine
 from tests.grouping.problems import problem, vectors
 
 USE = torch.tensor([5.0, 1, 8, 0, 7, 6, 2])  # most used first: 2, 4, 5, 0, 6, 1, 3

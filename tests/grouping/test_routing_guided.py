@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mcsmoe.grouping.budget import least_groups
-from mcsmoe.grouping.registry import GROUPERS, Problem
+from mcsmoe.grouping.group import GROUPERS, Problem
 from tests.grouping.problems import random_problems
 
 

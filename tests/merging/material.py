@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from mcsmoe.alignment.activations import LayerTokens
-from mcsmoe.architectures.layer import MoELayer
-from mcsmoe.merging.material import Material
-from mcsmoe.routing.gradients import Gradients
-from mcsmoe.routing.statistics import LayerStatistics, RoutingStatistics
+from mcsmoe.calibration.gradients import Gradients
+from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
+from mcsmoe.families.layer import MoELayer
+from mcsmoe.merging.apply import Material
 
 
 def no_tokens(layer: MoELayer) -> NoReturn:

@@ -6,10 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mcsmoe.alignment.apply import permute
-from mcsmoe.architectures.layer import Expert, Layout, MoELayer, Place, Role
-from mcsmoe.merging.registry import Members
-from mcsmoe.routing.statistics import LayerStatistics
+from mcsmoe.alignment.matching import permute
+from mcsmoe.calibration.statistics import LayerStatistics
+from mcsmoe.families.layer import Expert, Layout, MoELayer, Place, Role
+from mcsmoe.merging.rules import Members
 from tests.alignment.experts import activation, random_expert
 
 D, F = 6, 10

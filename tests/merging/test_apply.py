@@ -8,14 +8,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mcsmoe.alignment.activations import LayerTokens
-from mcsmoe.alignment.apply import permute
-from mcsmoe.architectures.layer import Expert, Layout
+from mcsmoe.alignment.matching import permute
+from mcsmoe.calibration.gradients import GRADIENTS, Gradients
 from mcsmoe.errors import CheckpointError
+from mcsmoe.families.layer import Expert, Layout
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
 from mcsmoe.merging import apply
 from mcsmoe.merging.apply import merge_group
-from mcsmoe.merging.registry import Members
-from mcsmoe.routing.gradients import GRADIENTS, Gradients
+from mcsmoe.merging.rules import Members
 from tests.alignment.experts import GATED, PLAIN, InMemory, noisy, random_expert
 from tests.merging.material import nothing_measured
 from tests.merging.members import D, F, make_layer, random_experts, tokens

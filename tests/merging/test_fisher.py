@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mcsmoe.merging.registry import RULES
+from mcsmoe.merging.rules import RULES
 from tests.alignment.experts import GATED
 from tests.merging.members import group, make_layer, random_experts
 

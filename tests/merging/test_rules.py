@@ -5,11 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mcsmoe.alignment.apply import align
-from mcsmoe.architectures.experts import forward
-from mcsmoe.architectures.layer import Layout, Role
-from mcsmoe.merging.combine import combine
-from mcsmoe.merging.registry import NEEDS, RULES
+from mcsmoe.alignment.matching import align
+from mcsmoe.families.experts import forward
+from mcsmoe.families.layer import Layout, Role
+from mcsmoe.merging.rules import NEEDS, RULES, combine
 from tests.alignment.experts import GATED, PLAIN, RELU
 from tests.merging.members import copies, group, make_layer, odd_expert, random_experts, tokens, unused
 

@@ -10,15 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mcsmoe.alignment.apply import align
-from mcsmoe.architectures.experts import read_expert
-from mcsmoe.architectures.registry import family_of
+from mcsmoe.alignment.matching import align
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError
+from mcsmoe.families.experts import read_expert
+from mcsmoe.families.registry import family_of
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
-from mcsmoe.merging.material import Material
-from mcsmoe.merging.write import write_merged
+from mcsmoe.merging.apply import Material, write_merged
 from tests.golden_switch import (
     SWITCH,
     golden_batch,
@@ -209,9 +208,9 @@ from pathlib import Path
 import torch
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.grouping.plan import Plan
-from mcsmoe.merging.write import write_merged
+from mcsmoe.merging.apply import write_merged
 from tests.merging.test_write import material
-import mcsmoe.architectures.switch
+import mcsmoe.families.switch
 source, target = Checkpoint(Path(sys.argv[1])), Path(sys.argv[2])
 source.tensor(source.names()[0])
 plan = Plan.load(Path(sys.argv[3]))

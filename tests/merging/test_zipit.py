@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mcsmoe.architectures.experts import hidden
-from mcsmoe.architectures.layer import Expert, Layout, Role
-from mcsmoe.merging.clusters import clusters
-from mcsmoe.merging.registry import RULES
+from mcsmoe.families.experts import hidden
+from mcsmoe.families.layer import Expert, Layout, Role
+from mcsmoe.merging.rules import RULES
+from mcsmoe.merging.zipit import clusters
 from tests.alignment.experts import GATED, PLAIN, RELU
 from tests.merging.members import F, group, make_layer, random_experts, tokens
 

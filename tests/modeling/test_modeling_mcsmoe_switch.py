@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from mcsmoe.architectures.mapped import mapped_model
+from mcsmoe.families.experts import mapped_model
 from mcsmoe.modeling import MCSMoESwitchForConditionalGeneration
 from tests.modeling.linears import dense
 from tests.models import EXPERTS, KEPT, batch, logits, tiny_compressed, tiny_merged, tiny_switch

@@ -6,21 +6,18 @@ import pytest
 import torch
 
 from mcsmoe.alignment.activations import LazyTokens
-from mcsmoe.alignment.apply import permute
-from mcsmoe.architectures.experts import read_expert
-from mcsmoe.architectures.registry import family_of
+from mcsmoe.alignment.matching import permute
+from mcsmoe.calibration.collect import collect
+from mcsmoe.calibration.gradients import Gradients, write_gradients
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.families.experts import read_expert
+from mcsmoe.families.registry import family_of
 from mcsmoe.grouping.plan import Plan
-from mcsmoe.merging.material import Material
-from mcsmoe.merging.write import write_merged
+from mcsmoe.merging.apply import Material, write_merged
 from mcsmoe.params import Params
-from mcsmoe.recipes.load import known_recipes, load_recipe
-from mcsmoe.recipes.plan import make_plan
-from mcsmoe.recipes.validate import validate_recipes
-from mcsmoe.routing.collect import collect
-from mcsmoe.routing.differentiate import write_gradients
-from mcsmoe.routing.gradients import Gradients
+from mcsmoe.recipes.planning import make_plan
+from mcsmoe.recipes.recipe import known_recipes, load_recipe, validate_recipes
 from mcsmoe.similarity.correlation import measure_correlations
 from tests.models import batch, tiny_switch
 from tests.recipes.params import small_params

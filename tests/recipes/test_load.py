@@ -3,15 +3,13 @@ from typing import Any
 import pytest
 import torch
 
-from mcsmoe.architectures.exclude import excluded_layers
-from mcsmoe.architectures.layer import TensorSource
-from mcsmoe.architectures.registry import sparse_layers
+from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
 from mcsmoe.errors import CheckpointError, ParameterError, UnknownNameError
+from mcsmoe.families.layer import TensorSource
+from mcsmoe.families.registry import excluded_layers, sparse_layers
 from mcsmoe.params import Params
-from mcsmoe.recipes.load import known_recipes, load_recipe
-from mcsmoe.recipes.plan import make_plan
-from mcsmoe.recipes.validate import validate_recipes
-from mcsmoe.routing.statistics import LayerStatistics, RoutingStatistics
+from mcsmoe.recipes.planning import make_plan
+from mcsmoe.recipes.recipe import known_recipes, load_recipe, validate_recipes
 from tests.models import EXPERTS, tiny_switch
 from tests.recipes.params import small_params
 

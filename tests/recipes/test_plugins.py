@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcsmoe.architectures.registry import family_of
 from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.families.registry import family_of
 from mcsmoe.grouping.plan import Plan
 from stages import collect, permute
 from tests.pipeline.imports import ROOT

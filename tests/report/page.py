@@ -2,18 +2,16 @@
 
 import numpy as np
 
-from mcsmoe.evaluation.table import Metric, Result
-from mcsmoe.evaluation.use import use_rows
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
 from mcsmoe.params import Params
 from mcsmoe.report.curves import curves_section
-from mcsmoe.report.page import report_page
-from mcsmoe.report.provenance import provenance_section
+from mcsmoe.report.groups import similarity_section
+from mcsmoe.report.page import provenance_section, report_page
 from mcsmoe.report.results import results_section
-from mcsmoe.report.similarity import similarity_section
 from mcsmoe.report.stable_rank import stable_rank_section
+from mcsmoe.report.table import Metric, Result
 from mcsmoe.report.tradeoff import tradeoff_section
-from mcsmoe.report.use import groupings, use_section
+from mcsmoe.report.use import groupings, use_rows, use_section
 from tests.recipes.params import small_params
 
 HOSTILE = "<img src=x onerror=alert(1)>&\"'"

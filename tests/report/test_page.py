@@ -8,10 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from mcsmoe.evaluation.use import use_rows
 from mcsmoe.grouping.plan import Group
 from mcsmoe.report.results import smallest_near
-from mcsmoe.report.use import groupings
+from mcsmoe.report.use import groupings, use_rows
 from tests.report.page import FREQUENCY, HOSTILE, MERGED, METRIC, NONE, RESULTS, page, plan, result
 
 SECTIONS = ["results", "tradeoff", "use", "similarity", "stable-rank", "curves", "provenance"]

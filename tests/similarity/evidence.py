@@ -6,14 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from mcsmoe.architectures.layer import TensorSource
-from mcsmoe.architectures.registry import family_of
-from mcsmoe.routing.collect import collect
-from mcsmoe.routing.differentiate import write_gradients
-from mcsmoe.routing.gradients import Gradients
-from mcsmoe.routing.watch import Batch
+from mcsmoe.calibration.collect import collect
+from mcsmoe.calibration.gradients import Gradients, write_gradients
+from mcsmoe.calibration.watch import Batch
+from mcsmoe.families.layer import TensorSource
+from mcsmoe.families.registry import family_of
 from mcsmoe.similarity.correlation import measure_correlations
-from mcsmoe.similarity.registry import Evidence
+from mcsmoe.similarity.evidence import Evidence
 
 
 class InMemory(TensorSource):

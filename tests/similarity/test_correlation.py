@@ -8,13 +8,13 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from mcsmoe.architectures.experts import expert_in_memory, hidden
-from mcsmoe.architectures.layer import MoELayer, Routing
-from mcsmoe.architectures.registry import family_of
-from mcsmoe.routing.watch import watch
+from mcsmoe.calibration.watch import watch
+from mcsmoe.families.experts import expert_in_memory, hidden
+from mcsmoe.families.layer import MoELayer, Routing
+from mcsmoe.families.registry import family_of
 from mcsmoe.similarity import correlation
 from mcsmoe.similarity.correlation import PairMoments, assigned, best, measure_correlations
-from tests.routing.samples import batches, exact_switch, samples
+from tests.calibration.samples import batches, exact_switch, samples
 
 
 def correlations(z: Tensor, u: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 import torch
 
-from mcsmoe.similarity.cosine import cosine
+from mcsmoe.similarity.evidence import cosine
 
 
 def test_cosine_of_the_vectors():

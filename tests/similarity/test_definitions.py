@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from mcsmoe.architectures.experts import forward, read_expert
-from mcsmoe.architectures.layer import Expert, MoELayer, Role, Routing, TensorSource
-from mcsmoe.architectures.registry import family_of
-from mcsmoe.routing.statistics import LayerStatistics
-from mcsmoe.routing.watch import watch
-from mcsmoe.similarity import gram
-from mcsmoe.similarity.registry import Evidence, similarity
+from mcsmoe.calibration.statistics import LayerStatistics
+from mcsmoe.calibration.watch import watch
+from mcsmoe.families.experts import forward, read_expert
+from mcsmoe.families.layer import Expert, MoELayer, Role, Routing, TensorSource
+from mcsmoe.families.registry import family_of
+from mcsmoe.similarity import weights as gram
+from mcsmoe.similarity.evidence import Evidence, similarity
+from tests.calibration.samples import batches, exact_switch, samples
 from tests.merging.members import make_layer
-from tests.routing.samples import batches, exact_switch, samples
 from tests.similarity.evidence import whole_evidence
 
 

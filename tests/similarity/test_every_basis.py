@@ -7,8 +7,8 @@ import torch
 
 from mcsmoe.errors import CheckpointError, UnknownNameError
 from mcsmoe.params import Collect
-from mcsmoe.similarity.registry import NEEDS, SIMILARITIES, Evidence, needs, similarity
-from tests.routing.samples import batches, exact_switch, kill, samples
+from mcsmoe.similarity.evidence import NEEDS, SIMILARITIES, Evidence, needs, similarity
+from tests.calibration.samples import batches, exact_switch, kill, samples
 from tests.similarity.evidence import bare_evidence, whole_evidence
 
 DEAD = [5, 6]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mcsmoe.similarity.registry import Evidence, similarity
-from tests.routing.samples import batches, exact_switch, samples
+from mcsmoe.similarity.evidence import Evidence, similarity
+from tests.calibration.samples import batches, exact_switch, samples
 from tests.similarity.evidence import whole_evidence
 
 PROTOTYPE = torch.tensor([0, 1, 2, 3, 2, 0, 3, 1])

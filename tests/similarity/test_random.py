@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import torch
 
-from mcsmoe.architectures.registry import family_of
-from mcsmoe.routing.statistics import LayerStatistics
-from mcsmoe.similarity.registry import Evidence, similarity
+from mcsmoe.calibration.statistics import LayerStatistics
+from mcsmoe.families.registry import family_of
+from mcsmoe.similarity.evidence import Evidence, similarity
 from tests.models import tiny_switch
 from tests.similarity.evidence import InMemory
 

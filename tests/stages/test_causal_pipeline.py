@@ -13,7 +13,7 @@ from mcsmoe.errors import ParameterError
 from mcsmoe.grouping.plan import Plan
 from stages import check, collect, compress, distill, evaluate, finetune, merge, permute
 from stages.launch import LAUNCHED
-from tests.families import SETTINGS
+from tests.families.models import SETTINGS
 from tests.recipes.params import small_params
 from tests.stages.workplace import write_params
 

@@ -14,14 +14,13 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import SwitchTransformersForConditionalGeneration
 
-from mcsmoe.card.card import TAGS
-from mcsmoe.card.measured import METRICS
 from mcsmoe.checkpoint import verify
-from mcsmoe.checkpoint.atomic import write_json
 from mcsmoe.checkpoint.load import load_tokenizer
+from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
-from mcsmoe.checkpoint.written import Written
+from mcsmoe.checkpoint.writer import Written
 from mcsmoe.errors import CheckpointError, UnknownNameError
+from mcsmoe.export.card import METRICS, TAGS
 from mcsmoe.grouping.plan import PLAN
 from stages import collect, export, merge, permute
 from tests.models import EXPERTS

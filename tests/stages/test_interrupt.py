@@ -20,7 +20,7 @@ from stages.interrupt import idle, working
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
 """
 IN_AN_OUTPUT = """
-from mcsmoe.checkpoint.atomic import atomic_directory
+from mcsmoe.checkpoint.output import atomic_directory
 def main():
     with atomic_directory(Path("output")) as directory:
         (directory / "weights").write_text("half")

@@ -7,11 +7,11 @@ from types import ModuleType
 import pytest
 import torch
 
-from mcsmoe.alignment import layer as matching
-from mcsmoe.architectures.registry import sparse_layers
+from mcsmoe.alignment import permute as matching
 from mcsmoe.checkpoint import shards, verify
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.families.registry import sparse_layers
 from mcsmoe.merging import apply
 from stages import merge, permute
 from tests.models import EXPERTS

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mcsmoe.architectures.mapped import mapped_model
+from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.load import load_model, load_tokenizer
 from mcsmoe.checkpoint.save import save_model
+from mcsmoe.families.experts import mapped_model
 from mcsmoe.params import Launch, Params
-from mcsmoe.routing.statistics import RoutingStatistics
 from stages import collect, compress, distill, finetune
 from stages.launch import LAUNCHED, launched
 from tests.causal import tiny_mixtral
@@ -41,7 +41,8 @@ SPY = """
 import json
 import os
 
-from mcsmoe.training import loop, recovery, sharding
+from mcsmoe.training import loop, distillation as recovery
+from mcsmoe import distributed as sharding
 
 
 def shard(model, device):

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
+from mcsmoe.calibration import collect as routing
+from mcsmoe.calibration.memory import check_training, forward_needs
 from mcsmoe.checkpoint import verify
 from mcsmoe.checkpoint.load import load_config, load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.streamed import Blocks, Footprint
 from mcsmoe.errors import MemoryLimitError
 from mcsmoe.params import Params
-from mcsmoe.routing import collect as routing
-from mcsmoe.routing.memory import check_training, forward_needs
 from stages import collect, distill, export, merge, permute
 from tests.causal import tiny_mixtral
 from tests.stages.test_interrupted import contents, interrupt

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcsmoe.architectures.registry import sparse_layers
 from mcsmoe.checkpoint.load import load_model, load_tokenizer
-from mcsmoe.checkpoint.probe import probe_batch
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
+from mcsmoe.checkpoint.verify import probe_batch
 from mcsmoe.errors import CheckpointError, ParameterError, UnknownNameError
+from mcsmoe.families.registry import sparse_layers
 from mcsmoe.grouping.plan import Plan
-from mcsmoe.merging.registry import NEEDS
-from mcsmoe.recipes.load import known_recipes
+from mcsmoe.merging.rules import NEEDS
+from mcsmoe.recipes.recipe import known_recipes
 from stages import collect, merge, permute
 from tests.models import EXPERTS
 from tests.stages.workplace import FINETUNED, write_params
@@ -172,7 +172,7 @@ def test_damaged_or_foreign_checkpoints(merged: Path, stage: str, damage: str):
 
 
 def test_a_wrong_permutation_is_not_declared_a_success(place: Path, monkeypatch: pytest.MonkeyPatch):
-    from mcsmoe.alignment import write
+    from mcsmoe.alignment import permute as write
 
     def lossy(tensor: torch.Tensor, name: str, *_: object) -> torch.Tensor:
         return tensor.flip(0) if name == "wi" else tensor

@@ -1,9 +1,9 @@
 import torch
 
+from mcsmoe.calibration.sample import draw_calibration
 from mcsmoe.params import Tokenizer
 from mcsmoe.tasks.batches import IGNORED, collate, in_order, length_grouped, model_inputs
-from mcsmoe.tasks.calibration import draw_calibration
-from mcsmoe.tasks.selection import hold_out
+from mcsmoe.tasks.reading import hold_out
 from mcsmoe.tasks.task import TASKS, Encoded, Example
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from tests.tasks.settings import settings

@@ -5,7 +5,7 @@ import pytest
 
 from mcsmoe.errors import ParameterError
 from mcsmoe.params import Tokenizer
-from mcsmoe.tasks.denoise import MEAN_SPAN, NOISE, corrupt
+from mcsmoe.tasks.passages import MEAN_SPAN, NOISE, corrupt
 from mcsmoe.tasks.task import TASKS
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from tests.tasks.settings import settings

@@ -5,8 +5,7 @@ import pytest
 
 from mcsmoe.errors import DataError, UserError
 from mcsmoe.tasks.reading import find_directory
-from mcsmoe.tasks.source import CONVERTED
-from mcsmoe.tasks.task import TASKS
+from mcsmoe.tasks.task import CONVERTED, TASKS
 from tests.tasks.settings import settings
 
 ROWS = [{"sentence": "good ", "label": 1}, {"sentence": "bad", "label": 0}]

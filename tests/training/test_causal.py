@@ -9,11 +9,10 @@ from mcsmoe.errors import ParameterError
 from mcsmoe.params import Distillation, Training
 from mcsmoe.tasks.batches import collate, is_causal
 from mcsmoe.tasks.task import Example
-from mcsmoe.training.full import FullLoss
+from mcsmoe.training.distillation import TeacherLoss
+from mcsmoe.training.finetune import FullLoss, balance_loss, z_loss
 from mcsmoe.training.loop import Fit
-from mcsmoe.training.router_losses import balance_loss, z_loss
 from mcsmoe.training.start import check_model, start_model
-from mcsmoe.training.teacher import TeacherLoss
 from tests.causal import FAMILY, rows, tiny_mixtral
 from tests.training.test_full import FINETUNE
 from tests.training.test_start import model as model_settings

@@ -2,14 +2,13 @@
 
 import torch
 
-from mcsmoe.architectures.registry import family_of
+from mcsmoe.families.registry import family_of
 from mcsmoe.params import Distillation, Finetune
 from mcsmoe.tasks.batches import IGNORED, collate
 from mcsmoe.tasks.task import Encoded, Example
-from mcsmoe.training.full import FullLoss
-from mcsmoe.training.router_losses import balance_loss, z_loss
+from mcsmoe.training.distillation import TeacherLoss
+from mcsmoe.training.finetune import FullLoss, balance_loss, z_loss
 from mcsmoe.training.start import start_model
-from mcsmoe.training.teacher import TeacherLoss
 from tests.training.test_start import CONFIG, model
 
 FINETUNE = Finetune(

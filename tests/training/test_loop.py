@@ -7,8 +7,7 @@ from torch import nn
 
 from mcsmoe.params import Training
 from mcsmoe.tasks.task import Encoded
-from mcsmoe.training.loop import Fit
-from mcsmoe.training.optimizer import make_optimizer, make_schedule
+from mcsmoe.training.loop import Fit, make_optimizer, make_schedule
 
 ROWS = [Encoded([2 + i % 5, 1], [2 + i % 5, 1]) for i in range(50)]
 SETTINGS = Training(epochs=2, batch_size=8, learning_rate=0.05, weight_decay=0.01, warmup_steps=2, max_grad_norm=1.0)

@@ -15,8 +15,8 @@ from mcsmoe.errors import CheckpointError, ParameterError
 from mcsmoe.params import Model, Params, Tokenizer
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from mcsmoe.training.untrained import take
-from tests import families
 from tests.checkpoint.damage import change
+from tests.families import models as families
 from tests.recipes.params import small_params
 
 VALUES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])

@@ -1,0 +1,162 @@
+"""Alignment of all experts of each layer to one of them, written as a checkpoint that computes the same."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from mcsmoe.alignment.activations import LayerTokens, pair_moments
+from mcsmoe.alignment.matching import Match, activation_match, permute_tensor, weight_match
+from mcsmoe.checkpoint.load import load_model, offloading
+from mcsmoe.checkpoint.output import copy_companions, write_json
+from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.save import write_remote_code
+from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
+from mcsmoe.errors import CheckpointError
+from mcsmoe.families.experts import expert_shares, read_expert
+from mcsmoe.families.layer import MoELayer, TensorSource
+from mcsmoe.progress import progress
+
+Counts = Callable[[], Mapping[str, Tensor]]
+"""Gives the tokens that select each expert, by layer; costs forward passes when it is first asked."""
+References = Callable[[MoELayer, Counts], int]
+"""(layer, counts) → the expert that the others are aligned to."""
+
+LAYER_REFERENCES: dict[str, References] = {
+    "most-used": lambda layer, counts: int(counts()[layer.name].argmax()),
+    "first": lambda layer, counts: 0,
+}
+
+
+def weight_matches(source: TensorSource, layer: MoELayer, reference: int) -> dict[int, Match]:
+    """Weight matching of every other expert of the layer to expert `reference`."""
+    target = read_expert(source, layer, reference)
+    others = [e for e in range(layer.experts) if e != reference]
+    shown = progress(others, f"match experts of {layer.name}", late=True)
+    return {e: weight_match(target, read_expert(source, layer, e), layer.layout) for e in shown}
+
+
+def activation_matches(source: TensorSource, layer: MoELayer, reference: int, tokens: LayerTokens) -> dict[int, Match]:
+    """Activation matching of every other expert to expert `reference`, on the tokens routed to either."""
+    others = [e for e in range(layer.experts) if e != reference]
+    pairs = pair_moments(source, layer, tokens, reference, others)
+    shown = progress(pairs, f"match experts of {layer.name}", len(others), late=True)
+    return {e: activation_match(moments) for e, moments in shown}
+
+
+@dataclass(frozen=True)
+class LayerMatch:
+    """How the experts of a layer match its `reference`."""
+
+    reference: int
+    matches: Mapping[int, Match]
+
+    @property
+    def orders(self) -> dict[int, Tensor]:
+        """The new order [f] of each expert's hidden neurons."""
+        return {e: match.perm for e, match in self.matches.items()}
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """The reference, and the mean normalised objective before and after."""
+        matches, count = self.matches.values(), max(len(self.matches), 1)
+        return {
+            "reference": self.reference,
+            "before": round(sum(match.before for match in matches) / count, 6),
+            "after": round(sum(match.after for match in matches) / count, 6),
+        }
+
+
+class KeptMatches:
+    """The matches of each layer: found when they are first asked for, read from `directory` from then on."""
+
+    def __init__(self, directory: Path, find: Callable[[MoELayer], LayerMatch]) -> None:
+        self._directory, self._find = directory, find
+
+    def __call__(self, layer: MoELayer) -> LayerMatch:
+        """The matches of `layer`."""
+        path = self._directory / f"{layer.name}.json"
+        if not path.is_file():
+            found = self._find(layer)
+            rows = {e: {**vars(match), "perm": match.perm.tolist()} for e, match in found.matches.items()}
+            write_json(path, {"reference": found.reference, "matches": rows})
+        values = json.loads(path.read_text())
+        return LayerMatch(values["reference"], {int(e): _match(**row) for e, row in values["matches"].items()})
+
+
+def _match(perm: list[int], before: float, after: float) -> Match:
+    return Match(torch.tensor(perm), before, after)
+
+
+Orders = Callable[[MoELayer], Mapping[int, Tensor]]
+"""layer → the new order [f] of the hidden neurons of its experts; experts that are not there keep theirs."""
+
+
+def write_permuted(
+    source: Checkpoint, layers: Iterable[MoELayer], orders: Orders, directory: Path, notes: Path | None = None
+) -> Written:
+    """Write `source` with `orders` applied into `directory`; a layer's are asked for when it is written.
+
+    Peak memory is that of `orders`, or a tensor of `source` (of a stack: one expert's entry) and its copy: no more
+    for more layers. Gives what was written; for shards and `notes` see `write_parts`.
+    """
+    specs = {name: TensorSpec(source.dtype(name), source.shape(name)) for name in source.names()}
+    parts = []
+    for layer in layers:
+        held = dict.fromkeys(share.tensor for share in expert_shares(layer, layer.experts))
+        ours = {name: specs.pop(name) for name in held}
+        parts.append(Part(layer.name, ours, partial(_permuted, source, layer, orders)))
+    written = write_parts(directory, [*parts, *other_parts(specs, source.tensor)], "permute", notes)
+    shutil.copyfile(source.directory / "config.json", directory / "config.json")
+    write_remote_code(source.config, directory)
+    copy_companions(source.directory, directory)
+    return written
+
+
+def _permuted(source: Checkpoint, layer: MoELayer, orders: Orders) -> Iterator[Piece]:
+    found = orders(layer)
+    for tensor, entry, e, names in expert_shares(layer, layer.experts):
+        value = source.tensor(tensor) if entry is None else source.part(tensor, entry)
+        for name in names if e in found else ():
+            ours = layer.places[name].view(value)
+            ours.copy_(permute_tensor(ours, name, layer.layout, found[e]))
+        yield Piece(tensor, entry, value)
+
+
+ROUNDING = 1e-4
+"""Largest change of a logit, relative to the largest logit, that float32 sums in another order explain."""
+
+
+def largest_change(before: Path, after: Path, batch: Mapping[str, Tensor], memory_limit: int | None = None) -> float:
+    """Largest absolute change in logits on `batch` between two checkpoints, one model in memory at a time.
+
+    Where the change exceeds rounding it is measured again in float32, then in float64: in lower precision a near tie
+    in a router may tip over. A model larger than `memory_limit` bytes is read from the disk as it runs.
+    Raises `CheckpointError` when the change exceeds rounding there, too.
+    """
+    for dtype in (None, torch.float32, torch.float64):
+        old, new = (_logits(directory, batch, dtype, memory_limit) for directory in (before, after))
+        change = float((old - new).abs().max())
+        if change <= ROUNDING * float(old.abs().max()):
+            return change
+    raise CheckpointError(f"logits of {after} differ by {change:.3g} from {before}: wrong permutation")
+
+
+@torch.no_grad()
+def _logits(
+    directory: Path, batch: Mapping[str, Tensor], dtype: torch.dtype | None, memory_limit: int | None
+) -> Tensor:
+    checkpoint = Checkpoint(directory)
+    narrowest = min(checkpoint.dtype(name).itemsize for name in checkpoint.names())
+    size = checkpoint.size_bytes * (dtype.itemsize // narrowest if dtype else 1)
+    with TemporaryDirectory() as scratch:
+        model = load_model(directory, dtype=dtype, offload=offloading(size, memory_limit, scratch))
+        logits: Tensor = model(**batch).logits
+    return logits.double()

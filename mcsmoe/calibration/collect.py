@@ -1,0 +1,168 @@
+"""One pass over the calibration sample that fills the routing statistics of every sparse layer."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mcsmoe.calibration.journal import Journal
+from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
+from mcsmoe.calibration.watch import Batch, Masks, real_tokens, watching
+from mcsmoe.checkpoint.streamed import device_of
+from mcsmoe.errors import CheckpointError
+from mcsmoe.families.experts import expert_in_memory, forward, hidden
+from mcsmoe.families.layer import Activation, Expert, Family, MoELayer, Role, Routing
+
+Reduce = Callable[[Tensor], Tensor]
+"""A sum over the tokens of this process → the sum over those of all processes."""
+Keep = Callable[[str, LayerStatistics], None]
+"""Takes the name of a layer and its statistics."""
+
+
+def alone(value: Tensor) -> Tensor:
+    """The `Reduce` of a single process."""
+    return value
+
+
+def collect(
+    model: nn.Module,
+    family: Family,
+    layers: Sequence[MoELayer],
+    batches: Iterable[Batch],
+    *,
+    also: Collection[str] = (),
+    masks: Masks = real_tokens,
+    reduce: Reduce = alone,
+) -> RoutingStatistics:
+    """Statistics over the tokens that `masks` marks as real; no token tensor is kept.
+
+    `also` names optional sums: `outputs`, `pair-errors`, `activations`. How the sample is cut into batches,
+    ordered and shared out among processes changes nothing beyond the rounding of float64 sums.
+    Raises `CheckpointError` naming the layer whose sums are not finite.
+    """
+    found: dict[str, LayerStatistics] = {}
+    collect_layers(model, family, layers, batches, found.__setitem__, also=also, masks=masks, reduce=reduce)
+    return RoutingStatistics(found)
+
+
+def collect_layers(
+    model: nn.Module,
+    family: Family,
+    layers: Sequence[MoELayer],
+    batches: Iterable[Batch],
+    keep: Keep,
+    *,
+    also: Collection[str] = (),
+    masks: Masks = real_tokens,
+    reduce: Reduce = alone,
+    journal: Journal | None = None,
+) -> None:
+    """`collect`, layer after layer: `keep` gets the sums of each as soon as they are whole, in order.
+
+    Of a model that is streamed, one layer's sums are in memory at a time, beside what `lockstep` needs. `layers` are
+    then to be those that an earlier run with the same `journal` did not keep.
+    """
+    sums: dict[str, LayerStatistics] = {}
+
+    def zeros(layer: MoELayer, device: torch.device | str = "cpu") -> LayerStatistics:
+        return LayerStatistics.zeros(layer.experts, layer.d_model, layer.d_ff, also, device)
+
+    def see(layer: MoELayer, x: Tensor, routing: Routing) -> None:
+        if layer.name not in sums:
+            sums[layer.name] = zeros(layer, x.device)
+        accumulate(sums[layer.name], layer, x, routing, lambda e: expert_in_memory(model, layer, e))
+
+    for layer in watching(model, family, layers, batches, see, masks, journal):
+        ours = sums.pop(layer.name, None) or zeros(layer, device_of(model))  # a process may have no batch
+        total = ours.map(reduce).map(Tensor.cpu)
+        if not all(bool(value.isfinite().all()) for value in total.tensors().values()):
+            raise CheckpointError(
+                f"routing statistics of {layer.name} are not finite: the checkpoint holds NaN or huge weights"
+            )
+        keep(layer.name, total)
+
+
+def accumulate(
+    sums: LayerStatistics, layer: MoELayer, x: Tensor, routing: Routing, expert: Callable[[int], Expert]
+) -> None:
+    """Add the tokens x [T, d] and what the router did with them to the `sums` that are there, in place.
+
+    Expert outputs are computed from the experts' weights on all tokens that select them, whatever the
+    capacity.
+    """
+    exact, logits = x.double(), routing.logits.double()
+    chosen = exact.new_zeros(len(x), layer.experts).scatter_(1, routing.index, 1)  # [T, E] of 0 and 1
+    gates = torch.zeros_like(chosen).scatter_(1, routing.index, routing.gates.double())  # [T, E]
+    sums.tokens += len(x)
+    sums.coselection += chosen.T @ chosen
+    sums.gates += gates.sum(0)
+    sums.logits_gram += logits.T @ logits
+    sums.input_gram += exact.T @ exact
+    sums.input_sums += chosen.T @ exact
+    sums.input_abs_sums += chosen.T @ exact.abs()
+    sums.input_square_sums += chosen.T @ exact.square()
+    for e in chosen.any(0).nonzero().flatten().tolist():
+        rows = chosen[:, e].nonzero().flatten()
+        weights = expert(e)
+        y = forward(weights, layer.layout, layer.activation, x[rows]).double()  # [n_e, d]
+        norm = y.norm(dim=1)
+        sums.norms[e] += norm.sum()
+        sums.gated_norms[e] += gates[rows, e] @ norm
+        sums.output_sums[e] += y.sum(0)
+        if sums.hidden_gram is not None and sums.output_hidden is not None:
+            z = hidden(weights, layer.layout, layer.activation, x[rows]).double()  # [n_e, f]
+            sums.hidden_gram[e] += z.T @ z
+            sums.output_hidden[e] += y.T @ z
+    if sums.output_gram is not None:
+        add_outputs(sums, layer, x, expert)
+    if sums.pair_errors is not None:
+        add_pair_errors(sums, layer, x, chosen.bool(), expert)
+
+
+CHUNK = 512
+"""Tokens that all experts of a layer are computed on at once; bounds memory at E·CHUNK·f numbers."""
+
+
+def add_outputs(sums: LayerStatistics, layer: MoELayer, x: Tensor, expert: Callable[[int], Expert]) -> None:
+    """Add the outputs of every expert on all tokens x [T, d] to `all_outputs` and `output_gram`, in place."""
+    assert sums.all_outputs is not None
+    assert sums.output_gram is not None
+    experts = [expert(e) for e in range(layer.experts)]
+    for part in x.split(CHUNK):
+        y = torch.stack([forward(each, layer.layout, layer.activation, part) for each in experts]).double()
+        sums.all_outputs += y.sum(1)
+        sums.output_gram += y.flatten(1) @ y.flatten(1).T  # over tokens and dimensions, [E, n·d]
+
+
+def add_pair_errors(
+    sums: LayerStatistics, layer: MoELayer, x: Tensor, chosen: Tensor, expert: Callable[[int], Expert]
+) -> None:
+    """Add Σ ‖f_i(x) − f_ij(x)‖² over the tokens of expert i to `pair_errors[i, j]`, in place.
+
+    f_ij is the expert whose weights are the plain averages of those of i and j. x: [T, d]; chosen: [T, E],
+    true where a token selects an expert.
+    """
+    assert sums.pair_errors is not None
+    experts = [expert(e) for e in range(layer.experts)]
+    stacks = {role: torch.stack([each[name] for each in experts]) for name, role in layer.layout.items()}
+    for i in chosen.any(0).nonzero().flatten().tolist():
+        for part in x[chosen[:, i]].split(CHUNK):
+            y = _averaged_with(i, stacks, layer.activation, part)
+            sums.pair_errors[i] += (y - y[i]).double().square().sum((1, 2))  # paired with itself, i is what it is
+
+
+def _averaged_with(i: int, stacks: dict[Role, Tensor], activation: Activation, x: Tensor) -> Tensor:
+    """Outputs [E, n, d] on tokens x [n, d] of the averages of expert i with every expert."""
+
+    def average(of: Tensor) -> Tensor:
+        return (of + of[i]) / 2
+
+    def projected(weight: Role, bias: Role) -> Tensor:
+        # In-projections are linear: those of an averaged pair give the mean of what both give.
+        pre = x @ stacks[weight].mT  # [E, n, f]
+        return average(pre if bias not in stacks else pre + stacks[bias][:, None])
+
+    gate = projected(Role.GATE, Role.GATE_BIAS) if Role.GATE in stacks else None
+    inner = activation(gate, projected(Role.UP, Role.UP_BIAS))
+    y = inner @ average(stacks[Role.DOWN]).mT
+    return y if Role.DOWN_BIAS not in stacks else y + average(stacks[Role.DOWN_BIAS])[:, None]

@@ -1,0 +1,247 @@
+"""What calibration measured of one sparse layer, and of a model: sums only, so that shards add up."""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mcsmoe.checkpoint.output import write_json
+from mcsmoe.checkpoint.resume import load_note, save_note
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, write_safetensors
+from mcsmoe.errors import CheckpointError
+
+STATISTICS = "statistics.safetensors"
+PROVENANCE = "provenance.json"
+MEASURED = "measured.safetensors"
+KEPT = "sums.json"
+
+
+@dataclass
+class LayerStatistics:
+    """Sums over the T real tokens of one layer with E experts and inputs of width d; all float64.
+
+    Paper §3 with the saliency family of later pruning work (REAP): x an input, h = R x its router logits,
+    g_e the gate where e is among the selected experts (else 0), f_e(x) the output of expert e, n_e the
+    tokens selecting e. Selection is taken before any capacity limit, so every token counts and no expert's
+    output is cut.
+    """
+
+    tokens: Tensor  # []: T
+    coselection: Tensor  # [E, E]: tokens that select both experts; the diagonal is n_e
+    gates: Tensor  # [E]: Σ g_e
+    norms: Tensor  # [E]: Σ ‖f_e(x)‖ over tokens of e
+    gated_norms: Tensor  # [E]: Σ g_e ‖f_e(x)‖
+    logits_gram: Tensor  # [E, E]: Σ h hᵀ
+    input_gram: Tensor  # [d, d]: Σ x xᵀ
+    input_sums: Tensor  # [E, d]: Σ x over tokens of e
+    input_abs_sums: Tensor  # [E, d]: Σ |x| over tokens of e
+    input_square_sums: Tensor  # [E, d]: Σ x² over tokens of e
+    output_sums: Tensor  # [E, d]: Σ f_e(x) over tokens of e
+    all_outputs: Tensor | None = None  # [E, d]: Σ f_e(x) over all T tokens
+    output_gram: Tensor | None = None  # [E, E]: Σ ⟨f_i(x), f_j(x)⟩ over all T tokens
+    pair_errors: Tensor | None = None  # [E, E]: Σ ‖f_i(x) − f_ij(x)‖² over tokens of i, f_ij the averaged pair
+    hidden_gram: Tensor | None = None  # [E, f, f]: Σ z zᵀ over tokens of e, z the hidden activations
+    output_hidden: Tensor | None = None  # [E, d, f]: Σ f_e(x) zᵀ over tokens of e
+
+    @classmethod
+    def zeros(cls, experts: int, d_model: int, d_ff: int = 0, also: Collection[str] = (), device: Any = "cpu") -> Self:
+        """No token seen yet; of the optional sums those that `also` names, as `collect.also` does."""
+
+        def zero(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        E, d, f = experts, d_model, d_ff
+        optional: dict[str, Tensor] = {}
+        if "outputs" in also:
+            optional |= {"all_outputs": zero(E, d), "output_gram": zero(E, E)}
+        if "pair-errors" in also:
+            optional |= {"pair_errors": zero(E, E)}
+        if "activations" in also:
+            optional |= {"hidden_gram": zero(E, f, f), "output_hidden": zero(E, d, f)}
+        return cls(
+            tokens=zero(),
+            coselection=zero(E, E),
+            gates=zero(E),
+            norms=zero(E),
+            gated_norms=zero(E),
+            logits_gram=zero(E, E),
+            input_gram=zero(d, d),
+            input_sums=zero(E, d),
+            input_abs_sums=zero(E, d),
+            input_square_sums=zero(E, d),
+            output_sums=zero(E, d),
+            **optional,
+        )
+
+    @property
+    def counts(self) -> Tensor:
+        """n_e [E]: tokens that select each expert."""
+        return self.coselection.diagonal()
+
+    @property
+    def frequency(self) -> Tensor:
+        """Activation frequency ν_e = n_e / Σ n [E] (paper §3.2); zeros when no token was seen."""
+        return self.counts / self.counts.sum().clamp(min=1)
+
+    def saliency(self, b: int, alpha: int, beta: int) -> Tensor:
+        """S_e = n_e^{-b} Σ g^α ‖f_e(x)‖^β [E] for b, α, β in {0, 1}; 0 for an expert that no token selects.
+
+        (0,0,0) frequency, (0,1,0) soft count, (0,0,1) EAN, (1,0,1) MAN, (1,1,1) REAP. Raises `KeyError`
+        otherwise.
+        """
+        sums = {
+            (0, 0): self.counts,
+            (1, 0): self.gates,
+            (0, 1): self.norms,
+            (1, 1): self.gated_norms,
+        }[alpha, beta]
+        return sums / {0: torch.ones_like(sums), 1: self.counts.clamp(min=1)}[b]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The sums that are there, by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Each sum changed by `change`: moved to a device, or summed over processes."""
+        return type(self)(**{name: change(value) for name, value in self.tensors().items()})
+
+    def __add__(self, other: Self) -> Self:
+        ours, theirs = self.tensors(), other.tensors()
+        if lone := ours.keys() ^ theirs.keys():
+            raise ValueError(f"only one of the two statistics holds {', '.join(sorted(lone))}")
+        return type(self)(**{name: value + theirs[name] for name, value in ours.items()})
+
+
+@dataclass
+class RoutingStatistics:
+    """Statistics of each sparse layer, in the order of the forward pass, and where they come from.
+
+    `provenance` tells the calibration sample: its fingerprint, seed and size. `measured` holds, by layer and
+    name, [E, E] matrices that are no sums: they belong to the whole sample and do not add up over shards.
+    """
+
+    layers: dict[str, LayerStatistics]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    def __getitem__(self, layer: str) -> LayerStatistics:
+        return self.layers[layer]
+
+    def __add__(self, other: Self) -> Self:
+        """Statistics over the tokens of both; the provenance is the left one's.
+
+        Raises `ValueError` for different layers or sums, and where either holds measured matrices.
+        """
+        if self.layers.keys() != other.layers.keys():
+            raise ValueError("statistics of different layers cannot be added")
+        if self.measured or other.measured:
+            raise ValueError("measured matrices are no sums and cannot be added: measure them on the whole sample")
+        return type(self)({name: self[name] + other[name] for name in self.layers}, self.provenance)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Each sum of each layer changed by `change`; the rest stays."""
+        return replace(self, layers={name: layer.map(change) for name, layer in self.layers.items()})
+
+    def save(self, directory: Path) -> None:
+        """Write sums, measured matrices, and `provenance.json` (with tokens by layer) into `directory`."""
+        directory.mkdir(parents=True, exist_ok=True)
+        with StatisticsWriter(directory) as writer:
+            for name, layer in self.layers.items():
+                writer.keep(name, layer)
+            writer.finish(self.provenance, self.measured)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read what `save` wrote, in memory that the file backs: what is not looked at takes none.
+
+        Raises `CheckpointError` when it is missing or damaged.
+        """
+        try:
+            sums, measured = _read(directory / STATISTICS), _read(directory / MEASURED)
+            provenance = json.loads((directory / PROVENANCE).read_text())
+            layers = {name: LayerStatistics(**sums[name]) for name in provenance.pop("tokens")}
+        except FileNotFoundError as error:
+            raise CheckpointError(f"no routing statistics in {directory} ({error}): run collect") from None
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"routing statistics in {directory} are damaged ({error}): run collect again"
+            ) from None
+        return cls(layers, provenance, measured)
+
+
+class StatisticsWriter:
+    """Writes `RoutingStatistics` layer by layer into an existing directory; one layer is in memory at a time.
+
+    Layers that are kept lie in `notes` until all are there, and are found there again by another writer; without it,
+    nothing is left of an interrupted one. Of several processes one writes; the others have None for a directory.
+    """
+
+    def __init__(self, directory: Path | None, notes: Path | None = None) -> None:
+        self._directory, self._notes = directory, notes
+        self._stack = ExitStack()
+        self.tokens: dict[str, int] = {}
+        """Tokens of each layer that is kept."""
+
+    def __enter__(self) -> Self:
+        if self._directory is not None and self._notes is None:
+            self._notes = Path(self._stack.enter_context(TemporaryDirectory(dir=self._directory)))
+        if self._notes is not None and (self._notes / KEPT).is_file():
+            self.tokens = json.loads((self._notes / KEPT).read_text())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def keep(self, name: str, layer: LayerStatistics) -> None:
+        """Take the next layer, in the order of the forward pass."""
+        if self._notes is None:
+            return
+        save_note(self._part(name), _flat({name: layer.tensors()}))
+        self.tokens[name] = int(layer.tokens)
+        write_json(self._notes / KEPT, self.tokens)
+
+    def _part(self, name: str) -> Path:
+        assert self._notes is not None
+        return self._notes / f"{name}.sums"
+
+    def finish(self, provenance: Mapping[str, Any], measured: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Make one file of all layers, and write what goes with them."""
+        if self._directory is None:
+            return
+
+        def pieces() -> Iterator[Piece]:
+            for name in self.tokens:
+                for key, value in load_note(self._part(name))[0].items():
+                    yield Piece(key, None, value)
+
+        specs = {piece.tensor: TensorSpec(piece.value.dtype, tuple(piece.value.shape)) for piece in pieces()}
+        write_safetensors(self._directory / STATISTICS, specs, pieces())
+        save_file(_flat(measured), self._directory / MEASURED)
+        text = json.dumps({**provenance, "tokens": self.tokens}, indent=2)
+        (self._directory / PROVENANCE).write_text(text + "\n")
+
+
+def _flat(layers: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    # Contiguous copies: safetensors refuses tensors that share storage.
+    return {
+        f"{layer}/{name}": value.cpu().clone(memory_format=torch.contiguous_format)
+        for layer, values in layers.items()
+        for name, value in values.items()
+    }
+
+
+def _read(path: Path) -> dict[str, dict[str, Tensor]]:
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, value in load_file(path).items():
+        layer, name = key.rsplit("/", 1)
+        layers.setdefault(layer, {})[name] = value
+    return layers

@@ -1,0 +1,68 @@
+"""What a checkpoint costs to keep and to run: parameters, bytes, experts, FLOPs per token."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.families.registry import FAMILIES, merged_layers, sparse_layers
+from mcsmoe.tasks.batches import collate, is_causal, model_inputs
+from mcsmoe.tasks.task import Encoded
+
+
+def size(model: Any, directory: Path) -> dict[str, int]:
+    """`parameters` (tied ones once, index maps not), `bytes` of weights on disk, `experts` held.
+
+    Of a family that is not known the experts are not, either, and are left out.
+    """
+    held = {"experts": experts(model.config)} if model.config.model_type in FAMILIES else {}
+    return {
+        "parameters": sum(p.numel() for p in model.parameters() if p.is_floating_point()),
+        "bytes": _bytes(directory),
+    } | held
+
+
+def _bytes(directory: Path) -> int:
+    """Of safetensors, or of the `.bin` files of an old checkpoint."""
+    old = [] if list(directory.glob("*.safetensors")) else list(directory.glob("pytorch_model*.bin"))
+    return sum(file.stat().st_size for file in old) or Checkpoint(directory).size_bytes
+
+
+def experts(config: Any) -> int:
+    """Experts held over all sparse layers: those of `moe_layers` in a merged model, else all of them."""
+    merged = merged_layers(config) or {}
+    return sum(
+        merged[layer.name]["experts"] if layer.name in merged else layer.experts for layer in sparse_layers(config)
+    )
+
+
+def _grouped_mm(tokens: tuple[int, ...], weights: tuple[int, ...], *_: Any, **__: Any) -> int:
+    """FLOPs of tokens [N, d] times one of the stacked weights [E, d, f] each."""
+    return 2 * tokens[0] * weights[1] * weights[2]
+
+
+# torch counts neither the grouped product that fused experts run, nor the CPU's kernel of attention.
+UNCOUNTED = {torch.ops.aten._grouped_mm: _grouped_mm}
+
+
+@torch.no_grad()
+def flops_per_token(model: Any, rows: Sequence[Encoded], pad: int) -> float:
+    """Floating-point operations of the forward pass, per token that runs: of source and target together.
+
+    A multiply-add counts as two, as in `torch.utils.flop_counter`; matrix products and attention count, sums
+    and activations do not. Each row runs alone: no padding, and no expert's capacity is shared between rows.
+    """
+    model.eval()
+    causal = is_causal(model)
+    counter = FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        for row in rows:
+            batch = collate([row], pad, causal=causal)
+            model(**{name: value.to(model.device) for name, value in model_inputs(batch, causal).items()})
+    # A causal model does not run a row's last token: nothing is predicted from it.
+    tokens = sum(len(row.source) + len(row.target) - causal for row in rows)
+    return counter.get_total_flops() / tokens

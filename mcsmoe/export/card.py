@@ -1,0 +1,115 @@
+"""The model card of an exported checkpoint: what it was made of and how, what it costs, and what got worse."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.export.stock import Mapped
+from mcsmoe.grouping.plan import Plan
+from mcsmoe.params import Params
+from mcsmoe.recipes.recipe import Recipe, known_recipes, load_recipe
+from mcsmoe.report.table import COSTS, Metric, percent, title
+from mcsmoe.tasks.task import TASKS
+
+METRICS = Path("metrics/evaluate")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the full model and of the merged one."""
+
+    name: str
+    full: float
+    merged: float
+    worse: bool
+
+
+def measured(checkpoint: Checkpoint, metric: Metric) -> list[Figure]:
+    """The figures of a checkpoint in artifacts/STEP/METHOD beside the full model's; none where there are none.
+
+    Figures that belong to another state of the checkpoint, which its bytes tell, do not count.
+    """
+    step, method = checkpoint.directory.resolve().parts[-2:]
+    files = [METRICS / "full.json", METRICS / f"{step}-{method}.json"]
+    if not all(file.is_file() for file in files):
+        return []
+    full, merged = (json.loads(file.read_text()) for file in files)
+    if merged["bytes"] != checkpoint.size_bytes:
+        return []
+    return [Figure(name, full[name], merged[name], _worse(name, full, merged, metric)) for name in full]
+
+
+def _worse(name: str, full: dict[str, float], merged: dict[str, float], metric: Metric) -> bool:
+    if name in COSTS:
+        return merged[name] > full[name]
+    # Figures beside the metric have no direction of their own, but for its breakdown.
+    return name.startswith(metric.name) and metric.gain(merged[name], full[name]) < 0
+
+
+CARD = "README.md"
+TAGS = ["mixture-of-experts", "expert-merging", "mc-smoe", "arxiv:2310.01334"]
+
+
+def model_card(
+    params: Params, mapped: Mapped, plan: Plan, output: Path, router: str, agreement: Mapping[str, float]
+) -> str:
+    """Markdown with the front matter that model hubs read. `output` is where the stock checkpoint will stand.
+
+    `agreement` is each layer's share of tokens that the `router` rows send where all rows sent them.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"percent": percent, "title": title}
+    task = TASKS[params.task.name]
+    metric = Metric(task.metric, task.higher_is_better)
+    figures = measured(mapped.checkpoint, metric)
+    front = yaml.safe_dump(_front(params), sort_keys=False)
+    groups = {
+        layer.name: [
+            (dominant, [e for e in members if e != dominant])
+            for dominant, members in zip(mapped.dominants[layer.name], mapped.members[layer.name], strict=True)
+        ]
+        for layer in mapped.layers
+    }
+    return environment.get_template("card.md").render(
+        front=front.strip(),
+        mapped=mapped,
+        model=params.model,
+        task=params.task,
+        plan=plan,
+        recipe=_recipe(plan, params),
+        groups=groups,
+        figures=figures,
+        lost=[figure for figure in figures if figure.worse],
+        auto="AutoModelForCausalLM" if mapped.family.causal else "AutoModelForSeq2SeqLM",
+        trust=", trust_remote_code=True" if "auto_map" in mapped.source.config else "",
+        output=output,
+        router=router,
+        agreement=agreement,
+    )
+
+
+def _front(params: Params) -> dict[str, Any]:
+    """A local directory is no model that a hub could link to."""
+    source = params.model.source
+    base = {} if source is None or Path(source).exists() else {"base_model": source}
+    return {"library_name": "transformers"} | base | {"tags": TAGS}
+
+
+def _recipe(plan: Plan, params: Params) -> Recipe | None:
+    """The recipe of the plan's method, unless it was changed since."""
+    if plan.method not in known_recipes():
+        return None
+    recipe = load_recipe(plan.method, params)
+    return recipe if (recipe.rule, recipe.alignment) == (plan.rule, plan.alignment) else None

@@ -1,0 +1,204 @@
+"""The K router rows of each layer of a stock checkpoint: where they come from, by name."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from mcsmoe.calibration.watch import Batch, one_by_one
+from mcsmoe.errors import CheckpointError
+from mcsmoe.export.stock import Mapped
+from mcsmoe.families.layer import MoELayer, Routing
+from mcsmoe.progress import progress
+from mcsmoe.registry import Registry
+
+CHUNK = 4096
+"""Tokens that are in memory in float64 at once."""
+
+
+@dataclass(frozen=True)
+class RouterData:
+    """One router over E experts, what it did on T calibration tokens, and the K groups of experts.
+
+    Logits are `inputs` [T, p] times `rows` [E, p]: where the router has a bias, it is the last column of `rows`, and
+    `inputs` end with 1. `logits` [T, E] are those of the model itself. `members` has the experts of each group,
+    `dominants` one of each; experts in no group have no share in anything.
+    """
+
+    layer: str
+    rows: Tensor
+    inputs: Tensor
+    logits: Tensor
+    members: Sequence[Sequence[int]]
+    dominants: Sequence[int]
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Parts of the tokens in float64: inputs [n, p], and what a row of each group should give, [n, K].
+
+        That is log Σ exp of the members' logits, whose softmax is the sum of the members' probabilities.
+        """
+        for x, logits in zip(self.inputs.split(CHUNK), self.logits.split(CHUNK)):
+            parts = [logits[:, list(group)].double().logsumexp(1) for group in self.members]
+            yield x.double(), torch.stack(parts, 1)
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """Σ x xᵀ over the inputs: [p, p] float64."""
+        width = self.rows.shape[1]
+        return sum((x.T @ x for x, _ in self.chunks()), torch.zeros(width, width, dtype=torch.float64))
+
+
+Rule = Callable[[RouterData], Tensor]
+"""What is known of a router → the K rows [K, p] float64, a bias in the last column where it has one."""
+
+ROWS: Registry[Rule] = Registry("source of router rows", "mcsmoe.export")
+
+
+@ROWS.register("dominant")
+def dominant(data: RouterData) -> Tensor:
+    """The row of each group's dominant expert, bit by bit: [K, p]."""
+    return data.rows[list(data.dominants)].double()
+
+
+STRENGTH = 1e-3
+"""Weight of the penalty, in units of the inputs' mean square."""
+ROUNDING = 0.02
+"""Largest difference of logits, relative to the largest logit, that bfloat16 explains."""
+
+
+@ROWS.register("ridge")
+def ridge(data: RouterData) -> Tensor:
+    """argmin_W Σ_t ‖W x_t − y_t‖² + λ ‖W − W₀‖² with y the log Σ exp of members' logits, W₀ dominant rows: [K, p].
+
+    Directions in which no token lies keep the dominant rows, groups of one expert theirs altogether.
+    Raises `CheckpointError` where the router is not linear.
+    """
+    check_linear(data)
+    start, gram = data.rows[list(data.dominants)].double(), data.gram
+    moment = sum(((y - x @ start.T).T @ x for x, y in data.chunks()), torch.zeros_like(start))
+    penalty = STRENGTH * gram.trace() / len(gram) * torch.eye(len(gram), dtype=gram.dtype)
+    return start + torch.linalg.solve(gram + penalty, moment, left=False)
+
+
+def check_linear(data: RouterData) -> None:
+    """Raise `CheckpointError` where the model's logits are not inputs times rows: no other rows can be fitted then."""
+    change = (data.inputs.float() @ data.rows.float().T - data.logits.float()).abs().max()
+    if change > ROUNDING * data.logits.abs().max():
+        raise CheckpointError(
+            f"{data.layer}: logits of the source's router differ from its tokens times the checkpoint's rows, by up to "
+            f"{change:.3g}: no rows can be fitted; use --router dominant"
+        )
+
+
+STEPS = 100
+TOLERANCE = 1e-9
+"""Of the largest entry of the gradient, in whitened coordinates."""
+FLOOR = 1e-6
+"""Of the inputs' mean square: what is added to it in every direction."""
+
+
+@ROWS.register("cross-entropy")
+def cross_entropy(data: RouterData) -> Tensor:
+    """argmin_W −Σ_t p_t · log softmax(W x_t), p the members' probabilities summed by group, from `ridge` on: [K, p].
+
+    A convex problem, solved by L-BFGS in coordinates in which the inputs are white: z = W C with Σ x xᵀ / T = C Cᵀ.
+    Softmax does not see what all rows have in common; that stays as `ridge` has it, which matters to routers that
+    score by a sigmoid.
+    """
+    start = ridge(data)
+    root = _root(data)
+    z = torch.nn.Parameter(start @ root)
+    solver = torch.optim.LBFGS(
+        [z], max_iter=STEPS, tolerance_grad=TOLERANCE, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> float:
+        loss, slope = objective(data, _unwhitened(z.detach(), root))
+        z.grad = torch.linalg.solve_triangular(root, slope.T, upper=False).T
+        return loss
+
+    solver.step(closure)
+    return _unwhitened(z.detach(), root)
+
+
+def objective(data: RouterData, rows: Tensor) -> tuple[float, Tensor]:
+    """Mean cross-entropy over the tokens, in nats, and its gradient by the rows [K, p]."""
+    loss, slope = 0.0, torch.zeros_like(rows)
+    for x, y in data.chunks():
+        wanted, found = y.softmax(1), (x @ rows.T).log_softmax(1)
+        loss -= float((wanted * found).sum())
+        slope += (found.exp() - wanted).T @ x
+    return loss / len(data.inputs), slope / len(data.inputs)
+
+
+def _root(data: RouterData) -> Tensor:
+    """Lower triangular C with C Cᵀ = Σ x xᵀ / T, and a little of the identity, lest it be singular: [p, p]."""
+    gram = data.gram / len(data.inputs)
+    return torch.linalg.cholesky(gram + FLOOR * gram.trace() / len(gram) * torch.eye(len(gram), dtype=gram.dtype))
+
+
+def _unwhitened(z: Tensor, root: Tensor) -> Tensor:
+    return torch.linalg.solve_triangular(root, z, upper=False, left=False)
+
+
+def agreement(data: RouterData, rows: Tensor) -> float:
+    """Share of tokens whose largest of K logits, by `rows` [K, p], is that of the group with the largest of E logits.
+
+    Corrections that some routers add for the selection alone do not count, on either side.
+    """
+    label = torch.full((data.logits.shape[1],), -1)
+    for k, group in enumerate(data.members):
+        label[list(group)] = k
+    before = label[data.logits.masked_fill(label < 0, float("-inf")).argmax(1)]
+    after = (data.inputs.double() @ rows.T).argmax(1)
+    return float((before == after).double().mean())
+
+
+def stock_routers(
+    mapped: Mapped, rule: Rule, model: nn.Module, batches: Sequence[Batch]
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """All layers' router tensors by their name in the mapped checkpoint, and the layers' `agreement`.
+
+    `model` is the source's: its tokens are those that the rows are chosen by. One layer's are in memory at a time.
+    Corrections of scores are those of the dominant experts.
+    """
+    tensors: dict[str, Tensor] = {}
+    shares: dict[str, float] = {}
+    axes = mapped.family.expert_axes(mapped.source.config)
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def see(layer: MoELayer, x: Tensor, routing: Routing) -> None:
+        assert routing.inputs is not None
+        seen.append((routing.inputs.cpu(), routing.logits.cpu()))
+
+    coming = one_by_one(model, mapped.family, mapped.layers, batches, see)
+    for layer in progress(coming, "router rows of layers", len(mapped.layers), late=True):
+        weight = mapped.others[layer.router_weight]
+        bias = f"{weight.removesuffix('weight')}bias"
+        data = router_data(mapped, layer, weight, bias if bias in axes else None, seen)
+        rows = rule(data)
+        shares[layer.name] = agreement(data, rows)
+        dominants = torch.tensor(data.dominants)
+        for name in (name for name in axes if name.startswith(f"{layer.path}.")):
+            tensors[name] = mapped.checkpoint.tensor(name).index_select(axes[name], dominants)
+        width = tensors[weight].shape[1]
+        for name, value in ((weight, rows[:, :width]), (bias, rows[:, width:].flatten())):
+            if name in axes:
+                tensors[name] = value.to(tensors[name].dtype)
+        del data  # before the next layer's comes
+    return tensors, shares
+
+
+def router_data(
+    mapped: Mapped, layer: MoELayer, weight: str, bias: str | None, seen: list[tuple[Tensor, Tensor]]
+) -> RouterData:
+    """What the router of one layer is, and did on real tokens: inputs and logits of each batch, taken from `seen`."""
+    inputs, logits = (torch.cat(each) for each in zip(*seen, strict=True))
+    seen.clear()
+    rows = mapped.checkpoint.tensor(weight)
+    if bias is not None:
+        rows = torch.cat([rows, mapped.checkpoint.tensor(bias)[:, None]], 1)
+        inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1)
+    return RouterData(layer.name, rows, inputs, logits, mapped.members[layer.name], mapped.dominants[layer.name])

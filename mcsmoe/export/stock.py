@@ -1,0 +1,200 @@
+"""A merged checkpoint as a stock one: what it was made of, what stock configurations cannot describe, and writing it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mcsmoe.checkpoint.output import copy_companions
+from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.save import write_remote_code
+from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, piece_shape
+from mcsmoe.errors import CheckpointError
+from mcsmoe.export.config import with_expert_count
+from mcsmoe.families.experts import expert_shares
+from mcsmoe.families.layer import Family, MoELayer
+from mcsmoe.families.registry import family_of, merged_layers
+from mcsmoe.grouping.plan import PLAN, LayerPlan, Plan
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Stock `source`, mapped `checkpoint`, and by layer the members of the K experts and which of them is dominant."""
+
+    source: Checkpoint
+    checkpoint: Checkpoint
+    family: Family
+    layers: Sequence[MoELayer]
+    members: Mapping[str, Sequence[Sequence[int]]]
+    dominants: Mapping[str, Sequence[int]]
+
+    @property
+    def kept(self) -> int:
+        """Experts K that each layer keeps."""
+        return len(self.dominants[self.layers[0].name])
+
+    @cached_property
+    def others(self) -> dict[str, str]:
+        """Name in the source → name in the mapped checkpoint, of what is no expert."""
+        layers, held = self.layers, set(self.checkpoint.names())
+        experts = {place.name(e) for layer in layers for e in range(layer.experts) for place in layer.places.values()}
+        names = self.family.merged_names(self.source.config, [n for n in self.source.names() if n not in experts])
+        # Training saves no tensor that is tied to another one.
+        return {old: new for old, new in names.items() if new in held}
+
+
+def open_mapped(source: Checkpoint, checkpoint: Checkpoint, plan: Path) -> Mapped:
+    """Read how `checkpoint` was made of `source`, by the plan in the directory `plan`.
+
+    Raises `CheckpointError` where one of them is not of its kind, where experts were compressed, and where the three
+    do not belong together.
+    """
+    described = merged_layers(checkpoint.config)
+    if not described:
+        raise CheckpointError(f"{checkpoint.directory}: not a merged checkpoint, as merge and distill write them")
+    if merged_layers(source.config) is not None:
+        raise CheckpointError(f"{source.directory}: merged already; --source is the stock model, as permute writes it")
+    compressed = [name for name, layer in described.items() if "structure" in layer]
+    if compressed:
+        raise CheckpointError(
+            f"{checkpoint.directory}: experts of {', '.join(compressed)} are compressed, which no stock class can "
+            "hold: export what merge or distill wrote"
+        )
+    family = family_of(source.config)
+    layers = family.layers(source.config)
+    kept = {name: layer["experts"] for name, layer in described.items()}
+    merged = family.merged_config(source.config, kept)
+    if checkpoint.config["model_type"] != merged["model_type"] or set(kept) != {layer.name for layer in layers}:
+        raise _apart(source, checkpoint, "another model")
+    _check_shapes(source, checkpoint, family, layers, kept)
+    if not (plan / PLAN).is_file():
+        raise CheckpointError(f"{plan}: no {PLAN}; say --plan artifacts/merge/METHOD, where merge wrote it")
+    planned = Plan.load(plan).layers
+    members = {layer.name: _members(checkpoint, family, layer, kept[layer.name]) for layer in layers}
+    dominants = {layer.name: _dominants(layer.name, members[layer.name], planned) for layer in layers}
+    return Mapped(source, checkpoint, family, layers, members, dominants)
+
+
+def _check_shapes(
+    source: Checkpoint, checkpoint: Checkpoint, family: Family, layers: Sequence[MoELayer], kept: Mapping[str, int]
+) -> None:
+    for layer in layers:
+        shapes = {family.merged_tensor(layer, name): shape for name, shape in layer.shapes().items()}
+        for tensor, shape in shapes.items():
+            if checkpoint.shape(tensor) != (kept[layer.name], *shape):
+                raise _apart(source, checkpoint, f"{tensor} is {list(checkpoint.shape(tensor))}")
+
+
+def _members(checkpoint: Checkpoint, family: Family, layer: MoELayer, kept: int) -> list[list[int]]:
+    labels = checkpoint.tensor(family.merged_map(layer)).tolist()
+    members = [[e for e, label in enumerate(labels) if label == k] for k in range(kept)]
+    if len(labels) != layer.experts or not all(members):
+        raise CheckpointError(f"{checkpoint.directory}: {layer.name}: the index map leaves an expert unused")
+    return members
+
+
+def _dominants(layer: str, members: Sequence[Sequence[int]], planned: Mapping[str, LayerPlan]) -> list[int]:
+    """A group of one needs no plan: a model whose experts were dropped in training is not what its plan says."""
+    chosen = {group.dominant for group in planned[layer].groups} if layer in planned else set()
+    dominants = []
+    for group in members:
+        found = group if len(group) == 1 else [e for e in group if e in chosen]
+        if len(found) != 1:
+            raise CheckpointError(f"the plan is not that of the checkpoint: {layer} has a group {group}; see --plan")
+        dominants.append(found[0])
+    return dominants
+
+
+def _apart(source: Checkpoint, checkpoint: Checkpoint, what: str) -> CheckpointError:
+    return CheckpointError(f"{checkpoint.directory} was not made of {source.directory}: {what}; see --source")
+
+
+def check_stock(mapped: Mapped) -> None:
+    """Raise `CheckpointError` where K experts in each layer, and no map, are not what the model is, or cannot route."""
+    kept = {name: len(groups) for name, groups in mapped.members.items()}
+    directory = mapped.checkpoint.directory
+    if len(set(kept.values())) > 1:
+        untouched = [layer.name for layer in mapped.layers if kept[layer.name] == layer.experts]
+        if untouched:
+            raise CheckpointError(
+                f"{directory}: {', '.join(untouched)} keep all their experts, others do not; a stock config has one "
+                "number for all layers: merge without merge.exclude and with merge.budget = uniform (m-smoe-uniform)"
+            )
+        raise CheckpointError(
+            f"{directory}: layers keep {min(kept.values())} to {max(kept.values())} experts; a stock config has one "
+            "number for all layers: merge with merge.budget = uniform, as the recipe m-smoe-uniform does"
+        )
+    for layer in mapped.layers:
+        reason = _cannot_route(layer, kept[layer.name])
+        if reason:
+            raise CheckpointError(f"{directory}: {layer.name} keeps {kept[layer.name]} experts, but {reason}")
+
+
+def _cannot_route(layer: MoELayer, kept: int) -> str | None:
+    if kept < layer.top_k:
+        return f"its router selects {layer.top_k}: merge to at least as many groups"
+    limit = layer.limit
+    if limit is None:
+        return None
+    if kept % limit.groups:
+        return f"its router has {limit.groups} groups (n_group): merge to a multiple of them"
+    size = kept // limit.groups
+    if limit.kept * size < layer.top_k:
+        return (
+            f"its router selects {layer.top_k} inside {limit.kept} of {limit.groups} groups (topk_group, n_group), "
+            f"which hold {limit.kept * size}: merge to more groups"
+        )
+    if size < limit.scored:
+        return f"its router scores a group by {limit.scored} experts: merge to at least {limit.scored * limit.groups}"
+    return None
+
+
+def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, notes: Path | None = None) -> Written:
+    """Write the mapped checkpoint in the names and the layout of its source into `directory`.
+
+    `routers` are tensors that differ from the mapped checkpoint's, by their name there. Peak memory is a tensor of
+    one expert and its copy: no more for more layers. Gives what was written; for shards and `notes` see `write_parts`.
+    Raises `CheckpointError` for values that are not finite, `DiskFullError` without room.
+    """
+    source, checkpoint, family = mapped.source, mapped.checkpoint, mapped.family
+    text = (source.directory / "config.json").read_bytes().decode()
+    counts = (mapped.layers[0].experts, mapped.kept)
+    config = with_expert_count(text, family.expert_counts, *counts, older=family.older_count)
+    parts = []
+    for layer in mapped.layers:
+        specs = {}
+        for tensor, entry, _, names in expert_shares(layer, mapped.kept):
+            shape = source.shape(tensor)
+            dtype = checkpoint.dtype(family.merged_tensor(layer, names[0]))
+            rows = shape[0] if entry is None else shape[0] // layer.experts * mapped.kept
+            specs[tensor] = TensorSpec(dtype, (rows, *shape[1:]))
+        parts.append(Part(layer.name, specs, partial(_shares, mapped, layer, specs)))
+
+    def other(tensor: str) -> Tensor:
+        name = mapped.others[tensor]
+        return routers[name] if name in routers else checkpoint.tensor(name)
+
+    others = {}
+    for tensor, name in mapped.others.items():
+        shape = tuple(routers[name].shape) if name in routers else checkpoint.shape(name)
+        others[tensor] = TensorSpec(checkpoint.dtype(name), shape)
+    written = write_parts(directory, [*parts, *other_parts(others, other)], "export", notes)
+    (directory / "config.json").write_bytes(config.encode())
+    write_remote_code(source.config, directory)
+    copy_companions(source.directory, directory)
+    return written
+
+
+def _shares(mapped: Mapped, layer: MoELayer, specs: Mapping[str, TensorSpec]) -> Iterator[Piece]:
+    for tensor, entry, k, names in expert_shares(layer, mapped.kept):
+        spec = specs[tensor]
+        # What nobody fills would be refused by the writer.
+        value = torch.full(piece_shape(spec, entry), torch.nan, dtype=spec.dtype)
+        for name in names:
+            ours = mapped.checkpoint.part(mapped.family.merged_tensor(layer, name), k)
+            layer.places[name].view(value).copy_(ours)
+        yield Piece(tensor, entry, value)

@@ -1,0 +1,99 @@
+"""One expert: read from a checkpoint or a model in memory, and computed on tokens."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mcsmoe.families.layer import Activation, Expert, Layout, MoELayer, Role, TensorSource
+from mcsmoe.families.registry import configuration, family_of
+
+
+def read_expert(checkpoint: TensorSource, layer: MoELayer, expert: int) -> Expert:
+    """The tensors of one expert of a stock checkpoint. Raises `CheckpointError` where one is missing."""
+    return {name: layer.read(checkpoint, expert, name) for name in layer.layout}
+
+
+class InMemory(TensorSource):
+    """The parameters of a loaded model as a `TensorSource`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def tensor(self, name: str) -> Tensor:
+        """The parameter under `name`."""
+        return self._model.get_parameter(name)
+
+
+def expert_in_memory(model: nn.Module, layer: MoELayer, expert: int) -> Expert:
+    """The tensors of one expert of a loaded stock model."""
+    return {name: place.read(InMemory(model), expert) for name, place in layer.in_memory.items()}
+
+
+def hidden(expert: Expert, layout: Layout, activation: Activation, x: Tensor) -> Tensor:
+    """Hidden neurons for tokens x [T, d] → [T, f]: act(up x + b), or act(gate x + b) ⊙ (up x + b)."""
+    up = F.linear(x, *_projection(expert, layout, Role.UP, Role.UP_BIAS))
+    if Role.GATE not in layout.values():
+        return activation(None, up)
+    return activation(F.linear(x, *_projection(expert, layout, Role.GATE, Role.GATE_BIAS)), up)
+
+
+def forward(expert: Expert, layout: Layout, activation: Activation, x: Tensor) -> Tensor:
+    """Output for tokens x [T, d] → [T, d], not weighted by the gate."""
+    inner = hidden(expert, layout, activation, x)
+    return F.linear(inner, *_projection(expert, layout, Role.DOWN, Role.DOWN_BIAS))
+
+
+def _projection(expert: Expert, layout: Layout, weight: Role, bias: Role) -> tuple[Tensor, Tensor | None]:
+    by_role = {role: expert[name] for name, role in layout.items()}
+    return by_role[weight], by_role.get(bias)
+
+
+class Share(NamedTuple):
+    """One expert's share of a tensor: those `names` of the layout that lie in it.
+
+    `entry` is its place, or its places, along the first axis of a stack, None where the whole tensor is the expert's.
+    """
+
+    tensor: str
+    entry: int | slice | None
+    expert: int
+    names: tuple[str, ...]
+
+
+def expert_shares(layer: MoELayer, experts: int) -> Iterator[Share]:
+    """The shares of the first `experts` experts of a layer, expert by expert."""
+    for e in range(experts):
+        held: dict[str, list[str]] = defaultdict(list)
+        for name, place in layer.places.items():
+            held[place.name(e)].append(name)
+        for tensor, names in held.items():
+            place = layer.places[names[0]]
+            yield Share(tensor, place.index(e) if place.stacked else None, e, tuple(names))
+
+
+def mapped_model(model: Any) -> Any:
+    """The merged class with K = E and identity maps: equal logits, its own copy of every weight.
+
+    Expects a model of a stock family; keeps dtype, device, mode and generation settings.
+    """
+    import transformers
+
+    family = family_of(model.config)
+    values = family.merged_config(model.config, {})
+    config = configuration(values)
+    state = dict(model.state_dict())
+    for layer in family.layers(model.config):
+        experts = [expert_in_memory(model, layer, e) for e in range(layer.experts)]
+        for name, place in layer.in_memory.items():
+            state[family.merged_tensor(layer, name)] = torch.stack([expert[name] for expert in experts]).detach()
+            for e in range(layer.experts):
+                state.pop(place.name(e), None)  # gate and up may share one tensor
+        state[family.merged_map(layer)] = torch.arange(layer.experts, device=model.device)
+    mapped = getattr(transformers, family.auto_class).from_config(config, dtype=model.dtype)
+    mapped.to(model.device).load_state_dict(state)
+    mapped.generation_config = model.generation_config
+    return mapped.train(model.training)

@@ -1,0 +1,59 @@
+"""Groupers around dominant experts: the paper's grouping, and ablations of it."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mcsmoe.grouping.budget import by_use
+from mcsmoe.grouping.group import GROUPERS, Problem, keeps_to_capacity
+
+
+@GROUPERS.register("routing-guided")
+@keeps_to_capacity
+def routing_guided(problem: Problem) -> Tensor:
+    """Labels [E]: each dominant expert founds a group; the others, most used first, join the most similar one.
+
+    Paper §3.2. A group with `capacity` members, its dominant expert included, takes no more. Equal
+    similarities go to the more used dominant expert.
+    """
+    experts, dominant = len(problem.frequency), list(problem.dominant)
+    similarity = problem.similarity()[:, dominant]  # [E, K]
+    labels = torch.full((experts,), -1)
+    labels[dominant] = torch.arange(len(dominant))
+    room = torch.full((len(dominant),), (experts if problem.capacity is None else problem.capacity) - 1)
+    for e in by_use(problem.frequency):
+        if labels[e] < 0:
+            k = similarity[e].masked_fill(room == 0, -torch.inf).argmax()  # the first of equal ones
+            labels[e] = k
+            room[k] -= 1
+    return labels
+
+
+@GROUPERS.register("non-dominant-into-one")
+def non_dominant_into_one(problem: Problem) -> Tensor:
+    """Labels [E]: K−1 dominant experts stay single, all others become one."""
+    single = len(problem.dominant) - 1
+    labels = torch.full((len(problem.frequency),), single)
+    labels[list(problem.dominant[:single])] = torch.arange(single)
+    return labels
+
+
+@GROUPERS.register("non-dominant")
+def non_dominant(problem: Problem) -> Tensor:
+    """Labels [E]: ⌈K/2⌉ dominant experts stay single, the others found the groups that all the rest join.
+
+    At least one takes the rest: with K = 1 none stays single.
+    """
+    groups = len(problem.dominant)
+    single = min(-(-groups // 2), groups - 1)
+    labels = routing_guided(replace(problem, dominant=problem.dominant[single:])) + single
+    labels[list(problem.dominant[:single])] = torch.arange(single)
+    return labels
+
+
+@GROUPERS.register("none")
+@keeps_to_capacity
+def identity(problem: Problem) -> Tensor:
+    """Labels 0 … E−1."""
+    return torch.arange(len(problem.frequency))

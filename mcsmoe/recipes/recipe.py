@@ -1,0 +1,148 @@
+"""A method by name: a recipe file, changed or added to by `recipes:` in the params file, checked before work begins."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from mcsmoe.errors import ParameterError, UnknownNameError
+from mcsmoe.families.layer import MoELayer
+from mcsmoe.families.registry import excluded_layers
+from mcsmoe.grouping.budget import check
+from mcsmoe.grouping.group import GROUPERS, check_capacity
+from mcsmoe.grouping.policies import EXCLUDING
+from mcsmoe.merging.rules import NEEDS
+from mcsmoe.params import Merge, Params, Section
+from mcsmoe.similarity.evidence import needs
+
+DIRECTORY = Path(__file__).parent
+
+
+class Recipe(Section):
+    """A method: what is compared, how experts are grouped, aligned and combined, what the router does.
+
+    `groups` and `budget` override those of `merge`; `reference` is whom the members of a group are aligned
+    to. With `progressive`, experts are dropped during distillation instead of being merged before it.
+    """
+
+    similarity: str
+    grouping: str
+    alignment: str
+    reference: str
+    rule: str
+    router: str = "map"
+    progressive: bool = False
+    groups: float | None = None
+    budget: str | None = None
+
+    def with_budget(self, merge: Merge) -> Merge:
+        """The section `merge` with this recipe's own budget, where it has one; no capacity limits that."""
+        own = {key: value for key in ("groups", "budget") if (value := getattr(self, key)) is not None}
+        return merge.model_copy(update=own | ({"capacity": None} if "groups" in own else {}))
+
+
+def known_recipes() -> list[str]:
+    """Names of the recipes of this package."""
+    return sorted(path.stem for path in DIRECTORY.glob("*.yaml"))
+
+
+def load_recipe(name: str, params: Params) -> Recipe:
+    """The recipe `name` with its changes in `params.recipes`.
+
+    Raises `UnknownNameError` for an unknown name, also of what the recipe is made of, and `ParameterError`
+    for a recipe with a missing, surplus or ill-typed key.
+    """
+    try:
+        recipe = Recipe.model_validate(_read(name) | params.recipes.get(name, {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(["recipes", name, *(str(part) for part in first["loc"])])
+        raise ParameterError(key, _shown(first["input"]), first["msg"]) from None
+    _check_names(name, recipe)
+    return recipe
+
+
+def _read(name: str) -> dict[str, Any]:
+    """The values of a recipe file; `like` names another one that it changes."""
+    if name not in known_recipes():
+        raise UnknownNameError("method", name, known_recipes())
+    values: dict[str, Any] = yaml.safe_load((DIRECTORY / f"{name}.yaml").read_text())
+    return _read(values.pop("like")) | values if "like" in values else values
+
+
+def _shown(value: Any) -> Any:
+    return "{…}" if isinstance(value, dict) else value
+
+
+def _check_names(name: str, recipe: Recipe) -> None:
+    from mcsmoe.grouping.budget import BUDGETS
+    from mcsmoe.grouping.group import GROUPERS
+    from mcsmoe.grouping.policies import POLICIES
+    from mcsmoe.merging.apply import ALIGNMENTS, GROUP_REFERENCES
+    from mcsmoe.merging.rules import RULES
+    from mcsmoe.similarity.evidence import REVERSE, SIMILARITIES
+
+    known: dict[str, list[str]] = {
+        "similarity": list(SIMILARITIES),
+        "grouping": list(GROUPERS),
+        "alignment": list(ALIGNMENTS),
+        "reference": list(GROUP_REFERENCES),
+        "rule": list(RULES),
+        "router": list(POLICIES),
+    }
+    values = recipe.model_dump() | {"similarity": recipe.similarity.removeprefix(REVERSE)}
+    if recipe.budget is not None:
+        known["budget"] = list(BUDGETS)
+    for key, names in known.items():
+        if values[key] not in names:
+            raise UnknownNameError(f"recipes.{name}.{key}", values[key], names)
+
+
+def validate_recipes(params: Params, layers: Sequence[MoELayer] | None = None) -> None:
+    """Check every method of the params file and, where the model's layers are known, its budget.
+
+    Raises what `load_recipe`, `excluded_layers` and `budget.check` raise, and `ParameterError` for a method
+    that needs what is not collected, or that cannot keep to the capacity.
+    """
+    unknown = sorted(params.recipes.keys() - set(known_recipes()))
+    if unknown:
+        raise UnknownNameError("method in recipes:", unknown[0], known_recipes())
+    recipes = {name: load_recipe(name, params) for name in params.methods.merge}
+    for name, recipe in recipes.items():
+        _check_collected(name, recipe, params)
+    if layers is None:
+        return
+    if not all(layer.excludes for layer in layers):
+        _check_router(recipes)
+    excluded = excluded_layers(params.merge.exclude, layers)
+    experts = {layer.name: layer.experts for layer in layers if layer.name not in excluded}
+    for name, recipe in recipes.items():
+        merge = recipe.with_budget(params.merge)
+        parameter = "merge.groups" if recipe.groups is None else f"recipes.{name}.groups"
+        check(merge.groups, experts, merge.budget, merge.capacity, parameter)
+        check_capacity(GROUPERS[recipe.grouping], merge.capacity, f"grouping {recipe.grouping!r} of method {name!r}")
+
+
+def _check_router(recipes: Mapping[str, Recipe]) -> None:
+    for name, recipe in recipes.items():
+        if recipe.progressive or recipe.router in EXCLUDING:
+            what = "progressive" if recipe.progressive else "router"
+            raise ParameterError(
+                f"recipes.{name}.{what}",
+                getattr(recipe, what),
+                "routers of this model family cannot exclude experts; leave the method out",
+            )
+
+
+def _check_collected(name: str, recipe: Recipe, params: Params) -> None:
+    wanted = {
+        f"similarity {recipe.similarity!r}": needs(recipe.similarity),
+        f"rule {recipe.rule!r}": NEEDS.get(recipe.rule),
+    }
+    for what, entry in wanted.items():
+        if entry is not None and entry not in params.collect.also:
+            raise ParameterError(
+                "collect.also", params.collect.also, f"{what} of method {name!r} needs {entry!r} in it"
+            )

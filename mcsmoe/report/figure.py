@@ -1,0 +1,95 @@
+"""Pictures: one style for all, as files and as part of the page."""
+
+import re
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+INK = "#22303c"
+FAINT = "#8a97a3"
+GRID = "#e6eaee"
+EMPTY = "#b9c2ca"
+PALETTE = ["#0b7a75", "#d1495b", "#edae49", "#3d5a98", "#8f5ea8", "#5f8d4e", "#a0522d", "#4c9fc9"]
+"""Colours of methods, in the order of `params.methods.merge`."""
+
+SEQUENTIAL = LinearSegmentedColormap.from_list(
+    "mcsmoe", ["#f7fafa", "#cfe5e3", "#8cc3bf", "#3f938f", "#0b5f5c", "#06302f"]
+)
+"""From little (nearly the page's white) to much."""
+
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.color": FAINT,
+    "ytick.labelcolor": INK,
+    "grid.color": GRID,
+    "legend.frameon": False,
+    "svg.hashsalt": "mcsmoe",
+}
+
+
+def colours(methods: Sequence[str]) -> dict[str, str]:
+    """The colour of each method, the same in every picture that is given the same list."""
+    return {method: PALETTE[i % len(PALETTE)] for i, method in enumerate(methods)}
+
+
+def svg(figure: Figure) -> bytes:
+    """An SVG whose bytes depend on the figure alone: ids from a fixed salt, no date, no version."""
+    drawn = BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(
+            drawn,
+            format="svg",
+            dpi=200,  # of what is drawn as pixels
+            facecolor="white",
+            bbox_inches="tight",
+            pad_inches=0.15,
+            metadata={"Date": None, "Creator": None},
+        )
+    return drawn.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `svg` of the figure to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(svg(figure))
+
+
+THEMED = {"#ffffff": "--paper", INK: "--ink", FAINT: "--faint", GRID: "--line"}
+THEMED |= {colour: f"--c{i}" for i, colour in enumerate(PALETTE)}
+"""Colours of figures that page.css defines for light and dark."""
+
+
+def inline(figure: Figure, name: str, label: str) -> Markup:
+    """The figure as an `<svg>` that scales with its column; `label` is what it is called where it is not seen.
+
+    `name` is unlike that of any other figure of the page.
+    """
+    drawn = svg(figure).decode()
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r"\s*<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawn)
+    # Coordinates are points: hundredths are finer than any screen.
+    drawn = re.sub(r' d="[^"]*"', lambda d: re.sub(r"(\.\d\d)\d+", r"\1", d[0]), drawn)
+    drawn = re.sub("|".join(THEMED), lambda colour: f"var({THEMED[colour[0]]})", drawn)
+    width = re.search(r'viewBox="0 0 ([\d.]+)', drawn)
+    assert width is not None
+    head = Markup('<svg role="img" aria-label="{}" style="--width: {}pt"').format(label, round(float(width[1])))
+    drawn = re.sub(r' (?:width|height)="[\d.]+pt"', "", drawn, count=2)
+    return head + Markup(drawn.removeprefix("<svg").strip("\n"))

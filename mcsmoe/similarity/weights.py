@@ -1,0 +1,76 @@
+"""Similarities by the experts' weights, and by gradients of the task loss on them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from mcsmoe.families.layer import Role
+from mcsmoe.similarity.evidence import SIMILARITIES, Evidence, collected, cosine
+
+CHUNK = 2**23
+"""Numbers of all experts together that are in memory as float64 at a time."""
+
+
+def gram(parts: Iterable[Tensor]) -> Tensor:
+    """Inner products [E, E] of the experts' vectors, of which `parts` [E, …] are consecutive pieces."""
+    return torch.stack([part.flatten(1) @ part.flatten(1).T for part in parts]).sum(0)
+
+
+def weights(evidence: Evidence, name: str) -> Iterator[Tensor]:
+    """Tensor `name` of all experts in parts [E, rows, …] float64."""
+    layer = evidence.layer
+    return _chunks([layer.read(evidence.source, e, name) for e in range(layer.experts)])
+
+
+def gradients(evidence: Evidence, name: str, similarity: str) -> Iterator[Tensor]:
+    """The same of the task loss's gradient. Raises `CheckpointError` where it was not collected."""
+    layer, found = evidence.layer, collected(evidence.gradients, similarity)
+    return _chunks([found.tensor("gradient", layer, e, name) for e in range(layer.experts)])
+
+
+def _chunks(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+    rows = max(1, CHUNK * len(tensors[0]) // sum(tensor.numel() for tensor in tensors))
+    for parts in zip(*(tensor.split(rows) for tensor in tensors), strict=True):
+        yield torch.stack(parts).double()
+
+
+@SIMILARITIES.register("weight")
+def weight(evidence: Evidence) -> Tensor:
+    """cos′(W_i, W_j) [E, E]; W_e holds all tensors of expert e, flattened."""
+    return cosine(gram(part for name in evidence.layer.layout for part in weights(evidence, name)))
+
+
+@SIMILARITIES.register("weight-feature")
+def weight_feature(evidence: Evidence) -> Tensor:
+    """cos′(W_i ⊙ n_i, W_j ⊙ n_j) [E, E]; W_e holds the in-projections of expert e, gate and up alike.
+
+    n_e is the L2 norm of each dimension of x over the tokens of e; without tokens, e is at 0.5 from all.
+    """
+    norms = evidence.statistics.input_square_sums.sqrt()[:, None]  # [E, 1, d]
+    names = [name for name, role in evidence.layer.layout.items() if role in (Role.GATE, Role.UP)]
+    return cosine(gram(part * norms for name in names for part in weights(evidence, name)))
+
+
+@SIMILARITIES.register("gradient")
+def gradient(evidence: Evidence) -> Tensor:
+    """cos′(∇W_i, ∇W_j) [E, E] of the task loss summed over calibration; W_e holds all tensors of expert e.
+
+    An expert that no token reaches is at 0.5 from all.
+    """
+    return cosine(gram(part for name in evidence.layer.layout for part in gradients(evidence, name, "gradient")))
+
+
+@SIMILARITIES.register("weight-gradient")
+def weight_gradient(evidence: Evidence) -> Tensor:
+    """cos′(W_i ⊙ ∇W_i, W_j ⊙ ∇W_j) [E, E] of the task loss summed over calibration; all tensors of an expert.
+
+    An expert that no token reaches is at 0.5 from all.
+    """
+    return cosine(
+        gram(
+            w * g
+            for name in evidence.layer.layout
+            for w, g in zip(weights(evidence, name), gradients(evidence, name, "weight-gradient"), strict=True)
+        )
+    )

@@ -1,0 +1,146 @@
+"""Running text: language modelling, and span corruption, which T5 and Switch Transformers were pre-trained with."""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from mcsmoe.errors import DataError, ParameterError
+from mcsmoe.params import Task as TaskParams
+from mcsmoe.tasks.reading import read_passages
+from mcsmoe.tasks.score import Score
+from mcsmoe.tasks.task import PASSAGES, TASKS, Encoded, Example, Prediction, Source, Split
+
+
+class LanguageModelling:
+    """Perplexity per token of running text, in blocks of `max_source_length` tokens.
+
+    The source of a block is its first token, the target the rest, so `max_target_length` does not matter. Of each
+    token the block's true beginning is given: what stands before the block is not.
+    """
+
+    metric = "perplexity"
+    higher_is_better = False
+    generates = False
+    chooses = False
+    source = PASSAGES
+    lengths = (512, 1)
+
+    def examples(self, settings: TaskParams, split: Split) -> list[Example]:
+        """One example a passage; source and target both are its text, `encode` packs passages into blocks."""
+        return read_passages(settings, self.source, split)
+
+    def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskParams, seed: int) -> list[Encoded]:
+        """All passages in their order, with the end token between them, cut into blocks; nothing is drawn at random.
+
+        The last block may be shorter; a single token has nothing to predict and is left out. Raises
+        `ParameterError` for blocks of one token, `DataError` for text without two.
+        """
+        length = settings.max_source_length
+        if length < 2:
+            raise ParameterError("task.max_source_length", length, "must be at least 2: a token and one to predict")
+        passages = tokenizer([e.source for e in examples], add_special_tokens=False)["input_ids"]
+        ids = list(chain.from_iterable([*passage, tokenizer.eos_token_id] for passage in passages))[:-1]
+        if len(ids) < 2:
+            raise DataError(f"task.data = {settings.data!r}: there are no two tokens in {len(examples)} passages")
+        blocks = [ids[start : start + length] for start in range(0, len(ids), length)]
+        return [Encoded(block[:1], block[1:]) for block in blocks if len(block) > 1]
+
+    def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
+        """There is nothing to compare texts for."""
+        raise NotImplementedError("language modelling is scored on target tokens, not on generated text")
+
+
+TASKS.register("lm")(LanguageModelling())
+
+
+class WikiText2(LanguageModelling):
+    """Perplexity per token of the test set, in blocks of `max_source_length` tokens."""
+
+    source = Source(("text",), "Salesforce/wikitext", "wikitext-2-raw-v1", splits={"train": "train", "test": "test"})
+
+
+TASKS.register("wikitext2")(WikiText2())
+
+
+NOISE = 0.15
+MEAN_SPAN = 3.0
+
+
+class Denoise:
+    """Cross-entropy and accuracy per target token of corrupted running text, the true prefix being given."""
+
+    metric = "cross_entropy"
+    higher_is_better = False
+    generates = False
+    chooses = False
+    source = PASSAGES
+    lengths = (512, 128)
+
+    def examples(self, settings: TaskParams, split: Split) -> list[Example]:
+        """One example a passage; source and target both are its text, spans are drawn by `encode`."""
+        return read_passages(settings, self.source, split)
+
+    def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskParams, seed: int) -> list[Encoded]:
+        """Passages cut into blocks as long as `max_source_length` lets a corrupted source be; other spans a seed.
+
+        Raises `ParameterError` if a block's target is longer than `max_target_length`.
+        """
+        length = _block_length(settings.max_source_length)
+        noise, spans = _budget(length)
+        if noise + spans + 1 > settings.max_target_length:
+            raise ParameterError(
+                "task.max_target_length",
+                settings.max_target_length,
+                f"must be at least {noise + spans + 1} for max_source_length {settings.max_source_length}",
+            )
+        ids = tokenizer([e.source for e in examples], add_special_tokens=False)["input_ids"]
+        sentinels = np.array(tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(spans)]))
+        rng = np.random.default_rng(seed)
+        blocks = [np.array(i[s : s + length]) for i in ids for s in range(0, len(i), length)]
+        return [corrupt(block, sentinels, tokenizer.eos_token_id, rng) for block in blocks if len(block) > 8]
+
+    def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
+        """There is nothing to compare texts for."""
+        raise NotImplementedError("span corruption is scored on target tokens, not on generated text")
+
+
+def corrupt(block: np.ndarray, sentinels: np.ndarray, end: int, rng: np.random.Generator) -> Encoded:
+    """One block [L] of ids with spans taken out; the first token always stays."""
+    noise, spans = _budget(len(block))
+    kept_lengths = _segment(len(block) - noise, spans, rng)
+    noise_lengths = _segment(noise, spans, rng)
+    source: list[int] = []
+    target: list[int] = []
+    start = 0
+    for kept, hidden, sentinel in zip(kept_lengths, noise_lengths, sentinels.tolist()):
+        source += [*block[start : start + kept].tolist(), sentinel]
+        target += [sentinel, *block[start + kept : start + kept + hidden].tolist()]
+        start += kept + hidden
+    return Encoded([*source, end], [*target, end])
+
+
+def _budget(length: int) -> tuple[int, int]:
+    """Tokens taken out of a block, and in how many spans."""
+    noise = max(1, round(length * NOISE))
+    return noise, max(1, round(noise / MEAN_SPAN))
+
+
+def _segment(total: int, parts: int, rng: np.random.Generator) -> Iterator[int]:
+    """Lengths of `parts` non-empty pieces of `total`, all cuts equally likely."""
+    cuts = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1
+    return iter(np.diff(np.concatenate(([0], cuts, [total]))).tolist())
+
+
+def _block_length(max_source: int) -> int:
+    """The longest block whose corrupted source, with its end token, has at most `max_source` tokens."""
+    length = max_source
+    while True:
+        noise, spans = _budget(length + 1)
+        if length + 1 - noise + spans + 1 > max_source:
+            return length
+        length += 1
+
+
+TASKS.register("denoise")(Denoise())

@@ -1,0 +1,125 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from mcsmoe.calibration.statistics import MEASURED, PROVENANCE, STATISTICS, LayerStatistics, RoutingStatistics
+from mcsmoe.errors import CheckpointError
+
+ALSO = ["outputs", "pair-errors", "activations"]
+
+
+def random_layer(seed: int, *also: str) -> LayerStatistics:
+    generator = torch.Generator().manual_seed(seed)
+    empty = LayerStatistics.zeros(3, 4, 5, also)
+    return empty.map(lambda value: torch.rand(value.shape, generator=generator, dtype=torch.float64))
+
+
+def equal(a: LayerStatistics, b: LayerStatistics) -> bool:
+    ours, theirs = a.tensors(), b.tensors()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_everything_is_float64():
+    assert {value.dtype for value in LayerStatistics.zeros(3, 4, 5, ALSO).tensors().values()} == {torch.float64}
+
+
+def test_adding_adds_every_sum():
+    a, b = random_layer(0, *ALSO), random_layer(1, *ALSO)
+    total = a + b
+    for name, value in total.tensors().items():
+        assert torch.equal(value, a.tensors()[name] + b.tensors()[name])
+
+
+def test_only_what_is_asked_for_takes_memory():
+    always = set(LayerStatistics.zeros(3, 4, 5).tensors())
+    extra = {
+        "outputs": {"all_outputs", "output_gram"},
+        "pair-errors": {"pair_errors"},
+        "activations": {"hidden_gram", "output_hidden"},
+    }
+    for entry, names in extra.items():
+        assert LayerStatistics.zeros(3, 4, 5, [entry]).tensors().keys() == always | names
+    assert LayerStatistics.zeros(3, 4, 5, ALSO).tensors().keys() == always.union(*extra.values())
+
+
+def test_statistics_of_different_kinds_do_not_add():
+    with pytest.raises(ValueError, match="pair_errors"):
+        random_layer(0, "pair-errors") + random_layer(0)
+    with pytest.raises(ValueError, match="layers"):
+        RoutingStatistics({"a": random_layer(0)}) + RoutingStatistics({"b": random_layer(0)})
+
+
+def test_measured_matrices_do_not_add():
+    plain = RoutingStatistics({"a": random_layer(0)})
+    measured = RoutingStatistics({"a": random_layer(0)}, measured={"a": {"correlation.lsa": torch.eye(3)}})
+    for left, right in ((plain, measured), (measured, plain)):
+        with pytest.raises(ValueError, match="whole sample"):
+            left + right
+
+
+def test_changing_the_sums_leaves_the_rest():
+    measured = {"a": {"correlation.lsa": torch.eye(3)}}
+    statistics = RoutingStatistics({"a": random_layer(0)}, {"seed": 3}, measured).map(lambda value: value * 2)
+    assert torch.equal(statistics["a"].gates, random_layer(0).gates * 2)
+    assert statistics.provenance == {"seed": 3}
+    assert statistics.measured is measured
+
+
+def test_frequency():
+    layer = LayerStatistics.zeros(3, 4)
+    assert layer.frequency.tolist() == [0, 0, 0]
+    layer.coselection += torch.diag(torch.tensor([6.0, 0.0, 2.0]))
+    assert layer.frequency.tolist() == [0.75, 0, 0.25]
+
+
+def test_saliency_family():
+    layer = random_layer(2)
+    layer.coselection[1, 1] = 0
+    layer.norms[1] = layer.gated_norms[1] = 0
+    layer.coselection[0, 0], layer.coselection[2, 2] = 4, 5
+    assert torch.equal(layer.saliency(0, 0, 0), layer.counts)
+    assert torch.equal(layer.saliency(0, 1, 0), layer.gates)
+    assert torch.equal(layer.saliency(0, 0, 1), layer.norms)
+    expected = [float(layer.norms[0]) / 4, 0, float(layer.norms[2]) / 5]
+    assert layer.saliency(1, 0, 1).tolist() == pytest.approx(expected)
+    assert layer.saliency(1, 1, 1)[1] == 0
+    with pytest.raises(KeyError):
+        layer.saliency(0, 2, 0)
+
+
+@pytest.mark.parametrize("also", [[], ALSO])
+@pytest.mark.parametrize("measured", [{}, {"decoder.1": {"correlation.lsa": torch.eye(3), "x": torch.ones(3, 3)}}])
+def test_save_and_load(tmp_path: Path, also: list[str], measured: dict[str, dict[str, torch.Tensor]]):
+    layers = {"encoder.1": random_layer(0, *also), "decoder.1": random_layer(1, *also)}
+    statistics = RoutingStatistics(layers, {"seed": 3, "fingerprint": "ab"}, measured)
+    statistics.save(tmp_path)
+    first = [(tmp_path / name).read_bytes() for name in (STATISTICS, MEASURED)]
+    loaded = RoutingStatistics.load(tmp_path)
+    assert list(loaded.layers) == ["encoder.1", "decoder.1"]  # order of the forward pass, not of the alphabet
+    assert loaded.provenance == statistics.provenance
+    assert all(equal(loaded[name], statistics[name]) for name in loaded.layers)
+    assert loaded.measured.keys() == measured.keys()
+    for name, matrices in measured.items():
+        assert loaded.measured[name].keys() == matrices.keys()
+        assert all(torch.equal(loaded.measured[name][key], value) for key, value in matrices.items())
+    loaded.save(tmp_path)
+    assert [(tmp_path / name).read_bytes() for name in (STATISTICS, MEASURED)] == first
+
+
+def test_missing_or_damaged_statistics(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="run collect"):
+        RoutingStatistics.load(tmp_path)
+    RoutingStatistics({"a": random_layer(0)}).save(tmp_path)
+    whole = (tmp_path / STATISTICS).read_bytes()
+    (tmp_path / STATISTICS).write_bytes(whole[:100])
+    with pytest.raises(CheckpointError, match="damaged"):
+        RoutingStatistics.load(tmp_path)
+    (tmp_path / STATISTICS).write_bytes(whole)
+    (tmp_path / MEASURED).unlink()
+    with pytest.raises(CheckpointError, match="run collect"):
+        RoutingStatistics.load(tmp_path)
+    RoutingStatistics({"a": random_layer(0)}).save(tmp_path)
+    (tmp_path / PROVENANCE).write_text("{}")
+    with pytest.raises(CheckpointError, match="damaged"):
+        RoutingStatistics.load(tmp_path)

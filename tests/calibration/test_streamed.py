@@ -1,0 +1,167 @@
+"""A model of which one block at a time is in memory: the bits of one that is whole, and no more weights than that."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mcsmoe.calibration.collect import collect
+from mcsmoe.calibration.statistics import RoutingStatistics
+from mcsmoe.calibration.watch import count, watch, watching
+from mcsmoe.checkpoint.load import load_model
+from mcsmoe.checkpoint.streamed import Footprint, blocks_of, load_streamed
+from mcsmoe.errors import CheckpointError
+from mcsmoe.families.registry import family_of
+from mcsmoe.tasks.batches import in_order
+from tests import causal
+from tests.calibration.samples import batches, samples
+from tests.checkpoint.damage import change
+from tests.families.models import small_model
+from tests.models import VOCABULARY, tiny_switch
+
+SWITCH = "switch_transformers"
+# One of each kind: encoder-decoder, plain, latent attention, fused on disk (stack, flat), state space, linear
+# attention, ours.
+MODELS = [SWITCH, "mixtral", "deepseek_v3", "gpt_oss", "dbrx", "jamba", "minimax", "fsgpt_moe"]
+
+
+def save(model_type: str, directory: Path) -> Path:
+    model = tiny_switch() if model_type == SWITCH else small_model(model_type)
+    model.save_pretrained(directory)
+    return directory
+
+
+def ragged(model: Any) -> list[dict[str, Tensor]]:
+    """Three batches of different lengths, the last one of one row."""
+    if model.config.is_encoder_decoder:
+        return batches(samples(), 3)
+    return list(in_order(causal.rows(), 0, 3, causal=True))
+
+
+def measure(model: Any, **options: Any) -> RoutingStatistics:
+    family = family_of(model.config)
+    return collect(model, family, family.layers(model.config), ragged(model), **options)
+
+
+def in_memory(model: Any) -> list[str]:
+    """Blocks of which anything is in memory."""
+    blocks = blocks_of(model)
+    assert blocks is not None
+    return [name for name in blocks.names if any(not p.is_meta for p in model.get_submodule(name).parameters())]
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+def test_statistics_have_the_bits_of_a_model_that_is_whole(model_type: str, tmp_path: Path):
+    directory = save(model_type, tmp_path)
+    model, also = load_streamed(directory), ["outputs", "activations"]
+    found, expected = measure(model, also=also), measure(load_model(directory), also=also)
+    assert list(found.layers) == list(expected.layers)
+    for name, layer in expected.layers.items():
+        for key, value in layer.tensors().items():
+            assert torch.equal(found[name].tensors()[key], value), f"{name} {key}"
+    assert in_memory(model) == []
+
+
+@pytest.mark.parametrize("model_type", [SWITCH, "mixtral"])
+def test_one_block_is_in_memory_and_each_is_loaded_once(model_type: str, tmp_path: Path, monkeypatch):
+    model = load_streamed(save(model_type, tmp_path))
+    family, blocks = family_of(model.config), blocks_of(model)
+    assert blocks is not None
+    loaded: list[str] = []
+    load = blocks.load
+
+    def counted(block: str) -> None:
+        loaded.append(block)
+        load(block)
+
+    monkeypatch.setattr(blocks, "load", counted)
+    seen: list[str] = []
+    layers = family.layers(model.config)
+
+    def see(layer: Any, x: Tensor, routing: Any) -> None:
+        assert in_memory(model) == [layer.path.split(".layer.")[0].removesuffix(".mlp")]
+        seen.append(layer.name)
+
+    for layer in watching(model, family, layers, ragged(model), see):
+        seen.append(layer.name + " done")
+    assert seen == [name for layer in layers for name in [layer.name] * 3 + [layer.name + " done"]]
+    assert loaded == blocks.names
+
+
+def test_no_pass_goes_further_than_the_last_layer_that_is_watched(tmp_path: Path):
+    directory = save("mixtral", tmp_path)
+    later: list[str] = []
+    for model in (load_model(directory), load_streamed(directory)):
+        family = family_of(model.config)
+        for name in ("model.layers.1", "lm_head"):
+            model.get_submodule(name).register_forward_pre_hook(lambda module, inputs, name=name: later.append(name))
+        count(model, family, family.layers(model.config)[:1], ragged(model))
+    assert later == []
+
+
+def in_a_block(model: Any) -> None:
+    def fail(layer: Any, x: Tensor, routing: Any) -> None:
+        raise RuntimeError("in a block")
+
+    family = family_of(model.config)
+    watch(model, family, family.layers(model.config)[1:], ragged(model), fail)
+
+
+def around_blocks(model: Any) -> None:
+    parts = ragged(model)
+    parts[1]["input_ids"] += VOCABULARY
+    family = family_of(model.config)
+    count(model, family, family.layers(model.config), parts)
+
+
+def while_loading(model: Any) -> None:
+    name = "encoder.block.3.layer.1.mlp.experts.expert_2.wi.weight"
+    change(Path(model.config.name_or_path), lambda tensors: tensors[name].view(-1)[0].fill_(float("nan")))
+    measure(model)
+
+
+@pytest.mark.parametrize(
+    ("fail", "error", "message"),
+    [
+        (in_a_block, RuntimeError, "in a block"),
+        (around_blocks, IndexError, "out of range"),
+        (while_loading, CheckpointError, r"expert_2\.wi\.weight holds NaN"),
+    ],
+)
+def test_an_error_surfaces_and_nothing_is_left(fail: Any, error: Any, message: str, tmp_path: Path):
+    model = load_streamed(save(SWITCH, tmp_path))
+    model.config.name_or_path = str(tmp_path)
+    before = threading.active_count()
+    with pytest.raises(error, match=message):
+        fail(model)
+    assert threading.active_count() == before
+    assert in_memory(model) == []
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.pop("model.norm.weight"), r"no tensor model\.norm\.weight"),
+        (lambda t: t.update(extra=torch.ones(1)), "the first is extra"),
+        (lambda t: t.update({"model.norm.weight": torch.ones(3)}), r"has shape \[3\], not \[32\]"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_before_any_pass(edit: Any, message: str, tmp_path: Path):
+    change(save("mixtral", tmp_path), edit)
+    with pytest.raises(CheckpointError, match=message):
+        load_streamed(tmp_path)
+
+
+def test_the_footprint_is_that_of_the_weights(tmp_path: Path):
+    model = small_model("mixtral")
+    found = Footprint.of(model.config)
+    assert found.whole == sum(value.nbytes for value in model.state_dict().values())
+    assert found.block == sum(value.nbytes for value in model.model.layers[0].state_dict().values())
+    assert found.whole == found.resident + 2 * found.block
+    switch = tiny_switch()  # its embedding is in four places
+    assert Footprint.of(switch.config).whole == sum(value.nbytes for value in switch.parameters())
