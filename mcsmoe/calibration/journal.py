@@ -12,7 +12,8 @@ from torch import Tensor
 from xxhash import xxh3_128
 
 from mcsmoe.checkpoint.output import write_json
-from mcsmoe.checkpoint.resume import load_note, raw, save_note
+from mcsmoe.checkpoint.resume import load_note, save_note
+from mcsmoe.checkpoint.writer import raw
 from mcsmoe.errors import CheckpointError
 
 PASSED = "passes.json"

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mcsmoe.checkpoint.output import check_room, exchange, settle, write_json
 from mcsmoe.checkpoint.shards import SHARDS
+from mcsmoe.checkpoint.writer import raw
 from mcsmoe.errors import CheckpointError
 
 TEXT = "text"
@@ -36,11 +37,6 @@ def load_note(path: Path) -> tuple[dict[str, Tensor], str]:
     """What `save_note` wrote, in memory that the file backs."""
     with safe_open(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()[TEXT]  # noqa: SIM118
-
-
-def raw(value: Tensor) -> memoryview:
-    """The bytes of a tensor in main memory, without a copy where it is contiguous."""
-    return value.detach().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 FORMAT = 1

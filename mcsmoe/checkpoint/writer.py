@@ -14,7 +14,6 @@ from xxhash import xxh3_128_hexdigest
 
 from mcsmoe.checkpoint.output import check_room
 from mcsmoe.checkpoint.reader import DTYPES, all_finite
-from mcsmoe.checkpoint.resume import raw
 from mcsmoe.errors import CheckpointError
 
 
@@ -168,3 +167,8 @@ def _check(specs: Mapping[str, TensorSpec], entered: Mapping[str, set[int]], pie
     if not all_finite(value):
         raise CheckpointError(f"{name}: NaN or infinity in the values to write")
     done.update(rows)
+
+
+def raw(value: Tensor) -> memoryview:
+    """The bytes of a tensor in main memory, without a copy where it is contiguous."""
+    return value.detach().contiguous().view(-1).view(torch.uint8).numpy().data

@@ -1,14 +1,12 @@
 """W = U V + S: the best approximation of low rank, and what it leaves over (LoSparse, arXiv 2306.11222)."""
 
 from collections.abc import Callable, Collection, Mapping
-from fractions import Fraction
-from math import floor
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from mcsmoe.compression.size import Shape, check_size
+from mcsmoe.compression.size import Shape, check_size, rank_of
 from mcsmoe.errors import UserError
 from mcsmoe.params import Compress
 
@@ -50,27 +48,6 @@ def sparse_parts(model: MergedModel) -> dict[str, Prunable]:
         for name, module in mlp.experts.named_children()
         if getattr(module, "sparse", None) is not None
     }
-
-
-def rank_of(settings: Compress, d_out: int, d_in: int) -> int:
-    """The rank that `settings` ask for in a weight [d_out, d_in]; 0 leaves no U V."""
-    if settings.rank is not None:
-        return settings.rank
-    assert settings.rank_ratio is not None  # params refuse it
-    return rank_of_ratio(settings.rank_ratio, d_out, d_in)
-
-
-def rank_of_ratio(share: float, d_out: int, d_in: int) -> int:
-    """The largest rank r with r·(out + in) ≤ share·out·in; at least 1, unless the share is 0.
-
-    Exact rational arithmetic. The reference takes the ceiling of a float: a share computed from rank 25 came
-    back as rank 26.
-    """
-    if share == 0:
-        return 0
-    # The float of 0.1, or of 25/96, is not that number; the simplest fraction near it is.
-    exact = Fraction(share).limit_denominator(10**8)
-    return max(1, floor(exact * d_out * d_in / (d_out + d_in)))
 
 
 Build = Callable[[Tensor, Tensor, Tensor, str], nn.Module]

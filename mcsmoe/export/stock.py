@@ -1,4 +1,4 @@
-"""A merged checkpoint as a stock one: what it was made of, what stock configurations cannot describe, and writing it."""
+"""A merged checkpoint as a stock one: what it was made of, what no stock configuration describes, writing it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

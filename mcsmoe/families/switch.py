@@ -1,4 +1,4 @@
-"""Switch Transformers (arXiv 2101.03961): per-expert checkpoints and their merged form; T5, the dense model beside them."""
+"""Switch Transformers (arXiv 2101.03961): per-expert checkpoints, their merged form; T5, the dense model beside."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace

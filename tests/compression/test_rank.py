@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mcsmoe.compression.factorise import rank_of, rank_of_ratio
+from mcsmoe.compression.size import rank_of, rank_of_ratio
 from tests.compression.settings import compress
 from tests.shared import GOLDEN, needs_golden
 
