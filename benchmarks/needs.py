@@ -100,7 +100,7 @@ def needs(params: Params, shape: Mapping[str, Any]) -> dict[str, float]:
     config.dtype = torch.bfloat16
     family = family_of(config)
     layers = family.layers(config)
-    forward = forward_needs(config, params.task, params.collect, sums=True)
+    forward = forward_needs(config, params.task, params.calibration, params.collect.also)
     kept = {layer.name: int(params.merge.groups) for layer in layers}
     merged = configuration(family.merged_config(config.to_dict() | {"dtype": "bfloat16"}, kept))
     full, student = Footprint.of(config).whole, Footprint.of(merged).whole

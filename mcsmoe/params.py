@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mcsmoe.errors import ParameterError
 
@@ -36,6 +36,15 @@ def _bytes(value: Any) -> Any:
 Bytes = Annotated[Positive | None, BeforeValidator(_bytes)]
 
 
+def find_directory(path: str) -> Path:
+    """A relative path is looked up in the working directory, then in its parents; `path` itself where it is nowhere.
+
+    A queued experiment runs in a directory of its own below the project: there, too, `../data` must be found.
+    """
+    here = Path.cwd()
+    return next((parent / path for parent in (here, *here.parents) if (parent / path).is_dir()), Path(path))
+
+
 class Section(BaseModel):
     """A frozen section that refuses unknown keys."""
 
@@ -63,6 +72,15 @@ class Launch(Section):
         return self.processes if self.fsdp else 1
 
 
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[\w.+-]+", value):
+        raise ValueError("a method is named by letters, digits and . + - _ only: its name becomes one of files")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+
+
 class Methods(Section):
     """Recipes by how far they go: merged, then distilled, then compressed.
 
@@ -70,9 +88,9 @@ class Methods(Section):
     model of its active size.
     """
 
-    merge: list[str]
-    distill: list[str]
-    compress: list[str]
+    merge: list[Name]
+    distill: list[Name]
+    compress: list[Name]
     dense: list[Literal["dense"]]
 
     @model_validator(mode="after")
@@ -95,27 +113,43 @@ class Tokenizer(Section):
 
 
 class Model(Section):
-    """A checkpoint to start from (hub id or directory), or a configuration to start from nothing.
+    """A checkpoint to start from (directory `source`, or `hub` id), or a configuration to start from nothing.
 
-    `dense_source` is the checkpoint that the dense baseline starts from where the full model has a `source`.
+    `dense_source` or `dense_hub` is what the dense baseline starts from where the full model starts from a checkpoint.
     """
 
     source: str | None
+    hub: str | None
     revision: str | None
     dense_source: str | None
+    dense_hub: str | None
     trust_remote_code: bool
     config: dict[str, Any]
     tokenizer: Tokenizer | None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if self.source is None and (not self.config or self.tokenizer is None):
-            raise ValueError("model.config and model.tokenizer are needed when model.source is null")
+        for directory in ("source", "dense_source"):
+            hub = directory.replace("source", "hub")
+            if getattr(self, directory) is not None and getattr(self, hub) is not None:
+                raise ValueError(f"model.{directory} and model.{hub} are both given: set one of them to null")
+        if self.origin is None and (not self.config or self.tokenizer is None):
+            raise ValueError("model.config and model.tokenizer are needed when model.source and model.hub are null")
         return self
+
+    @property
+    def origin(self) -> Path | str | None:
+        """The checkpoint to start from, a directory or a hub id; None: from nothing."""
+        return find_directory(self.source) if self.source is not None else self.hub
+
+    @property
+    def dense_origin(self) -> Path | str | None:
+        """The checkpoint that the dense baseline starts from."""
+        return find_directory(self.dense_source) if self.dense_source is not None else self.dense_hub
 
 
 class Task(Section):
-    """The task by name; `data` is a local directory or hub id, null for the task's own data set.
+    """The task by name, and its data: directory `data`, or `hub` id; the task's own data set where both are null.
 
     `subset` is a configuration of a hub data set, null for the task's own; `column` the one that running text is in,
     null for `text`.
@@ -123,6 +157,7 @@ class Task(Section):
 
     name: str
     data: str | None
+    hub: str | None
     subset: str | None
     column: str | None
     revision: str | None
@@ -130,7 +165,12 @@ class Task(Section):
     max_target_length: Positive
     selection: Positive  # examples held out of train to choose the best checkpoint
     train_limit: Positive | None
-    test_limit: Positive | None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.data is not None and self.hub is not None:
+            raise ValueError("task.data and task.hub are both given: set one of them to null")
+        return self
 
 
 class Training(Section):
@@ -147,7 +187,7 @@ class Training(Section):
 class Finetune(Training):
     """Training of the full model; the router losses are computed layer by layer on real tokens.
 
-    With `epochs` 0 the checkpoint that `model.source` names is taken as it is.
+    With `epochs` 0 the checkpoint of `model` is taken as it is.
     """
 
     epochs: Weight
@@ -163,16 +203,21 @@ class Permute(Section):
     reference: Literal["most-used", "first"]
 
 
+class Calibration(Section):
+    """The calibration sample: rows drawn from the training split, and how many run at a time."""
+
+    samples: Positive
+    batch_size: Positive
+
+
 class Collect(Section):
-    """The calibration sample, and what is measured on it beside the routing statistics.
+    """What is measured on the calibration sample beside the routing statistics.
 
     `also`: `outputs` of every expert on every token, `pair-errors` of averaged pairs, `correlation` of hidden
     neurons, `gradients` of the task loss with the empirical Fisher information, `exact-fisher` (both on
     `gradient_samples` rows), `activations` for least-squares merging.
     """
 
-    samples: Positive
-    batch_size: Positive
     also: list[Literal["outputs", "pair-errors", "correlation", "gradients", "exact-fisher", "activations"]]
     gradient_samples: Positive
 
@@ -240,9 +285,10 @@ class Compress(Training):
 
 
 class Evaluate(Section):
-    """How quality is measured."""
+    """How quality is measured; `limit` is how many examples of the test split count, null: all."""
 
     batch_size: Positive
+    limit: Positive | None
 
 
 class Params(Section):
@@ -259,6 +305,7 @@ class Params(Section):
     task: Task
     finetune: Finetune
     permute: Permute
+    calibration: Calibration
     collect: Collect
     merge: Merge
     distill: Distill
@@ -267,8 +314,8 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _something_to_start_from(self) -> Self:
-        if self.finetune.epochs == 0 and self.model.source is None:
-            raise ValueError("finetune.epochs = 0 takes the model as it is: give model.source, or train for longer")
+        if self.finetune.epochs == 0 and self.model.origin is None:
+            raise ValueError("finetune.epochs = 0 takes the model as it is: give model.source or model.hub")
         if self.finetune.epochs == 0 and self.methods.dense:
             raise ValueError("finetune.epochs = 0 trains no dense baseline: empty methods.dense")
         return self

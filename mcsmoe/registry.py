@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -21,15 +22,18 @@ class Registry(Generic[T]):
         self.kind = kind
         self._package = package
         self._entries: dict[str, Any] = {}
+        self._modules: dict[str, str] = {}
         self._complete = False
 
     def register(self, name: str) -> Callable[[S], S]:
         """Decorator that files the decorated object under `name`."""
+        module: str = sys._getframe(1).f_globals["__name__"]
 
         def file(entry: S) -> S:
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._entries[name] = entry
+            self._modules[name] = module
             return entry
 
         return file
@@ -39,6 +43,11 @@ class Registry(Generic[T]):
         if name not in self._entries:
             raise UnknownNameError(self.kind, name, self._entries)
         return self._entries[name]
+
+    def module_of(self, name: str) -> str:
+        """The module that registered `name`; an object may come from elsewhere than its class or function."""
+        self[name]
+        return self._modules[name]
 
     def __iter__(self) -> Iterator[str]:
         self._import_all()

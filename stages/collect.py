@@ -35,13 +35,14 @@ def main() -> None:
     from mcsmoe.similarity.correlation import measure_correlations
     from mcsmoe.tasks.batches import Batch
 
-    streamed = must_stream(params.memory_limit, "collect", load_config(SOURCE), params.task, params.collect, sums=True)
+    also = params.collect.also
+    streamed = must_stream(params.memory_limit, "collect", load_config(SOURCE), params.task, params.calibration, also)
     accelerator = Accelerator()
     device = accelerator.device
     model = load_streamed(SOURCE, device) if streamed else load_model(SOURCE).to(device)
     family = family_of(model.config)
     layers = family.layers(model.config)
-    tokenizer, settings = load_tokenizer(SOURCE), params.collect
+    tokenizer, settings = load_tokenizer(SOURCE), params.calibration
     sample = draw_calibration(params.task, tokenizer, settings.samples, params.seed)
 
     def share(sample: Calibration) -> list[Batch]:
@@ -56,7 +57,7 @@ def main() -> None:
     key = {
         "source": identity(SOURCE),
         "sample": sample.fingerprint,
-        "params": params.model_dump(mode="json", include={"seed", "task", "collect"}),
+        "params": params.model_dump(mode="json", include={"seed", "task", "calibration", "collect"}),
         "device": str(device),
         "code": source_code(["mcsmoe", "stages"]),
     }
@@ -70,13 +71,13 @@ def main() -> None:
             finished = len(layers) - len(left)
             print(f"resuming at {left[0].name}: {finished} of {len(layers)} layers were measured before")
         rows = share(sample)
-        collect_layers(model, family, left, rows, writer.keep, also=settings.also, reduce=reduce, journal=journal)
+        collect_layers(model, family, left, rows, writer.keep, also=params.collect.also, reduce=reduce, journal=journal)
         measured = {}
-        if "correlation" in settings.also:
+        if "correlation" in params.collect.also:
             measured = measure_correlations(model, family, layers, share(sample), reduce=reduce)
-        if KINDS.keys() & set(settings.also):
-            rows = share(replace(sample, rows=sample.rows[: settings.gradient_samples]))
-            write_gradients(directory, model, layers, rows, settings.also, reduce=reduce)
+        if KINDS.keys() & set(params.collect.also):
+            rows = share(replace(sample, rows=sample.rows[: params.collect.gradient_samples]))
+            write_gradients(directory, model, layers, rows, params.collect.also, reduce=reduce)
         writer.finish(provenance, measured)
     if main:
         print(", ".join(f"{name}: {tokens} tokens" for name, tokens in writer.tokens.items()))

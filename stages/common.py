@@ -15,6 +15,14 @@ from mcsmoe.errors import DiskFullError, ParameterError, UserError
 from mcsmoe.params import Params
 from stages.interrupt import INTERRUPTED, idle, leaving, working
 
+CHECKED = Path("artifacts/checked.json")
+"""Says that the params file was checked, and what code of plugins the task is."""
+RECIPES = Path("artifacts/recipes")
+"""Resolved recipes, METHOD.yaml each."""
+FIGURES = Path("artifacts/figures")
+"""What the report is made of: figures of each step and method, curves, plans. dvc cleans up here, and nobody else puts
+files here, so that the report depends on no leftovers."""
+
 USER_ERROR = 2
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from stages.common import run
+from stages.common import RECIPES, run
 from stages.recovery import MakeFit, recover
 
 if TYPE_CHECKING:
@@ -20,8 +20,10 @@ def main(method: Annotated[str, Option(help="Recipe whose distilled model is com
         from mcsmoe.compression.pruner import Pruner
         from mcsmoe.families.registry import excluded_layers, sparse_layers
         from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
+        from mcsmoe.recipes.resolved import ResolvedMethod
 
-        excluded = excluded_layers(params.merge.exclude, sparse_layers(student.config))
+        merge = ResolvedMethod.load(RECIPES / f"{method}.yaml").merge
+        excluded = excluded_layers(merge.exclude, sparse_layers(student.config))
         factorise_model(student, params.compress, FactorisedLinears.from_factors, excluded)
         fit = make_fit(params.compress)
         pruner = Pruner(student, params.compress, fit.steps)

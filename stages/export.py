@@ -43,10 +43,10 @@ def main(
     mapped = open_mapped(origin, merged, plan or checkpoint)
     check_stock(mapped)
     tokenizer, causal = load_tokenizer(source), mapped.family.causal
-    sample = draw_calibration(params.task, tokenizer, params.collect.samples, params.seed)
-    batches = sample.batches(tokenizer.pad_token_id, params.collect.batch_size, causal=causal)
+    sample = draw_calibration(params.task, tokenizer, params.calibration.samples, params.seed)
+    batches = sample.batches(tokenizer.pad_token_id, params.calibration.batch_size, causal=causal)
     limit = params.memory_limit
-    streamed = must_stream(limit, "export", load_config(source), params.task, params.collect, tokens=True)
+    streamed = must_stream(limit, "export", load_config(source), params.task, params.calibration, tokens=True)
     model = load_streamed(source) if streamed else load_model(source)
     routers, agreement = stock_routers(mapped, rule, model, batches)
     del model

@@ -46,12 +46,12 @@ def main() -> None:
     family = family_of(source.config)
     layers = family.layers(source.config)
     tokenizer = load_tokenizer(SOURCE)
-    sample = draw_calibration(params.task, tokenizer, params.collect.samples, params.seed)
-    batches = sample.batches(tokenizer.pad_token_id, params.collect.batch_size, causal=family.causal)
+    sample = draw_calibration(params.task, tokenizer, params.calibration.samples, params.seed)
+    batches = sample.batches(tokenizer.pad_token_id, params.calibration.batch_size, causal=family.causal)
 
     limit = params.memory_limit
     looks = params.permute.matching == "activation"
-    streamed = must_stream(limit, "permute", load_config(SOURCE), params.task, params.collect, tokens=looks)
+    streamed = must_stream(limit, "permute", load_config(SOURCE), params.task, params.calibration, tokens=looks)
 
     # What needs no forward pass loads no model.
     @cache
@@ -73,7 +73,7 @@ def main() -> None:
     key = {
         "source": identity(SOURCE),
         "sample": sample.fingerprint,
-        "params": params.model_dump(mode="json", include={"seed", "task", "collect", "permute"}),
+        "params": params.model_dump(mode="json", include={"seed", "task", "calibration", "permute"}),
         "code": source_code(["mcsmoe", "stages"]),
     }
     probe = model_inputs(batches[0], family.causal)

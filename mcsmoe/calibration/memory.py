@@ -26,7 +26,7 @@ from mcsmoe.calibration.statistics import LayerStatistics
 from mcsmoe.checkpoint.streamed import Footprint
 from mcsmoe.errors import MemoryLimitError
 from mcsmoe.families.registry import sparse_layers
-from mcsmoe.params import Collect, Task
+from mcsmoe.params import Calibration, Task
 
 WHOLE_ONLY = ("gradients", "exact-fisher")
 """Entries of `collect.also` that need a backward pass, and so all weights at once."""
@@ -40,14 +40,15 @@ class Needs:
     streamed: int
 
 
-def forward_needs(config: Any, task: Task, sample: Collect, sums: bool = False, tokens: bool = False) -> Needs:
+def forward_needs(
+    config: Any, task: Task, sample: Calibration, also: Collection[str] | None = None, tokens: bool = False
+) -> Needs:
     """For a pass over the calibration sample.
 
-    With `sums` for the statistics that `sample.also` names, too, and with `tokens` for those of one layer.
+    With the statistics, too, and those that `also` names, where it is given; with `tokens` for those of one layer.
     """
     weights, layers = Footprint.of(config), sparse_layers(config)
-    kinds = sample.also if sums else []
-    taken = [_sums(layer.experts, layer.d_model, layer.d_ff, kinds) if sums else 0 for layer in layers]
+    taken = [0 if also is None else _sums(layer.experts, layer.d_model, layer.d_ff, also) for layer in layers]
     positions = task.max_source_length + task.max_target_length
     d, f = (max((getattr(layer, size) for layer in layers), default=0) for size in ("d_model", "d_ff"))
     k = max((layer.top_k for layer in layers), default=0)
@@ -73,23 +74,23 @@ def must_stream(
     stage: str,
     config: Any,
     task: Task,
-    sample: Collect,
-    sums: bool = False,
+    sample: Calibration,
+    also: Collection[str] | None = None,
     tokens: bool = False,
 ) -> bool:
     """True where the model does not fit whole; arguments as in `forward_needs`.
 
-    Raises `MemoryLimitError` where it does not fit in pieces either, and where `sums` need it whole (`WHOLE_ONLY`).
+    Raises `MemoryLimitError` where it does not fit in pieces either, and where `also` needs it whole (`WHOLE_ONLY`).
     """
     if limit is None:
         return False
-    needs = forward_needs(config, task, sample, sums, tokens)
+    needs = forward_needs(config, task, sample, also, tokens)
     if needs.whole <= limit:
         return False
     if needs.streamed > limit:
-        remedy = "raise it, or lower collect.samples or collect.batch_size"
+        remedy = "raise it, or lower calibration.samples or calibration.batch_size"
         raise MemoryLimitError(limit, stage, min(needs.whole, needs.streamed), remedy)
-    asked = [name for name in sample.also if name in WHOLE_ONLY] if sums else []
+    asked = [name for name in also or () if name in WHOLE_ONLY]
     if asked:
         remedy = f"raise it, or leave {', '.join(asked)} out of collect.also"
         raise MemoryLimitError(limit, stage, needs.whole, remedy)

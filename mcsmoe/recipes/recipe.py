@@ -10,14 +10,17 @@ from pydantic import ValidationError
 from mcsmoe.errors import ParameterError, UnknownNameError
 from mcsmoe.families.layer import MoELayer
 from mcsmoe.families.registry import excluded_layers
-from mcsmoe.grouping.budget import check
+from mcsmoe.grouping.budget import BUDGETS, check
 from mcsmoe.grouping.group import GROUPERS, check_capacity
-from mcsmoe.grouping.policies import EXCLUDING
-from mcsmoe.merging.rules import NEEDS
+from mcsmoe.grouping.policies import EXCLUDING, POLICIES
+from mcsmoe.merging.apply import ALIGNMENTS, GROUP_REFERENCES
+from mcsmoe.merging.rules import NEEDS, RULES
 from mcsmoe.params import Merge, Params, Section
-from mcsmoe.similarity.evidence import needs
+from mcsmoe.registry import Registry
+from mcsmoe.similarity.evidence import REVERSE, SIMILARITIES, needs
 
-DIRECTORY = Path(__file__).parent
+DIRECTORIES = (Path("recipes"), Path(__file__).parent)
+"""Where recipes are, the user's own first: that of a name is found there before that of this package."""
 
 
 class Recipe(Section):
@@ -44,8 +47,8 @@ class Recipe(Section):
 
 
 def known_recipes() -> list[str]:
-    """Names of the recipes of this package."""
-    return sorted(path.stem for path in DIRECTORY.glob("*.yaml"))
+    """Names of the recipes in `recipes/` of the working directory, and of those of this package."""
+    return sorted({path.stem for directory in DIRECTORIES for path in directory.glob("*.yaml")})
 
 
 def load_recipe(name: str, params: Params) -> Recipe:
@@ -68,7 +71,8 @@ def _read(name: str) -> dict[str, Any]:
     """The values of a recipe file; `like` names another one that it changes."""
     if name not in known_recipes():
         raise UnknownNameError("method", name, known_recipes())
-    values: dict[str, Any] = yaml.safe_load((DIRECTORY / f"{name}.yaml").read_text())
+    files = [directory / f"{name}.yaml" for directory in DIRECTORIES]
+    values: dict[str, Any] = yaml.safe_load(next(file for file in files if file.is_file()).read_text())
     return _read(values.pop("like")) | values if "like" in values else values
 
 
@@ -77,13 +81,6 @@ def _shown(value: Any) -> Any:
 
 
 def _check_names(name: str, recipe: Recipe) -> None:
-    from mcsmoe.grouping.budget import BUDGETS
-    from mcsmoe.grouping.group import GROUPERS
-    from mcsmoe.grouping.policies import POLICIES
-    from mcsmoe.merging.apply import ALIGNMENTS, GROUP_REFERENCES
-    from mcsmoe.merging.rules import RULES
-    from mcsmoe.similarity.evidence import REVERSE, SIMILARITIES
-
     known: dict[str, list[str]] = {
         "similarity": list(SIMILARITIES),
         "grouping": list(GROUPERS),
@@ -98,6 +95,17 @@ def _check_names(name: str, recipe: Recipe) -> None:
     for key, names in known.items():
         if values[key] not in names:
             raise UnknownNameError(f"recipes.{name}.{key}", values[key], names)
+
+
+def parts(recipe: Recipe) -> list[tuple[Registry[Any], str]]:
+    """What a recipe is made of: the name of each method, with the registry that has it."""
+    found: list[tuple[Registry[Any], str]] = [
+        (SIMILARITIES, recipe.similarity.removeprefix(REVERSE)),
+        (GROUPERS, recipe.grouping),
+        (RULES, recipe.rule),
+        (POLICIES, recipe.router),
+    ]
+    return found if recipe.budget is None else [*found, (BUDGETS, recipe.budget)]
 
 
 def validate_recipes(params: Params, layers: Sequence[MoELayer] | None = None) -> None:

@@ -9,25 +9,10 @@ from typing import Any
 
 from mcsmoe.errors import DataError, ParameterError
 from mcsmoe.params import Task as TaskParams
+from mcsmoe.params import find_directory
 from mcsmoe.tasks.task import Example, Source, Split
 
 READERS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-
-
-def find_directory(path: str) -> Path | None:
-    """A relative path is looked up in the working directory, then in its parents.
-
-    Queued DVC experiments run in a directory of their own below the project: there, too, `../data` must be found.
-    """
-    if Path(path).is_absolute():
-        return Path(path) if Path(path).is_dir() else None
-    here = Path.cwd()
-    return next((p / path for p in (here, *here.parents) if (p / path).is_dir()), None)
-
-
-def looks_local(name: str) -> bool:
-    """True for what can only be a path: a hub id has at most one slash and no leading dot or tilde."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def read_passages(settings: TaskParams, source: Source, split: Split) -> list[Example]:
@@ -38,7 +23,7 @@ def read_passages(settings: TaskParams, source: Source, split: Split) -> list[Ex
 
 
 def read_rows(settings: TaskParams, source: Source, split: Split) -> list[dict[str, Any]]:
-    """All rows of a split, at most its limit; from the task's own data set where `task.data` names none.
+    """All rows of a split, of train at most its limit; from the task's own data set where none is named.
 
     Raises `DataError` naming what is missing, `ParameterError` for a column that is not asked for.
     """
@@ -49,20 +34,18 @@ def read_rows(settings: TaskParams, source: Source, split: Split) -> list[dict[s
 
 
 def _read(settings: TaskParams, source: Source, split: Split) -> list[dict[str, Any]]:
-    data, name = settings.data or source.hub, source.splits[split]
-    if data is None:
-        raise DataError(f"task.data = None: task {settings.name!r} needs a local directory or a hub id")
-    directory = find_directory(data)
-    if directory is None and looks_local(data):
-        raise DataError(f"task.data = {data!r}: there is no such directory; give one, or a hub id")
-    rows = _local(directory, name) if directory else _hub(data, settings, source, name)
+    data, hub, name = settings.data, settings.hub or source.hub, source.splits[split]
+    if data is not None:
+        rows, shown = _local(find_directory(data), name), f"task.data = {data!r}"
+    elif hub is not None:
+        rows, shown = _hub(hub, settings, source, name), f"task.hub = {hub!r}"
+    else:
+        raise DataError(f"task.data = None: task {settings.name!r} needs a local directory, or a hub id in task.hub")
     missing = sorted(set(source.columns) - set(rows.column_names))
     if missing:
-        raise DataError(
-            f"task.data = {data!r}, split {name!r}: column {missing[0]!r} is missing; "
-            f"there are {', '.join(rows.column_names)}"
-        )
-    limit = settings.train_limit if split == "train" else settings.test_limit
+        there = ", ".join(rows.column_names)
+        raise DataError(f"{shown}, split {name!r}: column {missing[0]!r} is missing; there are {there}")
+    limit = settings.train_limit if split == "train" else None
     return list(rows.select(range(min(limit or len(rows), len(rows)))))
 
 
@@ -70,7 +53,8 @@ def _local(directory: Path, split: str) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
-
+    if not directory.is_dir():
+        raise DataError(f"task.data = {str(directory)!r}: there is no such directory; a hub id stands in task.hub")
     for ending, reader in READERS.items():
         file = directory / f"{split}{ending}"
         if file.is_file():
@@ -96,8 +80,7 @@ def _hub(data: str, settings: TaskParams, source: Source, split: str) -> Any:
         return datasets.load_dataset(data, subset, split=split, revision=revision)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"task.data = {data!r} (subset {subset!r}, revision {revision!r}): neither a local directory "
-            f"nor a data set that the hub gives: {error}"
+            f"task.hub = {data!r} (subset {subset!r}, revision {revision!r}): no data set that the hub gives: {error}"
         ) from None
 
 

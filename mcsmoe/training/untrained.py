@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mcsmoe.checkpoint.load import load_model, load_tokenizer
-from mcsmoe.checkpoint.output import atomic_directory, check_room, copy_companions, write_json
+from mcsmoe.checkpoint.output import atomic_directory, check_room, copy_companions
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint, read_json
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.shards import other_parts, write_parts
@@ -22,16 +22,16 @@ WANTED = ["*.safetensors", "*.bin", "*.json", "*.txt", "*.model", "*.jinja"]
 UNWANTED = ["*/*", "consolidated*"]
 
 
-def take(settings: Model, output: Path, curve: Path) -> None:
-    """Write the checkpoint that `model.source` names to `output`, and a training curve without points.
+def take(settings: Model, output: Path) -> None:
+    """Write the checkpoint that the full model starts from to `output`.
 
     Files in safetensors are copied, whatever their size, and of a model that reads more than text the tensors of its
     language model, one by one; a quantised checkpoint, or one in `.bin`, is loaded into
     memory and saved anew, in the precision that transformers restores. Raises `CheckpointError` where names, shapes
     or values are not those of the model, `DiskFullError` without room; `output` is then as it was.
     """
-    assert settings.source is not None  # params refuse it
-    directory = _local(settings.source, settings.revision)
+    assert settings.origin is not None  # params refuse it
+    directory = _local(settings.origin, settings.revision)
     with atomic_directory(output) as scratch:
         if _readable(directory):
             source = Checkpoint(directory)
@@ -41,12 +41,11 @@ def take(settings: Model, output: Path, curve: Path) -> None:
             model = _anew(load_model(directory, trust_remote_code=trust))
             written = save_model(model, load_tokenizer(directory, trust_remote_code=trust), scratch)
         check_inventory(Checkpoint(scratch), written)
-    write_json(curve, [])
 
 
-def _local(source: str, revision: str | None) -> Path:
-    if Path(source).is_dir():
-        return Path(source)
+def _local(source: Path | str, revision: str | None) -> Path:
+    if isinstance(source, Path):
+        return source
     from huggingface_hub import snapshot_download
 
     found = snapshot_download(source, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED)

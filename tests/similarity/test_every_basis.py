@@ -82,7 +82,7 @@ def test_what_was_not_collected_is_named(name: str, collected):
 
 def test_needs_name_similarities_and_what_collect_knows():
     assert NEEDS.keys() <= set(SIMILARITIES)
-    values = {"samples": 1, "batch_size": 1, "gradient_samples": 1, "also": sorted(NEEDS.values())}
+    values = {"gradient_samples": 1, "also": sorted(NEEDS.values())}
     assert Collect.model_validate(values).also == values["also"]
 
 

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent.parent
         ({"methods": {"merge": ["dense"]}}, "methods.merge has 'dense', which is no recipe"),
         ({"compress": {"initial_warmup": 0.8, "final_warmup": 0.4}}, "compress."),
         ({"task": {"name": "sts2"}}, "unknown task 'sts2'; known: boolq, cola, copa, denoise,"),
-        ({"task": {"name": "sst2", "data": "./nowhere"}}, "task.data = './nowhere': there is no such directory"),
+        ({"task": {"name": "sst2", "data": "./nowhere"}}, "task.data = 'nowhere': there is no such directory"),
         ({"model": {"source": "./nowhere"}}, "nowhere: no such directory"),
         (
             {"memory_limit": "16 gigs"},
@@ -42,7 +42,7 @@ ROOT = Path(__file__).parent.parent.parent
         ({"memory_limit": 0}, "memory_limit = 0 in params.yaml: Input should be greater than 0"),
         ({"memory_limit": "1MB"}, "memory_limit = 1000000 in params.yaml: finetune needs 56,9"),
         (
-            {"memory_limit": "100MB", "collect": {"batch_size": 4096}},
+            {"memory_limit": "100MB", "calibration": {"batch_size": 4096}},
             "memory_limit = 100000000 in params.yaml: collect",
         ),
         ({"launch": {"fsdp": True}}, "launch.fsdp = true shares a model out among processes: set launch.processes"),
@@ -58,16 +58,16 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, sections, message):
     assert "\n" not in str(error.value)
 
 
-def test_finetune_checks_first_and_exits_with_2(tmp_path, monkeypatch):
+def test_a_mistake_exits_with_2_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_params(compress={"rank": 60})
     done = subprocess.run(
-        [sys.executable, "-m", "stages.finetune"], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        [sys.executable, "-m", "stages.check"], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: compress.rank = 60")
     assert done.stderr.count("\n") == 1
-    assert not Path("artifacts").exists()
+    assert [path.name for path in Path("artifacts").iterdir()] == ["recipes"]  # of write_params
 
 
 def test_the_embedded_default_passes(tmp_path, monkeypatch):

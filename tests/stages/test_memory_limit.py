@@ -22,7 +22,7 @@ from tests.stages.workplace import FINETUNED, enter, write_params
 METHOD = "m-smoe-uniform"
 SIZES = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 6}
 SETTINGS: dict[str, Any] = {
-    "collect": {"samples": 6, "batch_size": 2},
+    "calibration": {"samples": 6, "batch_size": 2},
     "permute": {"matching": "activation"},
     "methods": {"merge": [METHOD], "distill": [], "compress": []},
 }
@@ -35,8 +35,8 @@ def limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     tiny_mixtral(**SIZES).save_pretrained(FINETUNED)
     write_params(**SETTINGS)
     params = Params.load()
-    kinds: list[dict[str, bool]] = [{"sums": True}, {"tokens": True}]
-    needs = [forward_needs(load_config(FINETUNED), params.task, params.collect, **kind) for kind in kinds]
+    kinds: list[dict[str, Any]] = [{"also": []}, {"tokens": True}]
+    needs = [forward_needs(load_config(FINETUNED), params.task, params.calibration, **kind) for kind in kinds]
     streamed = max(need.streamed for need in needs)
     assert streamed < min(need.whole for need in needs)
     return streamed
@@ -104,7 +104,7 @@ def test_interrupted_collecting_runs_no_layer_again(
     assert loaded == [f"model.layers.{i}" for i in (0, 1, 2, 3, 3, 4, 5)]
     assert "resuming at decoder.3: 3 of 6 layers were measured before" in capsys.readouterr().out
     assert contents(collect.OUTPUT) == expected
-    assert sorted(path.name for path in Path("artifacts").iterdir()) == ["collect", "finetune", "permute"]
+    assert sorted(path.name for path in Path("artifacts").iterdir()) == ["collect", "finetune", "permute", "recipes"]
 
 
 def logits(checkpoint: Checkpoint, probe: Any, code: str, memory_limit: int | None) -> Any:
@@ -119,7 +119,7 @@ def logits(checkpoint: Checkpoint, probe: Any, code: str, memory_limit: int | No
             {"memory_limit": "1kB"},
             r"^memory_limit = 1000 in params\.yaml: collect needs [\d,]+ bytes; raise",
         ),
-        (merge.main, {"memory_limit": "1kB"}, "merge needs .* lower collect.samples"),
+        (merge.main, {"memory_limit": "1kB"}, "merge needs .* lower calibration.samples"),
         (permute.main, {"memory_limit": "1kB"}, "permute needs"),
         (collect.main, {"collect": {"also": ["gradients"]}}, r"collect needs .* leave gradients out of collect\.also"),
         (distill.main, {}, "distill needs .* training is not streamed"),

@@ -12,12 +12,12 @@ import torch
 from mcsmoe.checkpoint.load import load_model, load_tokenizer
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.verify import probe_batch
-from mcsmoe.errors import CheckpointError, ParameterError, UnknownNameError
+from mcsmoe.errors import CheckpointError, ParameterError
 from mcsmoe.families.registry import sparse_layers
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.merging.rules import NEEDS
-from mcsmoe.recipes.recipe import known_recipes
-from stages import collect, merge, permute
+from stages import check, collect, merge, permute
+from stages.common import RECIPES
 from tests.models import EXPERTS
 from tests.stages.workplace import FINETUNED, write_params
 
@@ -59,7 +59,7 @@ def test_activations_come_from_the_calibration_sample(merged: Path):
     written = [(MERGED / "m-smoe" / WEIGHTS).read_bytes()]
     recipes = {"m-smoe": {"alignment": "activation", "rule": "zipit-activation"}}
     for samples in (40, 8):
-        write_params(recipes=recipes, collect={"samples": samples, "batch_size": 16})
+        write_params(recipes=recipes, calibration={"samples": samples, "batch_size": 16})
         merge.main("m-smoe")
         written.append((MERGED / "m-smoe" / WEIGHTS).read_bytes())
     assert len(set(written)) == 3
@@ -70,9 +70,9 @@ def test_fisher_information_must_have_been_collected(merged: Path, rule: str, al
     before = stamps()
     write_params(recipes={"m-smoe": {"rule": rule}})
     with pytest.raises(ParameterError, match=rf"collect\.also = \[\].*rule '{rule}'.*needs '{also}'"):
-        merge.main("m-smoe")
+        check.main()
     assert stamps() == before
-    settings = {"samples": 40, "batch_size": 16, "also": [also], "gradient_samples": 2}
+    settings = {"also": [also], "gradient_samples": 2}
     write_params(recipes={"m-smoe": {"rule": rule}}, collect=settings)
     collect.main()
     frequency = (MERGED / "m-smoe" / WEIGHTS).read_bytes()
@@ -117,17 +117,18 @@ def test_stages_give_the_same_bytes_again(merged: Path):
 
 
 def stamps(directory: str = "artifacts") -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in Path(directory).rglob("*") if path.is_file()}
+    """When each file was changed; `write_params` writes recipes."""
+    files = (path for path in Path(directory).rglob("*") if path.is_file() and RECIPES not in path.parents)
+    return {path: path.stat().st_mtime_ns for path in files}
 
 
 @pytest.mark.parametrize(
     ("sections", "method", "error", "message"),
     [
-        ({}, "m-smo", UnknownNameError, "unknown method 'm-smo'; known: average"),
+        ({}, "m-smo", CheckpointError, "no resolved recipe at artifacts/recipes/m-smo.yaml: run check"),
         ({"merge": {"groups": 9}}, "m-smoe", ParameterError, "merge.groups = 9"),
         ({"merge": {"groups": 0.5}}, "m-smoe", ParameterError, "merge.groups = 0.5"),
         ({"merge": {"exclude": {"encoder": [0], "decoder": []}}}, "m-smoe", ParameterError, "encoder = 0"),
-        ({"recipes": {"m-smoe": {"rule": "x"}}}, "m-smoe", UnknownNameError, "known: average, dominant"),
     ],
 )
 def test_mistakes_in_params_leave_artifacts_alone(
@@ -192,4 +193,4 @@ def test_one_line_and_exit_code_two(place: Path):
         text=True,
     )
     assert ran.returncode == 2
-    assert ran.stderr == f"error: unknown method 'm-smo'; known: {', '.join(known_recipes())}\n"
+    assert ran.stderr == "error: no resolved recipe at artifacts/recipes/m-smo.yaml: run check\n"

@@ -47,7 +47,7 @@ def test_blocks_too_short_to_predict_are_refused(tokenizer):
 
 
 def test_no_text_is_refused(tokenizer):
-    with pytest.raises(DataError, match=r"task\.data = '\./here': there are no two tokens"):
+    with pytest.raises(DataError, match=r"task 'lm': there are no two tokens"):
         TASK.encode(tokenizer, [Example("", "")], settings(name="lm", data="./here"), 0)
 
 

@@ -20,7 +20,9 @@ def model(**changes):
     values = {
         "source": None,
         "revision": None,
+        "hub": None,
         "dense_source": None,
+        "dense_hub": None,
         "trust_remote_code": False,
         "config": CONFIG,
         "tokenizer": {"kind": "word", "vocab_size": 100},
