@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mcsmoe.families.layer import Family, MoELayer, TensorSource
+from mcsmoe.families import Family, MoELayer, TensorSource
 from mcsmoe.report.figure import FAINT, PALETTE, STYLE
 
 MARKERS = {"before": ("o", FAINT), "merged": ("s", PALETTE[1]), "distilled": ("D", PALETTE[0])}

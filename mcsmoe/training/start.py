@@ -5,7 +5,7 @@ from typing import Any
 
 from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
 from mcsmoe.errors import ParameterError
-from mcsmoe.families.registry import family_of, sparse_layers
+from mcsmoe.families import family_of, sparse_layers
 from mcsmoe.params import Model
 from mcsmoe.tasks.task import Example
 from mcsmoe.tasks.tokenizer import train_tokenizer
@@ -47,7 +47,7 @@ def check_dense(settings: Model, config: Any) -> None:
     Raises `ParameterError`, or `CheckpointError` for a checkpoint that is not there.
     """
     if settings.source is None:
-        if family_of(config).dense_config is None:
+        if family_of(config).dense_config(config) is None:
             raise ParameterError("methods.dense", ["dense"], f"{config.model_type} has no dense counterpart")
     elif settings.dense_source is None:
         raise ParameterError("model.dense_source", None, "methods.dense needs a dense checkpoint beside model.source")
@@ -62,11 +62,12 @@ def start_dense(settings: Model, config: Any, tokenizer: Any) -> Any:
     and `ParameterError` for a checkpoint whose vocabulary is smaller than the tokenizer's.
     """
     check_dense(settings, config)
-    dense_config = family_of(config).dense_config
-    if settings.source is None and dense_config is not None:
+    if settings.source is None:
         import transformers
 
-        return _random_model(transformers.AutoConfig.for_model(**dense_config(config)))
+        values = family_of(config).dense_config(config)
+        assert values is not None  # check_dense refuses it
+        return _random_model(transformers.AutoConfig.for_model(**values))
     model = load_model(str(settings.dense_source), trust_remote_code=settings.trust_remote_code)
     if model.config.vocab_size < len(tokenizer):
         raise ParameterError(
