@@ -22,6 +22,8 @@ from mcsmoe.families.names import FUSED, MERGED
 from mcsmoe.families.naming import Naming
 from mcsmoe.families.skeletons import skeleton
 
+FLAGS = ("has_gate", "has_bias", "is_transposed", "is_concatenated", "num_experts", "down_proj")
+"""What a module with the common interface has; most are set by transformers' decorator."""
 ROUTERS = ("gate", "router")
 """What the router is called in the module that also owns the experts."""
 TOP_K = ("num_experts_per_tok", "moe_k", "moe_topk", "top_k")
@@ -63,8 +65,7 @@ class Fused(Family):
 
     def experts(self, module: Any) -> Experts | None:
         """What a module of the stock model says of the experts that it is; None where it is none."""
-        flags = ("has_gate", "has_bias", "is_transposed", "is_concatenated", "num_experts", "down_proj")
-        return _experts(module) if all(hasattr(module, flag) for flag in flags) else None
+        return _flagged(module) if all(hasattr(module, flag) for flag in FLAGS) else None
 
     def routing(self, block: nn.Module, output: Any) -> Routing:
         """What a router did: it returns (logits, gates, selected experts, …)."""
@@ -75,7 +76,7 @@ class Fused(Family):
         """The sparse layers, in order of the forward pass. Raises `CheckpointError` where no router is found."""
         model = skeleton(_stock(config))
         naming = Naming(model)
-        return [_layer(model, naming, path, experts) for path, experts in self._experts(model).items()]
+        return [_layer(model, naming, path, experts) for path, experts in self._all_experts(model).items()]
 
     def auto_map(self, config: Any) -> dict[str, str]:
         """Classes of remote code are called after the stock ones: `MCSMoEMixtralForCausalLM`."""
@@ -110,14 +111,14 @@ class Fused(Family):
             if size != other
         }
 
-    def _experts(self, model: nn.Module) -> dict[str, Experts]:
-        """By the path of the module."""
+    def _all_experts(self, model: nn.Module) -> dict[str, Experts]:
+        """All experts of a stock model, by the path of their module."""
         found = {path: self.experts(module) for path, module in model.named_modules() if path}
         return {path: experts for path, experts in found.items() if experts is not None}
 
     def _outside(self, model: nn.Module) -> dict[str, Tensor]:
         """Tensors that are no experts', by their name in memory."""
-        inside = tuple(f"{path}." for path in self._experts(model))
+        inside = tuple(f"{path}." for path in self._all_experts(model))
         return {name: value for name, value in model.state_dict().items() if not name.startswith(inside)}
 
 
@@ -194,8 +195,8 @@ def _limit(router: Any) -> GroupLimit | None:
     return GroupLimit(router.num_group, router.topk_group, scored=1 if method else 2)
 
 
-def _experts(module: Any) -> Experts:
-    """What transformers' decorator of the common interface tells by its flags."""
+def _flagged(module: Any) -> Experts:
+    """What the flags tell."""
     d_model, d_ff = module.down_proj.shape[1:]
     if module.is_transposed:
         d_model, d_ff = d_ff, d_model
@@ -203,7 +204,7 @@ def _experts(module: Any) -> Experts:
     biases = {f"{name}_bias": BIASES[name] for name in weights} if module.has_bias else {}
     layout = weights | biases
     places = {name: _place(module, name, d_ff) for name in layout}
-    return Experts(module.num_experts, d_model, d_ff, layout, places, _activation(module))
+    return Experts(module.num_experts, d_model, d_ff, layout, places, _gated(module))
 
 
 def _place(module: Any, name: str, d_ff: int) -> Place:
@@ -222,7 +223,7 @@ def halves(d_ff: int) -> dict[str, slice]:
     return {"gate": slice(0, d_ff), "up": slice(d_ff, 2 * d_ff)}
 
 
-def _activation(module: Any) -> Activation:
+def _gated(module: Any) -> Activation:
     def gated(gate: Tensor | None, up: Tensor) -> Tensor:
         if gate is None:
             plain: Tensor = module.act_fn(up)

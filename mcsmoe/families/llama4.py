@@ -15,7 +15,7 @@ class Llama4(Fused):
     configuration, modeling = "configuration_mcsmoe_llama4", "modeling_mcsmoe_llama4"
 
     def experts(self, module: Any) -> Experts | None:
-        """The sizes are there, the flags of the common interface are not."""
+        """Known by the name of their class."""
         if type(module).__name__ != "Llama4TextExperts":
             return None
         d_ff = module.expert_dim

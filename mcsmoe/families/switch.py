@@ -46,7 +46,7 @@ class Switch(Family):
         filled = _filled(config)
         blocks = {"encoder": filled.num_layers, "decoder": filled.num_decoder_layers}
         return [
-            _layer(filled, stack, index)
+            _sparse_block(filled, stack, index)
             for stack, count in blocks.items()
             for index in range(count)
             if _is_sparse(index, getattr(filled, f"{stack}_sparse_step"))
@@ -93,7 +93,7 @@ def _is_sparse(index: int, step: int) -> bool:
     return step == 1 or (step > 1 and index % step == 1)
 
 
-def _layer(config: Any, stack: str, index: int) -> MoELayer:
+def _sparse_block(config: Any, stack: str, index: int) -> MoELayer:
     path = f"{stack}.block.{index}.layer.{FEED_FORWARD[stack]}.mlp"
     # In memory and on disk alike.
     places = {name: Place(f"{path}.experts.expert_{{expert}}.{name}.weight") for name in LAYOUT}

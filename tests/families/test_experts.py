@@ -59,8 +59,13 @@ def test_a_module_on_the_disk_is_read_once(tmp_path, monkeypatch):
         tmp_path, device_map=places | {"model.layers": "disk"}, offload_folder=tmp_path / "offload"
     )
     reads = []
-    whole = modeling.align_module_device
-    monkeypatch.setattr(modeling, "align_module_device", lambda module: reads.append(module) or whole(module))
+    align = modeling.align_module_device
+
+    def counted(module):
+        reads.append(module)
+        return align(module)
+
+    monkeypatch.setattr(modeling, "align_module_device", counted)
     source = InMemory(offloaded)
     for e, expert in enumerate(expected):
         for name, place in layer.in_memory.items():

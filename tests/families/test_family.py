@@ -1,4 +1,5 @@
 import pytest
+from torch.nn import Module
 from transformers import CONFIG_MAPPING
 
 from mcsmoe.errors import CheckpointError
@@ -41,7 +42,7 @@ def test_a_dense_model_has_no_layers_and_no_merged_form():
     t5 = family_of(config)
     assert t5.layers(config) == []
     assert t5.merged_names(config, ["shared.weight"]) == {"shared.weight": "shared.weight"}
-    for ask in (lambda: t5.merged_config(config, {}), lambda: t5.expert_axes(config), lambda: t5.routing(None, None)):
+    for ask in (lambda: t5.merged_config(config, {}), lambda: t5.expert_axes(config), lambda: t5.routing(Module(), ())):
         with pytest.raises(CheckpointError, match="a T5 is dense: there are no experts"):
             ask()
 

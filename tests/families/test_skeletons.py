@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from transformers import MixtralForCausalLM
 
 from mcsmoe.families import configuration, empty_model, family_of, skeleton
 from tests.causal import tiny_mixtral
@@ -72,7 +73,7 @@ def test_an_empty_model_is_new_each_time_and_has_what_is_computed():
 
 
 def test_an_empty_model_of_a_class_that_is_named():
-    class Other(type(tiny_mixtral())):
+    class Other(MixtralForCausalLM):
         pass
 
     assert isinstance(empty_model(tiny_mixtral().config, model_class=Other), Other)
