@@ -33,9 +33,7 @@ def configurations(params: Params) -> dict[str, Any]:
     for name, experts in kept.items():
         rows = {"wi": experts * full.d_ff, "wo": experts * full.d_model}
         compressed.moe_layers[name] = {"experts": experts, "rank": RANK, "structure": "row", "kept": rows}
-    values = family.dense_config(full)
-    assert values is not None
-    dense = transformers.AutoConfig.for_model(**values)
+    dense = transformers.AutoConfig.for_model(**family.dense_config(full))
     return {"full": full, "merged": merged, "compressed": compressed, "dense": dense}
 
 

@@ -30,6 +30,8 @@ class Family(ABC):
     """
     older_count: str | None = None
     """What transformers before 5 calls the number of experts, where 5 saves it under another name."""
+    dense_type: str | None = None
+    """Model type of a dense model of the same active size, the baseline; None where there is none."""
 
     def __init__(self, model_type: str, merged_type: str | None = None) -> None:
         self.model_type = model_type
@@ -62,9 +64,9 @@ class Family(ABC):
         Such are router rows, biases of routers, corrections of their scores.
         """
 
-    def dense_config(self, config: Any) -> dict[str, Any] | None:
-        """Configuration of a dense model of the same active size, the baseline; None where there is none."""
-        return None
+    def dense_config(self, config: Any) -> dict[str, Any]:
+        """Configuration of the dense model. Raises `CheckpointError` where there is none."""
+        raise CheckpointError(f"{self.model_type} has no dense counterpart")
 
     def merged_config(self, config: Any, experts: Mapping[str, int]) -> dict[str, Any]:
         """The config.json of the merged model: `experts[layer name]` dense experts a layer, all else unchanged.

@@ -40,6 +40,7 @@ class Switch(Family):
 
     auto_class = "AutoModelForSeq2SeqLM"
     expert_counts = ("num_experts",)
+    dense_type = "t5"
 
     def layers(self, config: Any) -> list[MoELayer]:
         """The sparse layers, encoder first."""
@@ -77,7 +78,7 @@ class Switch(Family):
         """A T5 of the same sizes: Switch is T5 with experts, and each token runs one of them."""
         filled = _filled(config)
         kept = {name: getattr(filled, name) for name in SHARED_WITH_T5}
-        return kept | {"model_type": "t5", "feed_forward_proj": filled.dense_act_fn}
+        return kept | {"model_type": self.dense_type, "feed_forward_proj": filled.dense_act_fn}
 
 
 def _filled(config: Any) -> Any:

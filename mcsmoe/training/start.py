@@ -47,7 +47,7 @@ def check_dense(settings: Model, config: Any) -> None:
     Raises `ParameterError`, or `CheckpointError` for a checkpoint that is not there.
     """
     if settings.source is None:
-        if family_of(config).dense_config(config) is None:
+        if family_of(config).dense_type is None:
             raise ParameterError("methods.dense", ["dense"], f"{config.model_type} has no dense counterpart")
     elif settings.dense_source is None:
         raise ParameterError("model.dense_source", None, "methods.dense needs a dense checkpoint beside model.source")
@@ -65,9 +65,7 @@ def start_dense(settings: Model, config: Any, tokenizer: Any) -> Any:
     if settings.source is None:
         import transformers
 
-        values = family_of(config).dense_config(config)
-        assert values is not None  # check_dense refuses it
-        return _random_model(transformers.AutoConfig.for_model(**values))
+        return _random_model(transformers.AutoConfig.for_model(**family_of(config).dense_config(config)))
     model = load_model(str(settings.dense_source), trust_remote_code=settings.trust_remote_code)
     if model.config.vocab_size < len(tokenizer):
         raise ParameterError(

@@ -49,9 +49,15 @@ def test_a_dense_model_has_no_layers_and_no_merged_form():
 
 def test_the_dense_baseline_has_the_sizes_of_the_sparse_model():
     config = tiny_switch().config
-    values = family_of(config).dense_config(config)
-    assert values is not None
-    assert family_of(config).dense_config(config.to_dict()) == values
-    assert values["model_type"] == "t5"
+    family = family_of(config)
+    values = family.dense_config(config)
+    assert values["model_type"] == family.dense_type == "t5"
     assert values["d_ff"] == config.d_ff
-    assert family_of({"model_type": "mixtral"}).dense_config({"model_type": "mixtral"}) is None
+    assert family.dense_config(config.to_dict()) == values
+
+
+def test_a_family_without_a_dense_baseline_says_so():
+    family = family_of({"model_type": "mixtral"})
+    assert family.dense_type is None
+    with pytest.raises(CheckpointError, match="mixtral has no dense counterpart"):
+        family.dense_config({"model_type": "mixtral"})
