@@ -17,7 +17,7 @@ import transformers
 from mcsmoe.calibration.memory import forward_needs
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.streamed import Footprint
-from mcsmoe.families.registry import configuration, family_of
+from mcsmoe.families import configuration, family_of
 from mcsmoe.params import Params
 
 RESULTS = Path(__file__).parent / "results"

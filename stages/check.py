@@ -49,7 +49,7 @@ def check(params: Params) -> None:
     from mcsmoe.compression.pruner import CubicSchedule
     from mcsmoe.compression.size import check_size
     from mcsmoe.errors import CheckpointError
-    from mcsmoe.families.registry import excluded_layers, sparse_layers
+    from mcsmoe.families import excluded_layers, sparse_layers
     from mcsmoe.recipes.recipe import validate_recipes
     from mcsmoe.tasks.task import TASKS
     from mcsmoe.training.start import check_dense, check_model

@@ -31,7 +31,7 @@ def main() -> None:
     from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
     from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
     from mcsmoe.checkpoint.streamed import load_streamed
-    from mcsmoe.families.registry import family_of
+    from mcsmoe.families import family_of
     from mcsmoe.similarity.correlation import measure_correlations
     from mcsmoe.tasks.batches import Batch
 

@@ -18,7 +18,7 @@ def main(method: Annotated[str, Option(help="Recipe whose distilled model is com
     def train(params: "Params", student: Any, make_fit: MakeFit) -> "Fit":
         from mcsmoe.compression.factorise import factorise_model
         from mcsmoe.compression.pruner import Pruner
-        from mcsmoe.families.registry import excluded_layers, sparse_layers
+        from mcsmoe.families import excluded_layers, sparse_layers
         from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
         from mcsmoe.recipes.resolved import ResolvedMethod
 

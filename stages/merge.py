@@ -29,7 +29,7 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
     from mcsmoe.checkpoint.streamed import load_streamed
     from mcsmoe.checkpoint.verify import probe_batch, verify_checkpoint
-    from mcsmoe.families.registry import family_of
+    from mcsmoe.families import family_of
     from mcsmoe.merging.apply import Material, write_merged
     from mcsmoe.merging.rules import LOOKING
     from mcsmoe.recipes.planning import make_plan

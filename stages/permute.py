@@ -38,8 +38,7 @@ def main() -> None:
     from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
     from mcsmoe.checkpoint.streamed import load_streamed
     from mcsmoe.checkpoint.verify import verify_checkpoint
-    from mcsmoe.families.layer import MoELayer
-    from mcsmoe.families.registry import family_of
+    from mcsmoe.families import MoELayer, family_of
     from mcsmoe.tasks.batches import model_inputs
 
     source = Checkpoint(SOURCE)

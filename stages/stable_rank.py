@@ -14,7 +14,7 @@ def main(method: Annotated[str, Option(help="Recipe whose experts are measured."
     from mcsmoe.checkpoint.output import write_json
     from mcsmoe.checkpoint.reader import Checkpoint
     from mcsmoe.evaluation.stable_rank import merged_ranks, stock_ranks
-    from mcsmoe.families.registry import family_of
+    from mcsmoe.families import family_of
 
     def ranks(directory: Path) -> dict[str, float]:
         checkpoint = Checkpoint(directory)

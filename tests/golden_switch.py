@@ -17,8 +17,7 @@ from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.calibration.watch import every_token
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.families.layer import MoELayer
-from mcsmoe.families.registry import family_of, sparse_layers
+from mcsmoe.families import MoELayer, family_of, sparse_layers
 from mcsmoe.similarity.correlation import measure_correlations
 from mcsmoe.similarity.evidence import Evidence
 from tests.shared import GOLDEN

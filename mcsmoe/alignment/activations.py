@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from mcsmoe.alignment.matching import ActivationMoments, promoted
 from mcsmoe.calibration.watch import Batch, Masks, one_by_one, real_tokens
 from mcsmoe.checkpoint.streamed import blocks_of
+from mcsmoe.families import Expert, Family, MoELayer, Routing, TensorSource
 from mcsmoe.families.experts import hidden, read_expert
-from mcsmoe.families.layer import Expert, Family, MoELayer, Routing, TensorSource
 
 CHUNK = 4096
 """Tokens whose activations are in memory at once."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mcsmoe.alignment.assignment import assign
-from mcsmoe.families.layer import Expert, Layout
+from mcsmoe.families import Expert, Layout
 
 ROWS = 2048
 """Hidden neurons whose costs are added at once."""

@@ -20,8 +20,8 @@ from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
 from mcsmoe.errors import CheckpointError
+from mcsmoe.families import MoELayer, TensorSource
 from mcsmoe.families.experts import expert_shares, read_expert
-from mcsmoe.families.layer import MoELayer, TensorSource
 from mcsmoe.progress import progress
 
 Counts = Callable[[], Mapping[str, Tensor]]

@@ -10,8 +10,8 @@ from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
 from mcsmoe.calibration.watch import Batch, Masks, real_tokens, watching
 from mcsmoe.checkpoint.streamed import device_of
 from mcsmoe.errors import CheckpointError
+from mcsmoe.families import Activation, Expert, Family, MoELayer, Role, Routing
 from mcsmoe.families.experts import expert_in_memory, forward, hidden
-from mcsmoe.families.layer import Activation, Expert, Family, MoELayer, Role, Routing
 
 Reduce = Callable[[Tensor], Tensor]
 """A sum over the tokens of this process → the sum over those of all processes."""

@@ -13,7 +13,7 @@ from mcsmoe.calibration.collect import Reduce, alone
 from mcsmoe.calibration.watch import Batch, real_tokens
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, write_safetensors
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.layer import Expert, MoELayer, Place
+from mcsmoe.families import Expert, MoELayer, Place
 from mcsmoe.progress import progress
 from mcsmoe.tasks.batches import IGNORED, is_causal, model_inputs
 

@@ -25,7 +25,7 @@ from typing import Any
 from mcsmoe.calibration.statistics import LayerStatistics
 from mcsmoe.checkpoint.streamed import Footprint
 from mcsmoe.errors import MemoryLimitError
-from mcsmoe.families.registry import sparse_layers
+from mcsmoe.families import sparse_layers
 from mcsmoe.params import Calibration, Task
 
 WHOLE_ONLY = ("gradients", "exact-fisher")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mcsmoe.calibration.journal import Journal
 from mcsmoe.calibration.lockstep import Enough, lockstep
 from mcsmoe.checkpoint.streamed import blocks_of, device_of
-from mcsmoe.families.layer import Family, MoELayer, Routing
+from mcsmoe.families import Family, MoELayer, Routing
 from mcsmoe.progress import progress
 from mcsmoe.tasks.batches import IGNORED, model_inputs
 

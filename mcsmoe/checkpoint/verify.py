@@ -19,7 +19,7 @@ from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.save import check_held
 from mcsmoe.checkpoint.writer import Written, differing
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.registry import configuration, family_of, merged_layers
+from mcsmoe.families import family_of, merged_layers, skeleton
 from mcsmoe.progress import progress
 
 BATCH, SOURCE, TARGET = 4, 16, 8
@@ -159,14 +159,8 @@ def _expected_tensors(
 
     `names` are those of the checkpoint.
     """
-    import transformers
-
-    family = family_of(config)
-    auto_class = getattr(transformers, family.auto_class)
-    described = configuration(config)
-    precision: torch.dtype = described.dtype or torch.float32
-    with torch.device("meta"):
-        model = auto_class.from_config(described, dtype=precision)
+    family, model = family_of(config), skeleton(config)
+    precision: torch.dtype = model.config.dtype
     loaded: dict[str, Tensor] = dict(model.state_dict())
     tied: set[str] = set(getattr(model, "all_tied_weights_keys", {}))
     if merged_layers(config) is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mcsmoe.calibration.watch import Batch, one_by_one
 from mcsmoe.errors import CheckpointError
 from mcsmoe.export.stock import Mapped
-from mcsmoe.families.layer import MoELayer, Routing
+from mcsmoe.families import MoELayer, Routing
 from mcsmoe.progress import progress
 from mcsmoe.registry import Registry
 

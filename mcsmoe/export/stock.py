@@ -15,9 +15,8 @@ from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, piece_shape
 from mcsmoe.errors import CheckpointError
 from mcsmoe.export.config import with_expert_count
+from mcsmoe.families import Family, MoELayer, family_of, merged_layers
 from mcsmoe.families.experts import expert_shares
-from mcsmoe.families.layer import Family, MoELayer
-from mcsmoe.families.registry import family_of, merged_layers
 from mcsmoe.grouping.plan import PLAN, LayerPlan, Plan
 
 

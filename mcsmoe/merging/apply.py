@@ -20,9 +20,8 @@ from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
 from mcsmoe.errors import CheckpointError
+from mcsmoe.families import Expert, Family, MoELayer, TensorSource, family_of
 from mcsmoe.families.experts import read_expert
-from mcsmoe.families.layer import Expert, Family, MoELayer, TensorSource
-from mcsmoe.families.registry import family_of
 from mcsmoe.grouping.plan import Group, Plan
 from mcsmoe.merging.rules import RULES, Members
 from mcsmoe.progress import progress

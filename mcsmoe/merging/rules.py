@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mcsmoe.calibration.statistics import LayerStatistics
-from mcsmoe.families.layer import Expert, MoELayer
+from mcsmoe.families import Expert, MoELayer
 from mcsmoe.registry import Registry
 
 

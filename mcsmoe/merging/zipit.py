@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mcsmoe.alignment.activations import activations
 from mcsmoe.alignment.matching import ActivationMoments, activation_similarity, by_neuron
-from mcsmoe.families.layer import Expert, Layout, Role
+from mcsmoe.families import Expert, Layout, Role
 from mcsmoe.merging.rules import RULES, Members
 
 

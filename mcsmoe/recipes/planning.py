@@ -7,8 +7,7 @@ from torch import Tensor
 from mcsmoe.calibration.gradients import Gradients
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.layer import MoELayer, TensorSource
-from mcsmoe.families.registry import excluded_layers
+from mcsmoe.families import MoELayer, TensorSource, excluded_layers
 from mcsmoe.grouping.budget import BUDGETS, total_groups
 from mcsmoe.grouping.group import GROUPERS, Grouping, group
 from mcsmoe.grouping.plan import LayerPlan, Plan

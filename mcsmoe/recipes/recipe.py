@@ -8,8 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from mcsmoe.errors import ParameterError, UnknownNameError
-from mcsmoe.families.layer import MoELayer
-from mcsmoe.families.registry import excluded_layers
+from mcsmoe.families import MoELayer, excluded_layers
 from mcsmoe.grouping.budget import BUDGETS, check
 from mcsmoe.grouping.group import GROUPERS, check_capacity
 from mcsmoe.grouping.policies import EXCLUDING, POLICIES

@@ -10,8 +10,8 @@ from mcsmoe.alignment.assignment import assign
 from mcsmoe.calibration.collect import Reduce, alone
 from mcsmoe.calibration.watch import Batch, Masks, real_tokens, watch
 from mcsmoe.checkpoint.streamed import device_of
+from mcsmoe.families import Family, MoELayer, Routing
 from mcsmoe.families.experts import expert_in_memory, hidden
-from mcsmoe.families.layer import Family, MoELayer, Routing
 
 BLOCK_BYTES = 4 * 2**30
 """Most bytes of the sums of f² products that pairs of experts take at once; more pairs take further passes."""

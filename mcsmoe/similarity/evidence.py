@@ -10,7 +10,7 @@ from torch import Tensor
 from mcsmoe.calibration.gradients import Gradients
 from mcsmoe.calibration.statistics import LayerStatistics
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.layer import MoELayer, TensorSource
+from mcsmoe.families import MoELayer, TensorSource
 from mcsmoe.registry import Registry
 
 T = TypeVar("T")

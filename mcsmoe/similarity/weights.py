@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mcsmoe.families.layer import Role
+from mcsmoe.families import Role
 from mcsmoe.similarity.evidence import SIMILARITIES, Evidence, collected, cosine
 
 CHUNK = 2**23

@@ -5,7 +5,7 @@ from typing import Any
 
 from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
 from mcsmoe.errors import ParameterError
-from mcsmoe.families.registry import family_of, sparse_layers
+from mcsmoe.families import family_of, sparse_layers
 from mcsmoe.params import Model
 from mcsmoe.tasks.task import Example
 from mcsmoe.tasks.tokenizer import train_tokenizer
@@ -47,14 +47,12 @@ def check_dense(settings: Model, config: Any) -> None:
     Raises `ParameterError`, or `CheckpointError` for a checkpoint that is not there.
     """
     if settings.origin is None:
-        if family_of(config).dense_config is None:
+        if family_of(config).dense_type is None:
             raise ParameterError("methods.dense", ["dense"], f"{config.model_type} has no dense counterpart")
     elif settings.dense_origin is None:
         raise ParameterError("model.dense_source", None, "methods.dense needs a dense checkpoint, too")
     elif sparse_layers(load_config(settings.dense_origin, trust_remote_code=settings.trust_remote_code)):
-        raise ParameterError(
-            "model.dense_source", settings.dense_source or settings.dense_hub, "has experts, is not dense"
-        )
+        raise ParameterError("model.dense_source", settings.dense_source or settings.dense_hub, "it has experts")
 
 
 def start_dense(settings: Model, config: Any, tokenizer: Any) -> Any:
@@ -64,11 +62,10 @@ def start_dense(settings: Model, config: Any, tokenizer: Any) -> Any:
     and `ParameterError` for a checkpoint whose vocabulary is smaller than the tokenizer's.
     """
     check_dense(settings, config)
-    dense_config = family_of(config).dense_config
-    if settings.origin is None and dense_config is not None:
+    if settings.origin is None:
         import transformers
 
-        return _random_model(transformers.AutoConfig.for_model(**dense_config(config)))
+        return _random_model(transformers.AutoConfig.for_model(**family_of(config).dense_config(config)))
     assert settings.dense_origin is not None  # checked above
     model = load_model(settings.dense_origin, trust_remote_code=settings.trust_remote_code)
     if model.config.vocab_size < len(tokenizer):

@@ -4,17 +4,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mcsmoe.checkpoint.load import load_model, load_tokenizer
 from mcsmoe.checkpoint.output import atomic_directory, check_room, copy_companions
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint, read_json
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.shards import other_parts, write_parts
-from mcsmoe.checkpoint.streamed import empty_model
 from mcsmoe.checkpoint.verify import check_inventory
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, written_pieces
-from mcsmoe.families.registry import configuration, language_config
+from mcsmoe.families import configuration, empty_model, language_config, skeleton
 from mcsmoe.params import Model
 
 # Hub repositories hold the same weights in other formats, too.
@@ -59,8 +56,7 @@ def _readable(directory: Path) -> bool:
 
 def _anew(model: Any) -> Any:
     """The model as if it had never been quantised: one that was is saved under its quantised names."""
-    with torch.device("meta"):
-        same = type(model)(model.config)
+    same = empty_model(model.config, model.dtype, type(model))
     same.load_state_dict(model.state_dict(), assign=True)
     same.tie_weights()
     same.generation_config = model.generation_config
@@ -81,8 +77,8 @@ def _copy(source: Checkpoint, target: Path) -> Written:
 def _cut_out(source: Checkpoint, target: Path) -> Written:
     """The language model in `source`, as transformers would save it."""
     config = language_config(configuration(source.config))
-    model = empty_model(config)
-    config.architectures = [type(model).__name__]
+    model = skeleton(config)
+    config.architectures, config.dtype = [type(model).__name__], model.config.dtype
     config.save_pretrained(target)
     inside = f"{model.base_model_prefix}."
     names = {name.removeprefix(inside): name for name in source.names() if name.startswith(inside)}

@@ -17,9 +17,8 @@ from mcsmoe.alignment.matching import permute
 from mcsmoe.alignment.permute import activation_matches
 from mcsmoe.calibration import watch
 from mcsmoe.calibration.watch import watching
+from mcsmoe.families import Layout, family_of
 from mcsmoe.families.experts import forward, hidden
-from mcsmoe.families.layer import Layout
-from mcsmoe.families.registry import family_of
 from tests.alignment.experts import GATED, PLAIN, RELU, InMemory, noisy, random_expert
 from tests.merging.members import D, F, make_layer, random_experts, tokens
 from tests.models import batch, tiny_switch

@@ -4,8 +4,8 @@ from safetensors.torch import load_file
 
 from mcsmoe.alignment.assignment import assign
 from mcsmoe.alignment.matching import align, permute, weight_similarity
+from mcsmoe.families import Layout, Role
 from mcsmoe.families.experts import forward
-from mcsmoe.families.layer import Layout, Role
 from tests.alignment.experts import GATED, PLAIN, activation, noisy, random_expert
 from tests.shared import GOLDEN, needs_golden
 

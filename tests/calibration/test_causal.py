@@ -7,7 +7,7 @@ import torch
 
 from mcsmoe.calibration.gradients import Weight, _differentiate, rows
 from mcsmoe.calibration.watch import count, every_token, real_tokens, watch
-from mcsmoe.families.layer import Place
+from mcsmoe.families import Place
 from mcsmoe.tasks.batches import collate, in_order
 from tests import causal
 from tests.causal import FAMILY, TOP_K, tiny_mixtral

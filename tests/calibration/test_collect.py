@@ -10,8 +10,7 @@ from mcsmoe.calibration.collect import collect
 from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
 from mcsmoe.calibration.watch import count, every_token
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.layer import MoELayer
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import MoELayer, family_of
 from tests.calibration.samples import ROWS, batches, exact_switch, samples
 from tests.models import VOCABULARY, tiny_switch
 

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from mcsmoe.calibration import gradients as differentiate
 from mcsmoe.calibration.gradients import GRADIENTS, Gradients, likely, rows, write_gradients
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.layer import MoELayer
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import MoELayer, family_of
 from tests.calibration.samples import Row, batches, exact_switch, kill, samples
 
 VOCABULARY = 9

@@ -6,8 +6,8 @@ import torch
 from mcsmoe.calibration import collect as every_expert
 from mcsmoe.calibration.collect import add_outputs, add_pair_errors
 from mcsmoe.calibration.statistics import LayerStatistics
+from mcsmoe.families import Expert, MoELayer, Role
 from mcsmoe.families.experts import forward
-from mcsmoe.families.layer import Expert, MoELayer, Role
 from tests.merging.members import make_layer
 
 E, D, F, T = 4, 5, 7, 23

@@ -13,7 +13,7 @@ from mcsmoe.calibration.journal import Call, Journal
 from mcsmoe.calibration.statistics import LayerStatistics
 from mcsmoe.checkpoint.streamed import Blocks, load_streamed
 from mcsmoe.errors import CheckpointError, DiskFullError
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import family_of
 from tests.calibration.test_streamed import MODELS, ragged, save
 from tests.checkpoint.damage import change_config
 

@@ -14,7 +14,7 @@ from mcsmoe.calibration.watch import count, watch, watching
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.streamed import Footprint, blocks_of, load_streamed
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import family_of
 from mcsmoe.tasks.batches import in_order
 from tests import causal
 from tests.calibration.samples import batches, samples

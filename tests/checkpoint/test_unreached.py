@@ -16,7 +16,7 @@ from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.verify import verify_checkpoint, verify_stock
 from mcsmoe.checkpoint.writer import Written
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.registry import family_of, merged_layers
+from mcsmoe.families import family_of, merged_layers
 from mcsmoe.grouping.plan import LayerPlan, Plan
 from mcsmoe.merging.apply import write_merged
 from tests.checkpoint.damage import change

@@ -12,8 +12,7 @@ from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.compression.factorise import factorise_model
 from mcsmoe.errors import CheckpointError
 from mcsmoe.export.stock import check_stock, open_mapped
-from mcsmoe.families.layer import MoELayer
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import MoELayer, family_of
 from mcsmoe.grouping.plan import PLAN, Group, LayerPlan
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 from tests.compression.settings import compress

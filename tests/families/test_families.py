@@ -15,10 +15,9 @@ from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.verify import check_inventory, verify_checkpoint
 from mcsmoe.compression.factorise import factorise_model, sparse_parts
+from mcsmoe.families import MoELayer, family_of
 from mcsmoe.families.experts import expert_in_memory, read_expert
-from mcsmoe.families.layer import MoELayer
 from mcsmoe.families.names import FUSED
-from mcsmoe.families.registry import family_of
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
 from mcsmoe.merging.apply import write_merged
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears

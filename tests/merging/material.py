@@ -7,7 +7,7 @@ from typing import NoReturn
 from mcsmoe.alignment.activations import LayerTokens
 from mcsmoe.calibration.gradients import Gradients
 from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
-from mcsmoe.families.layer import MoELayer
+from mcsmoe.families import MoELayer
 from mcsmoe.merging.apply import Material
 
 

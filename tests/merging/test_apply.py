@@ -11,7 +11,7 @@ from mcsmoe.alignment.activations import LayerTokens
 from mcsmoe.alignment.matching import permute
 from mcsmoe.calibration.gradients import GRADIENTS, Gradients
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.layer import Expert, Layout
+from mcsmoe.families import Expert, Layout
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
 from mcsmoe.merging import apply
 from mcsmoe.merging.apply import merge_group

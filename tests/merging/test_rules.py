@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mcsmoe.alignment.matching import align
+from mcsmoe.families import Layout, Role
 from mcsmoe.families.experts import forward
-from mcsmoe.families.layer import Layout, Role
 from mcsmoe.merging.rules import NEEDS, RULES, combine
 from tests.alignment.experts import GATED, PLAIN, RELU
 from tests.merging.members import copies, group, make_layer, odd_expert, random_experts, tokens, unused

@@ -11,8 +11,8 @@ from mcsmoe.calibration.collect import collect
 from mcsmoe.calibration.gradients import Gradients, write_gradients
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.families import family_of
 from mcsmoe.families.experts import read_expert
-from mcsmoe.families.registry import family_of
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.merging.apply import Material, write_merged
 from mcsmoe.params import Params

@@ -5,8 +5,7 @@ import torch
 
 from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
 from mcsmoe.errors import CheckpointError, ParameterError, UnknownNameError
-from mcsmoe.families.layer import TensorSource
-from mcsmoe.families.registry import excluded_layers, sparse_layers
+from mcsmoe.families import TensorSource, excluded_layers, sparse_layers
 from mcsmoe.params import Params
 from mcsmoe.recipes.planning import make_plan
 from mcsmoe.recipes.recipe import known_recipes, load_recipe, validate_recipes

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import family_of
 from mcsmoe.grouping.plan import Plan
 from stages import collect, permute
 from tests.pipeline.imports import ROOT

@@ -88,7 +88,7 @@ def test_every_structure_and_a_rank_by_ratio_pass(tmp_path, monkeypatch, structu
     [
         (None, r"^model\.dense_source = None.*needs a dense checkpoint"),
         ("./gone", "gone: no such directory"),
-        ("full", r"^model\.dense_source = 'full'.*has experts"),
+        ("full", r"^model\.dense_source = 'full'.*it has experts"),
     ],
 )
 def test_dense_needs_a_checkpoint_beside_a_source(tmp_path, monkeypatch, dense_source, message):

@@ -11,7 +11,7 @@ from mcsmoe.alignment import permute as matching
 from mcsmoe.checkpoint import shards, verify
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.families.registry import sparse_layers
+from mcsmoe.families import sparse_layers
 from mcsmoe.merging import apply
 from stages import merge, permute
 from tests.models import EXPERTS

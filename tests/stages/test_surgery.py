@@ -13,7 +13,7 @@ from mcsmoe.checkpoint.load import load_model, load_tokenizer
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.verify import probe_batch
 from mcsmoe.errors import CheckpointError, ParameterError
-from mcsmoe.families.registry import sparse_layers
+from mcsmoe.families import sparse_layers
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.merging.rules import NEEDS
 from stages import check, collect, merge, permute
