@@ -1,14 +1,13 @@
 """`params.yaml` as frozen models, one a section. A key that no section knows is refused."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from mcsmoe.errors import ParameterError
+from mcsmoe.errors import ConflictError, ParameterError, UserError
 
 Positive = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
@@ -54,7 +53,7 @@ class Launch(Section):
     @model_validator(mode="after")
     def _something_to_share(self) -> Self:
         if self.fsdp and self.processes == 1:
-            raise ValueError("launch.fsdp = true shares a model out among processes: set launch.processes, too")
+            raise ConflictError("launch.fsdp = true shares a model out among processes: set launch.processes, too")
         return self
 
     @property
@@ -79,11 +78,11 @@ class Methods(Section):
     def _each_step_feeds_the_next(self) -> Self:
         for step in ("merge", "distill", "compress"):
             if "dense" in getattr(self, step):
-                raise ValueError(f"methods.{step} has 'dense', which is no recipe: list it under methods.dense")
+                raise ConflictError(f"methods.{step} has 'dense', which is no recipe: list it under methods.dense")
         for earlier, later in (("merge", "distill"), ("distill", "compress")):
             missing = set(getattr(self, later)) - set(getattr(self, earlier))
             if missing:
-                raise ValueError(f"methods.{later} has {sorted(missing)}, which methods.{earlier} lacks")
+                raise ConflictError(f"methods.{later} has {sorted(missing)}, which methods.{earlier} lacks")
         return self
 
 
@@ -110,7 +109,7 @@ class Model(Section):
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if self.source is None and (not self.config or self.tokenizer is None):
-            raise ValueError("model.config and model.tokenizer are needed when model.source is null")
+            raise ConflictError("model.config and model.tokenizer are needed when model.source is null")
         return self
 
 
@@ -233,9 +232,9 @@ class Compress(Training):
     @model_validator(mode="after")
     def _one_rank(self) -> Self:
         if (self.rank is None) == (self.rank_ratio is None):
-            raise ValueError("give compress.rank or compress.rank_ratio, and set the other to null")
+            raise ConflictError("give compress.rank or compress.rank_ratio, and set the other to null")
         if self.structure == "none" and (self.rank == 0 or self.rank_ratio == 0):
-            raise ValueError("compress.structure = none with rank 0 would leave nothing of a weight")
+            raise ConflictError("compress.structure = none with rank 0 would leave nothing of a weight")
         return self
 
 
@@ -268,14 +267,18 @@ class Params(Section):
     @model_validator(mode="after")
     def _something_to_start_from(self) -> Self:
         if self.finetune.epochs == 0 and self.model.source is None:
-            raise ValueError("finetune.epochs = 0 takes the model as it is: give model.source, or train for longer")
+            raise ConflictError("finetune.epochs = 0 takes the model as it is: give model.source, or train for longer")
         if self.finetune.epochs == 0 and self.methods.dense:
-            raise ValueError("finetune.epochs = 0 trains no dense baseline: empty methods.dense")
+            raise ConflictError("finetune.epochs = 0 trains no dense baseline: empty methods.dense")
         return self
 
     @classmethod
     def load(cls, path: Path | str = "params.yaml") -> Self:
-        """Read and check a params file. Raises `ParameterError` naming the first bad parameter."""
+        """Read and check a params file.
+
+        Raises a `UserError` of the first mistake: `ParameterError` for a value that cannot be used, `ConflictError`
+        for values that do not go together.
+        """
         path = Path(path)
         try:
             values = yaml.safe_load(path.read_text())
@@ -290,10 +293,12 @@ class Params(Section):
         """Check values read from `where`."""
         try:
             return cls.model_validate(values)
+        except ConflictError as error:
+            raise ConflictError(f"{where}: {error}") from None
         except ValidationError as error:
             first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or "(root)"
+            name, value = ".".join(str(part) for part in first["loc"]), first["input"]
             message = first["msg"].removeprefix("Value error, ")
-            value = first["input"]
-            shown = "{…}" if isinstance(value, Mapping) and value else value
-            raise ParameterError(name, shown, message, where) from None
+            if first["type"] == "missing":
+                raise UserError(f"{where}: {name} is missing") from None
+            raise ParameterError(name or "file", value, message, where) from None

@@ -17,7 +17,7 @@ READERS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".parquet": "
 def find_directory(path: str) -> Path | None:
     """A relative path is looked up in the working directory, then in its parents.
 
-    Queued DVC experiments run in a directory of their own below the project: there, too, `../data` must be found.
+    Queued experiments run in a directory of their own below the project: there, too, `../data` must be found.
     """
     if Path(path).is_absolute():
         return Path(path) if Path(path).is_dir() else None
@@ -31,36 +31,36 @@ def looks_local(name: str) -> bool:
 
 
 def read_passages(settings: TaskParams, source: Source, split: Split) -> list[Example]:
-    """Running text, one example a row: its source and target both are `task.column`, else the data set's own column."""
+    """Running text, an example a row: source and target both are `settings.column`, else the data set's own column."""
     column = settings.column or source.columns[0]
     rows = _read(settings, replace(source, columns=(column,)), split)
     return [Example(row[column], row[column]) for row in rows]
 
 
 def read_rows(settings: TaskParams, source: Source, split: Split) -> list[dict[str, Any]]:
-    """All rows of a split, at most its limit; from the task's own data set where `task.data` names none.
+    """All rows of a split, at most its limit; from the task's own data set where `settings.data` names none.
 
-    Raises `DataError` naming what is missing, `ParameterError` for a column that is not asked for.
+    Raises `DataError` naming what is missing in the data, `ParameterError` for data that is not there, or a column
+    that is not asked for.
     """
     if settings.column is not None:
         columns = ", ".join(source.columns)
-        raise ParameterError("task.column", settings.column, f"task {settings.name!r} reads {columns}; set it to null")
+        raise ParameterError("column", settings.column, f"task {settings.name!r} reads {columns}; set it to null")
     return _read(settings, source, split)
 
 
 def _read(settings: TaskParams, source: Source, split: Split) -> list[dict[str, Any]]:
     data, name = settings.data or source.hub, source.splits[split]
     if data is None:
-        raise DataError(f"task.data = None: task {settings.name!r} needs a local directory or a hub id")
+        raise ParameterError("data", None, f"task {settings.name!r} needs a local directory or a hub id")
     directory = find_directory(data)
     if directory is None and looks_local(data):
-        raise DataError(f"task.data = {data!r}: there is no such directory; give one, or a hub id")
+        raise ParameterError("data", data, "there is no such directory; give one, or a hub id")
     rows = _local(directory, name) if directory else _hub(data, settings, source, name)
     missing = sorted(set(source.columns) - set(rows.column_names))
     if missing:
         raise DataError(
-            f"task.data = {data!r}, split {name!r}: column {missing[0]!r} is missing; "
-            f"there are {', '.join(rows.column_names)}"
+            f"{data}, split {name!r}: column {missing[0]!r} is missing; there are {', '.join(rows.column_names)}"
         )
     limit = settings.train_limit if split == "train" else settings.test_limit
     return list(rows.select(range(min(limit or len(rows), len(rows)))))
@@ -95,10 +95,8 @@ def _hub(data: str, settings: TaskParams, source: Source, split: str) -> Any:
     try:
         return datasets.load_dataset(data, subset, split=split, revision=revision)
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"task.data = {data!r} (subset {subset!r}, revision {revision!r}): neither a local directory "
-            f"nor a data set that the hub gives: {error}"
-        ) from None
+        what = f"neither a local directory nor a data set that the hub gives (subset {subset!r}, revision {revision!r})"
+        raise ParameterError("data", data, f"{what}: {error}") from None
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
@@ -115,7 +113,7 @@ def hold_out(examples: Sequence[Example], count: int, seed: int) -> tuple[list[E
     Raises `ParameterError` when nothing would be left to train on.
     """
     if count >= len(examples):
-        raise ParameterError("task.selection", count, f"must be below the number of training examples, {len(examples)}")
+        raise ParameterError("selection", count, f"must be below the number of training examples, {len(examples)}")
     held = set(random.Random(seed).sample(range(len(examples)), count))
     train = [e for i, e in enumerate(examples) if i not in held]
     return train, [examples[i] for i in sorted(held)]

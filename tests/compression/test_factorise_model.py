@@ -53,7 +53,7 @@ def test_excluded_layers_are_untouched():
 
 def test_a_rank_that_saves_nothing_is_refused_before_any_work(monkeypatch):
     monkeypatch.setattr("mcsmoe.compression.factorise.factorise", lambda *_: pytest.fail("work was done"))
-    with pytest.raises(ParameterError, match=r"compress\.rank = 9"):
+    with pytest.raises(ParameterError, match=r"^rank = 9"):
         factorised(compress(rank=9))
 
 

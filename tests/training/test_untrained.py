@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mcsmoe.checkpoint.load import load_config, load_model
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
-from mcsmoe.errors import CheckpointError, ParameterError
+from mcsmoe.errors import CheckpointError, ConflictError
 from mcsmoe.params import Model, Params, Tokenizer
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from mcsmoe.training.untrained import take
@@ -95,7 +95,7 @@ def test_a_checkpoint_that_lacks_a_tensor_leaves_nothing(tmp_path: Path):
 def test_nothing_to_take_is_refused():
     given = small_params()
     given["finetune"]["epochs"] = 0
-    with pytest.raises(ParameterError, match=r"give model.source, or train for longer"):
+    with pytest.raises(ConflictError, match=r"give model.source, or train for longer"):
         Params.parse(given)
 
 
