@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from mcsmoe.alignment import permute as alignment
+from mcsmoe.alignment.matching import Match
 from mcsmoe.checkpoint.load import load_model, load_tokenizer
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.verify import probe_batch
-from mcsmoe.errors import CheckpointError, ParameterError, UnknownNameError
+from mcsmoe.errors import CheckpointError, ParameterError, UnknownNameError, UserError
+from mcsmoe.families.layer import MoELayer
 from mcsmoe.families.registry import sparse_layers
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.merging.rules import NEEDS
@@ -134,7 +137,7 @@ def stamps(directory: str = "artifacts") -> dict[Path, int]:
     ],
 )
 def test_mistakes_in_params_leave_artifacts_alone(
-    merged: Path, sections: dict, method: str, error: type[Exception], message: str
+    merged: Path, sections: dict, method: str, error: type[UserError], message: str
 ):
     before = stamps()
     write_params(**sections)
@@ -177,12 +180,11 @@ def test_damaged_or_foreign_checkpoints(merged: Path, stage: str, damage: str):
 
 
 def test_a_wrong_permutation_is_not_declared_a_success(place: Path, monkeypatch: pytest.MonkeyPatch):
-    from mcsmoe.alignment import permute as write
+    def lossy(source: Checkpoint, layer: MoELayer, reference: int) -> dict[int, Match]:
+        twice = torch.arange(layer.d_ff).clamp(min=layer.d_ff // 2)  # half of the neurons are one and the same
+        return {e: Match(twice, 0.0, 0.0) for e in range(layer.experts) if e != reference}
 
-    def lossy(tensor: torch.Tensor, name: str, *_: object) -> torch.Tensor:
-        return tensor.flip(0) if name == "wi" else tensor
-
-    monkeypatch.setattr(write, "permute_tensor", lossy)
+    monkeypatch.setattr(alignment, "weight_matches", lossy)
     with pytest.raises(CheckpointError, match="wrong permutation"):
         permute.main()
     assert not Path("artifacts/permute").exists()
