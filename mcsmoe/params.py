@@ -1,14 +1,13 @@
 """`params.yaml` as frozen models, one a section. A key that no section knows is refused."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from mcsmoe.errors import ParameterError
+from mcsmoe.errors import ConflictError, ParameterError, UserError
 
 Positive = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
@@ -63,7 +62,7 @@ class Launch(Section):
     @model_validator(mode="after")
     def _something_to_share(self) -> Self:
         if self.fsdp and self.processes == 1:
-            raise ValueError("launch.fsdp = true shares a model out among processes: set launch.processes, too")
+            raise ConflictError("launch.fsdp = true shares a model out among processes: set launch.processes, too")
         return self
 
     @property
@@ -97,11 +96,11 @@ class Methods(Section):
     def _each_step_feeds_the_next(self) -> Self:
         for step in ("merge", "distill", "compress"):
             if "dense" in getattr(self, step):
-                raise ValueError(f"methods.{step} has 'dense', which is no recipe: list it under methods.dense")
+                raise ConflictError(f"methods.{step} has 'dense', which is no recipe: list it under methods.dense")
         for earlier, later in (("merge", "distill"), ("distill", "compress")):
             missing = set(getattr(self, later)) - set(getattr(self, earlier))
             if missing:
-                raise ValueError(f"methods.{later} has {sorted(missing)}, which methods.{earlier} lacks")
+                raise ConflictError(f"methods.{later} has {sorted(missing)}, which methods.{earlier} lacks")
         return self
 
 
@@ -132,9 +131,9 @@ class Model(Section):
         for directory in ("source", "dense_source"):
             hub = directory.replace("source", "hub")
             if getattr(self, directory) is not None and getattr(self, hub) is not None:
-                raise ValueError(f"model.{directory} and model.{hub} are both given: set one of them to null")
+                raise ConflictError(f"model.{directory} and model.{hub} are both given: set one of them to null")
         if self.origin is None and (not self.config or self.tokenizer is None):
-            raise ValueError("model.config and model.tokenizer are needed when model.source and model.hub are null")
+            raise ConflictError("model.config and model.tokenizer are needed when model.source and model.hub are null")
         return self
 
     @property
@@ -169,7 +168,7 @@ class Task(Section):
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if self.data is not None and self.hub is not None:
-            raise ValueError("task.data and task.hub are both given: set one of them to null")
+            raise ConflictError("task.data and task.hub are both given: set one of them to null")
         return self
 
 
@@ -278,9 +277,9 @@ class Compress(Training):
     @model_validator(mode="after")
     def _one_rank(self) -> Self:
         if (self.rank is None) == (self.rank_ratio is None):
-            raise ValueError("give compress.rank or compress.rank_ratio, and set the other to null")
+            raise ConflictError("give compress.rank or compress.rank_ratio, and set the other to null")
         if self.structure == "none" and (self.rank == 0 or self.rank_ratio == 0):
-            raise ValueError("compress.structure = none with rank 0 would leave nothing of a weight")
+            raise ConflictError("compress.structure = none with rank 0 would leave nothing of a weight")
         return self
 
 
@@ -315,14 +314,18 @@ class Params(Section):
     @model_validator(mode="after")
     def _something_to_start_from(self) -> Self:
         if self.finetune.epochs == 0 and self.model.origin is None:
-            raise ValueError("finetune.epochs = 0 takes the model as it is: give model.source or model.hub")
+            raise ConflictError("finetune.epochs = 0 takes the model as it is: give model.source or model.hub")
         if self.finetune.epochs == 0 and self.methods.dense:
-            raise ValueError("finetune.epochs = 0 trains no dense baseline: empty methods.dense")
+            raise ConflictError("finetune.epochs = 0 trains no dense baseline: empty methods.dense")
         return self
 
     @classmethod
     def load(cls, path: Path | str = "params.yaml") -> Self:
-        """Read and check a params file. Raises `ParameterError` naming the first bad parameter."""
+        """Read and check a params file.
+
+        Raises a `UserError` of the first mistake: `ParameterError` for a value that cannot be used, `ConflictError`
+        for values that do not go together.
+        """
         path = Path(path)
         try:
             values = yaml.safe_load(path.read_text())
@@ -337,10 +340,12 @@ class Params(Section):
         """Check values read from `where`."""
         try:
             return cls.model_validate(values)
+        except ConflictError as error:
+            raise ConflictError(f"{where}: {error}") from None
         except ValidationError as error:
             first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or "(root)"
+            name, value = ".".join(str(part) for part in first["loc"]), first["input"]
             message = first["msg"].removeprefix("Value error, ")
-            value = first["input"]
-            shown = "{…}" if isinstance(value, Mapping) and value else value
-            raise ParameterError(name, shown, message, where) from None
+            if first["type"] == "missing":
+                raise UserError(f"{where}: {name} is missing") from None
+            raise ParameterError(name or "file", value, message, where) from None

@@ -31,7 +31,7 @@ def main(
     from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code, tensor_hash
     from mcsmoe.checkpoint.streamed import load_streamed
     from mcsmoe.checkpoint.verify import probe_batch, verify_stock
-    from mcsmoe.errors import CheckpointError
+    from mcsmoe.errors import CheckpointError, PlanError
     from mcsmoe.export.card import CARD, model_card
     from mcsmoe.export.routers import ROWS, stock_routers
     from mcsmoe.export.stock import check_stock, open_mapped, write_stock
@@ -40,7 +40,10 @@ def main(
     rule, origin, merged = ROWS[router], Checkpoint(source), Checkpoint(checkpoint)
     if output.exists() and not (output / REPORT).is_file():
         raise CheckpointError(f"{output}: exists and is no earlier export; give another --output")
-    mapped = open_mapped(origin, merged, plan or checkpoint)
+    try:
+        mapped = open_mapped(origin, merged, plan or checkpoint)
+    except PlanError as error:
+        raise CheckpointError(f"{error}; say --plan artifacts/merge/METHOD, where merge wrote it") from None
     check_stock(mapped)
     tokenizer, causal = load_tokenizer(source), mapped.family.causal
     sample = draw_calibration(params.task, tokenizer, params.calibration.samples, params.seed)

@@ -11,7 +11,7 @@ sample's positions S (source and target at their greatest length), and two masks
 tokens of a layer (alignment by activations, router rows of an export) has them as often, in either case. One batch
 takes 8 (4 d + 3 k f) + 4 (a S + d) bytes for each position, of a heads and k experts with hidden width f: inputs in
 float64, experts' neurons, attention. Training needs 4 W (weights, gradients, two states of Adam), 5 W with the best
-weights so far, beside W of a teacher: `launch.fsdp` divides these by the number of processes, but each holds what it
+weights so far, beside W of a teacher: sharding divides these by the number of processes, but each holds what it
 loads and writes whole. Pages of the checkpoint's files, which the system can drop, do not count.
 
 Freed memory counts neither, thanks to `mcsmoe/checkpoint/heap.py`: without it, the streamed peak in
@@ -29,7 +29,7 @@ from mcsmoe.families import sparse_layers
 from mcsmoe.params import Calibration, Task
 
 WHOLE_ONLY = ("gradients", "exact-fisher")
-"""Entries of `collect.also` that need a backward pass, and so all weights at once."""
+"""Kinds of statistics that need a backward pass, and so all weights at once."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ def must_stream(
     if needs.whole <= limit:
         return False
     if needs.streamed > limit:
-        remedy = "raise it, or lower calibration.samples or calibration.batch_size"
+        remedy = "raise it, or lower `samples` or `batch_size`"
         raise MemoryLimitError(limit, stage, min(needs.whole, needs.streamed), remedy)
     asked = [name for name in also or () if name in WHOLE_ONLY]
     if asked:
-        remedy = f"raise it, or leave {', '.join(asked)} out of collect.also"
+        remedy = f"raise it, or leave {', '.join(asked)} out of `also`"
         raise MemoryLimitError(limit, stage, needs.whole, remedy)
     return True
 
@@ -102,7 +102,7 @@ def check_training(
 ) -> None:
     """Raise `MemoryLimitError` where a training of configuration `student`, taught by `teacher`, does not fit.
 
-    shares: processes that it is spread over (`launch.fsdp`); 1 where each holds all.
+    shares: processes that it is spread over; 1 where each holds all.
     """
     if limit is None:
         return

@@ -16,7 +16,7 @@ from torch import Tensor
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.resume import load_note, save_note
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, write_safetensors
-from mcsmoe.errors import CheckpointError
+from mcsmoe.errors import StatisticsError
 
 STATISTICS = "statistics.safetensors"
 PROVENANCE = "provenance.json"
@@ -53,7 +53,7 @@ class LayerStatistics:
 
     @classmethod
     def zeros(cls, experts: int, d_model: int, d_ff: int = 0, also: Collection[str] = (), device: Any = "cpu") -> Self:
-        """No token seen yet; of the optional sums those that `also` names, as `collect.also` does."""
+        """No token seen yet; of the optional sums those that `also` names."""
 
         def zero(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
@@ -163,18 +163,16 @@ class RoutingStatistics:
     def load(cls, directory: Path) -> Self:
         """Read what `save` wrote, in memory that the file backs: what is not looked at takes none.
 
-        Raises `CheckpointError` when it is missing or damaged.
+        Raises `StatisticsError` when it is missing or damaged.
         """
         try:
             sums, measured = _read(directory / STATISTICS), _read(directory / MEASURED)
             provenance = json.loads((directory / PROVENANCE).read_text())
             layers = {name: LayerStatistics(**sums[name]) for name in provenance.pop("tokens")}
         except FileNotFoundError as error:
-            raise CheckpointError(f"no routing statistics in {directory} ({error}): run collect") from None
+            raise StatisticsError(f"no routing statistics in {directory} ({error})") from None
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"routing statistics in {directory} are damaged ({error}): run collect again"
-            ) from None
+            raise StatisticsError(f"routing statistics in {directory} are damaged ({error})") from None
         return cls(layers, provenance, measured)
 
 

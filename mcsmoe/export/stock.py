@@ -13,11 +13,11 @@ from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, piece_shape
-from mcsmoe.errors import CheckpointError
+from mcsmoe.errors import CheckpointError, PlanError
 from mcsmoe.export.config import with_expert_count
 from mcsmoe.families import Family, MoELayer, family_of, merged_layers
 from mcsmoe.families.experts import expert_shares
-from mcsmoe.grouping.plan import PLAN, LayerPlan, Plan
+from mcsmoe.grouping.plan import LayerPlan, Plan
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ def open_mapped(source: Checkpoint, checkpoint: Checkpoint, plan: Path) -> Mappe
     """Read how `checkpoint` was made of `source`, by the plan in the directory `plan`.
 
     Raises `CheckpointError` where one of them is not of its kind, where experts were compressed, and where the three
-    do not belong together.
+    do not belong together; `PlanError` where it is the plan that is missing or another's.
     """
     described = merged_layers(checkpoint.config)
     if not described:
         raise CheckpointError(f"{checkpoint.directory}: not a merged checkpoint, as merge and distill write them")
     if merged_layers(source.config) is not None:
-        raise CheckpointError(f"{source.directory}: merged already; --source is the stock model, as permute writes it")
+        raise CheckpointError(f"{source.directory}: merged already; it must be the stock model")
     compressed = [name for name, layer in described.items() if "structure" in layer]
     if compressed:
         raise CheckpointError(
@@ -70,8 +70,6 @@ def open_mapped(source: Checkpoint, checkpoint: Checkpoint, plan: Path) -> Mappe
     if checkpoint.config["model_type"] != merged["model_type"] or set(kept) != {layer.name for layer in layers}:
         raise _apart(source, checkpoint, "another model")
     _check_shapes(source, checkpoint, family, layers, kept)
-    if not (plan / PLAN).is_file():
-        raise CheckpointError(f"{plan}: no {PLAN}; say --plan artifacts/merge/METHOD, where merge wrote it")
     planned = Plan.load(plan).layers
     members = {layer.name: _members(checkpoint, family, layer, kept[layer.name]) for layer in layers}
     dominants = {layer.name: _dominants(layer.name, members[layer.name], planned) for layer in layers}
@@ -103,13 +101,13 @@ def _dominants(layer: str, members: Sequence[Sequence[int]], planned: Mapping[st
     for group in members:
         found = group if len(group) == 1 else [e for e in group if e in chosen]
         if len(found) != 1:
-            raise CheckpointError(f"the plan is not that of the checkpoint: {layer} has a group {group}; see --plan")
+            raise PlanError(f"the plan is not that of the checkpoint: {layer} has a group {group}")
         dominants.append(found[0])
     return dominants
 
 
 def _apart(source: Checkpoint, checkpoint: Checkpoint, what: str) -> CheckpointError:
-    return CheckpointError(f"{checkpoint.directory} was not made of {source.directory}: {what}; see --source")
+    return CheckpointError(f"{checkpoint.directory} was not made of {source.directory}: {what}")
 
 
 def check_stock(mapped: Mapped) -> None:
@@ -121,11 +119,11 @@ def check_stock(mapped: Mapped) -> None:
         if untouched:
             raise CheckpointError(
                 f"{directory}: {', '.join(untouched)} keep all their experts, others do not; a stock config has one "
-                "number for all layers: merge without merge.exclude and with merge.budget = uniform (m-smoe-uniform)"
+                "number for all layers: merge without `exclude` and with `budget` = uniform (m-smoe-uniform)"
             )
         raise CheckpointError(
             f"{directory}: layers keep {min(kept.values())} to {max(kept.values())} experts; a stock config has one "
-            "number for all layers: merge with merge.budget = uniform, as the recipe m-smoe-uniform does"
+            "number for all layers: merge with `budget` = uniform, as the recipe m-smoe-uniform does"
         )
     for layer in mapped.layers:
         reason = _cannot_route(layer, kept[layer.name])

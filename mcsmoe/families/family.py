@@ -139,6 +139,6 @@ def excluded_layers(exclude: Exclude, layers: Sequence[MoELayer]) -> list[str]:
         sparse = {layer.index: layer.name for layer in layers if layer.stack == stack}
         for index in getattr(exclude, stack):
             if index not in sparse:
-                raise ParameterError(f"merge.exclude.{stack}", index, f"no sparse layer; sparse are {sorted(sparse)}")
+                raise ParameterError(f"exclude.{stack}", index, f"no sparse layer; sparse are {sorted(sparse)}")
             names.append(sparse[index])
     return names

@@ -28,18 +28,13 @@ def least_groups(experts: int, capacity: int | None) -> int:
     return 1 if capacity is None else -(-experts // capacity)
 
 
-def check(
-    groups: float, experts: Mapping[str, int], budget: str, capacity: int | None = None, name: str = "merge.groups"
-) -> None:
-    """Raise `ParameterError` when `groups` a layer cannot be had from layers with so many experts each.
-
-    `name` is the parameter that `groups` comes from.
-    """
+def check(groups: float, experts: Mapping[str, int], budget: str, capacity: int | None = None) -> None:
+    """Raise `ParameterError` when `groups` a layer cannot be had from layers with so many experts each."""
     if groups < 1:
-        raise ParameterError(name, groups, "every merged layer keeps at least one group")
+        raise ParameterError("groups", groups, "every merged layer keeps at least one group")
     if budget == "uniform":
         if groups != int(groups):
-            raise ParameterError(name, groups, "a uniform budget needs a whole number")
+            raise ParameterError("groups", groups, "a uniform budget needs a whole number")
         room, asked = min(experts.values(), default=0), int(groups)
         least = max((least_groups(count, capacity) for count in experts.values()), default=0)
         what = "the smallest merged layer"
@@ -48,11 +43,10 @@ def check(
         least = sum(least_groups(count, capacity) for count in experts.values())
         what = "all merged layers together"
     if experts and asked > room:
-        raise ParameterError(name, groups, f"{asked} groups asked of {what} with {room} experts; lower it")
+        raise ParameterError("groups", groups, f"{asked} groups asked of {what} with {room} experts; lower it")
     if asked < least:
-        raise ParameterError(
-            "merge.capacity", capacity, f"{name} = {groups} gives {asked} groups where {least} are needed; raise one"
-        )
+        given = f"`groups` = {groups} gives {asked} groups where {least} are needed; raise one"
+        raise ParameterError("capacity", capacity, given)
 
 
 def by_use(frequency: Tensor) -> list[int]:

@@ -42,7 +42,7 @@ def check_capacity(grouper: Grouper, capacity: int | None, name: str = "this gro
     """Raise `ParameterError` for a capacity that `grouper` would ignore; `name` is what the user calls it."""
     if capacity is not None and grouper not in _KEEP_TO_CAPACITY:
         able = ", ".join(known for known in GROUPERS if GROUPERS[known] in _KEEP_TO_CAPACITY)
-        raise ParameterError("merge.capacity", capacity, f"{name} cannot keep to it, only {able} can; use null")
+        raise ParameterError("capacity", capacity, f"{name} cannot keep to it, only {able} can; use null")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcsmoe.errors import CheckpointError
+from mcsmoe.errors import PlanError
 
 PLAN = "plan.json"
 
@@ -81,7 +81,7 @@ class Plan:
 
     @classmethod
     def load(cls, directory: Path) -> "Plan":
-        """Read what `save` wrote. Raises `CheckpointError` when it is missing or no plan."""
+        """Read what `save` wrote. Raises `PlanError` when it is missing or no plan."""
         path = directory / PLAN
         try:
             values = json.loads(path.read_text())
@@ -95,9 +95,9 @@ class Plan:
             }
             return cls(**values | {"excluded": tuple(values["excluded"])}, layers=layers)
         except FileNotFoundError:
-            raise CheckpointError(f"no plan at {path}: run merge") from None
+            raise PlanError(f"{directory}: no {PLAN}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path} is not a plan ({error}): run merge again") from None
+            raise PlanError(f"{path} is not a plan ({error})") from None
 
 
 def _one_line_a_group(values: dict[str, Any]) -> str:

@@ -37,7 +37,7 @@ RULES: Registry[Rule] = Registry("merging rule", "mcsmoe.merging")
 LOOKING = ("zipit-activation",)
 """Rules that look at tokens."""
 NEEDS = {"fisher": "gradients", "exact-fisher": "exact-fisher"}
-"""What `collect.also` must list for a rule that cannot do without."""
+"""What must be collected, too, for a rule that cannot do without."""
 
 
 BLOCK = 2**18

@@ -18,7 +18,7 @@ from mcsmoe.merging.rules import RULES, Members
 def zipit(members: Members) -> Expert:
     """Of the m·f neurons of all members f are left; alike by the cosine of their weights.
 
-    Peak memory is 2 (m·f)² doubles (m·f = 12288: 2.4 GB); `merge.capacity` bounds m.
+    Peak memory is 2 (m·f)² doubles (m·f = 12288: 2.4 GB); a group's capacity bounds m.
     """
     return _zipped(members, _cosines(_weights(members)))
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mcsmoe.calibration.gradients import Gradients
 from mcsmoe.calibration.statistics import RoutingStatistics
-from mcsmoe.errors import CheckpointError
+from mcsmoe.errors import StatisticsError
 from mcsmoe.families import MoELayer, TensorSource, excluded_layers
 from mcsmoe.grouping.budget import BUDGETS, total_groups
 from mcsmoe.grouping.group import GROUPERS, Grouping, group
@@ -29,15 +29,13 @@ def make_plan(
 ) -> Plan:
     """The groups of every layer of the checkpoint `source`.
 
-    Raises `CheckpointError` for statistics of another checkpoint or without what the similarity needs,
+    Raises `StatisticsError` for statistics of another checkpoint or without what the similarity needs,
     `ParameterError` for a budget that cannot be had.
     """
     expected = {layer.name: layer.experts for layer in layers}
     found = {name: len(layer.counts) for name, layer in statistics.layers.items()}
     if found != expected:
-        raise CheckpointError(
-            f"routing statistics of another checkpoint: experts {found}, not {expected}; run collect again"
-        )
+        raise StatisticsError(f"routing statistics of another checkpoint: experts {found}, not {expected}")
     merge = recipe.with_budget(merge)
     excluded = excluded_layers(merge.exclude, layers)
     by_name = {layer.name: layer for layer in layers}

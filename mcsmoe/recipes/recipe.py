@@ -127,8 +127,12 @@ def validate_recipes(params: Params, layers: Sequence[MoELayer] | None = None) -
     experts = {layer.name: layer.experts for layer in layers if layer.name not in excluded}
     for name, recipe in recipes.items():
         merge = recipe.with_budget(params.merge)
-        parameter = "merge.groups" if recipe.groups is None else f"recipes.{name}.groups"
-        check(merge.groups, experts, merge.budget, merge.capacity, parameter)
+        try:
+            check(merge.groups, experts, merge.budget, merge.capacity)
+        except ParameterError as error:
+            if recipe.groups is None:
+                raise
+            raise ParameterError(f"recipes.{name}.groups", error.value, error.allowed) from None
         check_capacity(GROUPERS[recipe.grouping], merge.capacity, f"grouping {recipe.grouping!r} of method {name!r}")
 
 
@@ -150,6 +154,4 @@ def _check_collected(name: str, recipe: Recipe, params: Params) -> None:
     }
     for what, entry in wanted.items():
         if entry is not None and entry not in params.collect.also:
-            raise ParameterError(
-                "collect.also", params.collect.also, f"{what} of method {name!r} needs {entry!r} in it"
-            )
+            raise ParameterError("also", params.collect.also, f"{what} of method {name!r} needs {entry!r} in it")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mcsmoe.calibration.gradients import Gradients
 from mcsmoe.calibration.statistics import LayerStatistics
-from mcsmoe.errors import CheckpointError
+from mcsmoe.errors import StatisticsError
 from mcsmoe.families import MoELayer, TensorSource
 from mcsmoe.registry import Registry
 
@@ -48,7 +48,7 @@ NEEDS = {
     "mse": "pair-errors",
     "weight-gradient": "gradients",
 }
-"""What `collect.also` must list for a similarity that cannot do without."""
+"""What must be collected, too, for a similarity that cannot do without."""
 
 
 def similarity(name: str) -> Similarity:
@@ -60,14 +60,14 @@ def similarity(name: str) -> Similarity:
 
 
 def needs(name: str) -> str | None:
-    """The entry of `collect.also` without which a similarity cannot be computed; None: routing statistics do."""
+    """What must be collected, too, for a similarity to be computed; None: routing statistics do."""
     return NEEDS.get(name.removeprefix(REVERSE))
 
 
 def collected(value: T | None, name: str) -> T:
-    """What similarity `name` needs. Raises `CheckpointError` where it was not collected."""
+    """What similarity `name` needs. Raises `StatisticsError` where it was not collected."""
     if value is None:
-        raise CheckpointError(f"similarity {name!r} needs collect.also to list {needs(name)!r}")
+        raise StatisticsError(f"similarity {name!r} needs {needs(name)!r}, which was not collected")
     return value
 
 

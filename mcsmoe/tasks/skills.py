@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mcsmoe.errors import DataError
+from mcsmoe.errors import ParameterError
 from mcsmoe.params import Task as TaskParams
 from mcsmoe.tasks.score import Score, share
 from mcsmoe.tasks.task import TASKS, Encoded, Example, Prediction, Split
@@ -64,7 +64,7 @@ class Skills(TextTask):
     def examples(self, settings: TaskParams, split: Split) -> list[Example]:
         """`SIZES` examples, or `train_limit` of train; the same for every training seed."""
         if settings.data or settings.hub:
-            raise DataError("task.data, task.hub: task 'skills' is built in; set both to null")
+            raise ParameterError("data", settings.data or settings.hub, "task 'skills' is built in; set it to null")
         size = (settings.train_limit if split == "train" else None) or SIZES[split]
         seen = {e.source for e in self.examples(settings, "train")} if split == "test" else set()
         rng = random.Random(SEEDS[split])

@@ -48,11 +48,13 @@ def check_dense(settings: Model, config: Any) -> None:
     """
     if settings.origin is None:
         if family_of(config).dense_type is None:
-            raise ParameterError("methods.dense", ["dense"], f"{config.model_type} has no dense counterpart")
+            raise ParameterError("dense", ["dense"], f"{config.model_type} has no dense counterpart")
     elif settings.dense_origin is None:
-        raise ParameterError("model.dense_source", None, "methods.dense needs a dense checkpoint, too")
+        raise ParameterError("dense_source", None, "a model with a source needs a dense checkpoint beside it")
     elif sparse_layers(load_config(settings.dense_origin, trust_remote_code=settings.trust_remote_code)):
-        raise ParameterError("model.dense_source", settings.dense_source or settings.dense_hub, "it has experts")
+        raise ParameterError(
+            "dense_source", settings.dense_source or settings.dense_hub, "it has experts; name a dense model"
+        )
 
 
 def start_dense(settings: Model, config: Any, tokenizer: Any) -> Any:
@@ -70,7 +72,7 @@ def start_dense(settings: Model, config: Any, tokenizer: Any) -> Any:
     model = load_model(settings.dense_origin, trust_remote_code=settings.trust_remote_code)
     if model.config.vocab_size < len(tokenizer):
         raise ParameterError(
-            "model.dense_source",
+            "dense_source",
             settings.dense_source or settings.dense_hub,
             f"has {model.config.vocab_size} tokens, the full model's tokenizer {len(tokenizer)}",
         )
@@ -98,11 +100,11 @@ def _configuration(settings: Model, ids: dict[str, int]) -> Any:
     values = dict(settings.config)
     model_type = values.pop("model_type", None)
     if model_type not in transformers.CONFIG_MAPPING:
-        raise ParameterError("model.config.model_type", model_type, "must name a model type of transformers")
+        raise ParameterError("config.model_type", model_type, "must name a model type of transformers")
     known = transformers.AutoConfig.for_model(model_type)
     for name in values:
         if not hasattr(known, name):
-            raise ParameterError(f"model.config.{name}", values[name], f"{model_type} has no such field")
+            raise ParameterError(f"config.{name}", values[name], f"{model_type} has no such field")
         if name in FROM_TOKENIZER:
-            raise ParameterError(f"model.config.{name}", values[name], "is set by the tokenizer; leave it out")
+            raise ParameterError(f"config.{name}", values[name], "is set by the tokenizer; leave it out")
     return transformers.AutoConfig.for_model(model_type, **values, **ids)

@@ -15,8 +15,6 @@ from mcsmoe.alignment.activations import (
 )
 from mcsmoe.alignment.matching import permute
 from mcsmoe.alignment.permute import activation_matches
-from mcsmoe.calibration import watch
-from mcsmoe.calibration.watch import watching
 from mcsmoe.families import Layout, family_of
 from mcsmoe.families.experts import forward, hidden
 from tests.alignment.experts import GATED, PLAIN, RELU, InMemory, noisy, random_expert
@@ -59,27 +57,26 @@ def test_tokens_of_a_group_are_those_that_select_any_member():
     assert torch.equal(found, x[[0, 1, 2, 5]])
 
 
-def test_nothing_is_loaded_before_it_is_asked_for_and_each_layer_runs_once(monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_loaded_before_it_is_asked_for_and_each_layer_runs_once():
     model = tiny_switch()
     family = family_of(model.config)
     first, second = family.layers(model.config)[:2]
-    loads, passes = [], []
+    loads, ran = [], []
+    for layer in (first, second):
+        model.get_submodule(layer.router_path).register_forward_hook(lambda *_, name=layer.name: ran.append(name))
 
     def load():
         loads.append(1)
         return model, [labelled(2, 3)]
 
-    def spy(model, family, layers, *rest):
-        passes.append([layer.name for layer in layers])
-        return watching(model, family, layers, *rest)
-
-    monkeypatch.setattr(watch, "watching", spy)
     lazy = LazyTokens(family, load)
     assert not loads
-    found = [lazy(layer) for layer in (first, first, second, first)]
-    assert loads == [1]
-    assert passes == [[first.name], [second.name], [first.name]]
+    found = [lazy(layer) for layer in (first, first)]
     assert found[0] is found[1]
+    assert ran == [first.name]  # the pass went no further
+    found += [lazy(layer) for layer in (second, first)]
+    assert ran == [first.name, first.name, second.name, first.name]  # the second layer lies behind the first
+    assert loads == [1]
     assert torch.equal(found[0].inputs, found[3].inputs)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mcsmoe.calibration.statistics import MEASURED, PROVENANCE, STATISTICS, LayerStatistics, RoutingStatistics
-from mcsmoe.errors import CheckpointError
+from mcsmoe.errors import StatisticsError
 
 ALSO = ["outputs", "pair-errors", "activations"]
 
@@ -108,18 +108,18 @@ def test_save_and_load(tmp_path: Path, also: list[str], measured: dict[str, dict
 
 
 def test_missing_or_damaged_statistics(tmp_path: Path):
-    with pytest.raises(CheckpointError, match="run collect"):
+    with pytest.raises(StatisticsError, match="no routing statistics in "):
         RoutingStatistics.load(tmp_path)
     RoutingStatistics({"a": random_layer(0)}).save(tmp_path)
     whole = (tmp_path / STATISTICS).read_bytes()
     (tmp_path / STATISTICS).write_bytes(whole[:100])
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(StatisticsError, match="damaged"):
         RoutingStatistics.load(tmp_path)
     (tmp_path / STATISTICS).write_bytes(whole)
     (tmp_path / MEASURED).unlink()
-    with pytest.raises(CheckpointError, match="run collect"):
+    with pytest.raises(StatisticsError, match="no routing statistics in "):
         RoutingStatistics.load(tmp_path)
     RoutingStatistics({"a": random_layer(0)}).save(tmp_path)
     (tmp_path / PROVENANCE).write_text("{}")
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(StatisticsError, match="damaged"):
         RoutingStatistics.load(tmp_path)

@@ -129,7 +129,7 @@ def test_a_capacity_that_the_grouper_would_ignore_is_refused_before_any_work():
         raise AssertionError(name)
 
     how = Grouping(GROUPERS["k-means"], BUDGETS["global"], 2, never, capacity=3)
-    with pytest.raises(ParameterError, match=r"merge\.capacity = 3"):
+    with pytest.raises(ParameterError, match=r"^capacity = 3"):
         group(statistics([[1, 2, 3, 4]]), (), how)
 
 

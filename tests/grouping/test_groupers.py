@@ -103,7 +103,7 @@ def test_only_some_keep_to_a_capacity():
 
 
 def test_a_capacity_that_would_be_ignored():
-    message = "merge.capacity = 3 .*recipes.mine.grouping k-means cannot keep to it, only none, routing-guided can"
+    message = "^capacity = 3: recipes.mine.grouping k-means cannot keep to it, only none, routing-guided can"
     with pytest.raises(ParameterError, match=message):
         check_capacity(GROUPERS["k-means"], 3, "recipes.mine.grouping k-means")
 

@@ -76,7 +76,7 @@ def test_what_was_not_collected_is_named(name: str, collected):
         assert torch.equal(similarity(name)(bare), similarity(name)(collected[0][0]))
     else:
         plain = name.removeprefix("reverse:")
-        with pytest.raises(CheckpointError, match=f"^similarity '{plain}' needs collect.also to list '{entry}'$"):
+        with pytest.raises(CheckpointError, match=f"^similarity '{plain}' needs '{entry}', which was not collected$"):
             similarity(name)(bare)
 
 

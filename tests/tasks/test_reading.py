@@ -36,7 +36,7 @@ def test_a_limit_takes_the_first_rows(sst2):
         ({"data": "../no/such/place"}, "no such directory"),
         ({"name": "lm", "data": None}, "needs a local directory, or a hub id"),
         ({"name": "lm", "column": "body"}, "column 'body' is missing; there are sentence, label"),
-        ({"column": "sentence"}, "task.column = 'sentence' in params.yaml: task 'sst2' reads sentence, label"),
+        ({"column": "sentence"}, "^column = 'sentence': task 'sst2' reads sentence, label"),
         ({"name": "copa"}, "column 'choice1' is missing; there are sentence, label"),
     ],
 )

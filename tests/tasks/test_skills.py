@@ -1,6 +1,6 @@
 import pytest
 
-from mcsmoe.errors import DataError
+from mcsmoe.errors import ParameterError
 from mcsmoe.params import Tokenizer
 from mcsmoe.tasks.score import Score
 from mcsmoe.tasks.skills import CODE, SKILLS, SYMBOLS
@@ -70,5 +70,5 @@ def test_a_source_ends_where_its_list_ends(causal):
 
 
 def test_data_for_a_built_in_task_is_refused():
-    with pytest.raises(DataError, match=r"task 'skills' is built in"):
+    with pytest.raises(ParameterError, match=r"^data = 'here': task 'skills' is built in"):
         TASK.examples(settings(data="here"), "train")
