@@ -59,4 +59,4 @@ def fork(task: Task, directory: Path) -> subprocess.CompletedProcess[str]:
     request = [SCRIPT, [json.dumps(asdict(task))], str(directory), str(errors)]
     print(json.dumps(request), file=process.stdin, flush=True)
     code = int(process.stdout.readline())
-    return subprocess.CompletedProcess(request, code, "", errors.read_text())
+    return subprocess.CompletedProcess([], code, "", errors.read_text())
