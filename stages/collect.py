@@ -59,13 +59,13 @@ def main() -> None:
         "sample": sample.fingerprint,
         "params": params.model_dump(mode="json", include={"seed", "task", "calibration", "collect"}),
         "device": str(device),
-        "code": source_code(["mcsmoe", "stages"]),
+        "code": source_code(),
     }
     main, alone = accelerator.is_main_process, accelerator.num_processes == 1
     with ExitStack() as stack:
-        directory, notes = stack.enter_context(resumable_directory(OUTPUT, key)) if main else (None, None)
-        writer = stack.enter_context(StatisticsWriter(directory, notes if alone else None))
-        journal = Journal(notes, device) if notes and alone else None
+        directory, store = stack.enter_context(resumable_directory(OUTPUT, key)) if main else (None, None)
+        writer = stack.enter_context(StatisticsWriter(directory, store if alone else None))
+        journal = Journal(store, device) if store and alone else None
         left = [layer for layer in layers if layer.name not in writer.tokens]
         if left and writer.tokens:
             finished = len(layers) - len(left)

@@ -57,7 +57,7 @@ def main(
         "source": identity(source),
         "checkpoint": identity(checkpoint),
         "routers": tensor_hash(routers),
-        "code": source_code(["mcsmoe", "stages", *params.plugins]),
+        "code": source_code(params.plugins),
     }
     with resumable_directory(output, key) as staging:
         written = write_stock(mapped, routers, *staging)

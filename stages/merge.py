@@ -57,7 +57,7 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
         "statistics": identity(STATISTICS),
         "plan": plan.to_json(),
         "params": params.model_dump(mode="json", include={"seed", "task", "calibration"}),
-        "code": source_code(["mcsmoe", "stages", *params.plugins]),
+        "code": source_code(params.plugins),
     }
     with resumable_directory(OUTPUT / method, key) as staging:
         written = write_merged(source, plan, material, *staging)

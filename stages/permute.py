@@ -73,11 +73,11 @@ def main() -> None:
         "source": identity(SOURCE),
         "sample": sample.fingerprint,
         "params": params.model_dump(mode="json", include={"seed", "task", "calibration", "permute"}),
-        "code": source_code(["mcsmoe", "stages"]),
+        "code": source_code(),
     }
     probe = model_inputs(batches[0], family.causal)
     with resumable_directory(OUTPUT, key) as staging:
-        matches = KeptMatches(staging.notes, match)
+        matches = KeptMatches(staging.store, match)
         written = write_permuted(source, layers, lambda layer: matches(layer).orders, *staging)
         report = {layer.name: matches(layer).summary for layer in layers}
         tokens.forget()

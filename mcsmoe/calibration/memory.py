@@ -14,8 +14,9 @@ float64, experts' neurons, attention. Training needs 4 W (weights, gradients, tw
 weights so far, beside W of a teacher: sharding divides these by the number of processes, but each holds what it
 loads and writes whole. Pages of the checkpoint's files, which the system can drop, do not count.
 
-Freed memory counts neither, thanks to `mcsmoe/checkpoint/heap.py`: without it, the streamed peak in
-`python -m benchmarks.streaming` grew by 10 MB with each layer of 92 MB; with it, 12 layers take what 6 take.
+Freed memory counts neither, thanks to `return_freed_memory` in `mcsmoe/checkpoint/streamed.py`: without it, the
+streamed peak in `python -m benchmarks.streaming` grew by 10 MB with each layer of 92 MB; with it, 12 layers take what 6
+take.
 """
 
 from collections.abc import Collection

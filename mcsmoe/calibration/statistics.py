@@ -13,15 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mcsmoe.checkpoint.output import write_json
-from mcsmoe.checkpoint.resume import load_note, save_note
+from mcsmoe.checkpoint.resume import Store
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, write_safetensors
 from mcsmoe.errors import StatisticsError
 
 STATISTICS = "statistics.safetensors"
 PROVENANCE = "provenance.json"
 MEASURED = "measured.safetensors"
-KEPT = "sums.json"
+KEPT = "sums"
+"""The note of which layers are kept."""
 
 
 @dataclass
@@ -179,21 +179,21 @@ class RoutingStatistics:
 class StatisticsWriter:
     """Writes `RoutingStatistics` layer by layer into an existing directory; one layer is in memory at a time.
 
-    Layers that are kept lie in `notes` until all are there, and are found there again by another writer; without it,
-    nothing is left of an interrupted one. Of several processes one writes; the others have None for a directory.
+    `store` keeps layers until all are there, and another writer finds them there again; without it, nothing is left of
+    an interrupted one. Of several processes one writes; the others have None for a directory.
     """
 
-    def __init__(self, directory: Path | None, notes: Path | None = None) -> None:
-        self._directory, self._notes = directory, notes
+    def __init__(self, directory: Path | None, store: Store | None = None) -> None:
+        self._directory, self._store = directory, store
         self._stack = ExitStack()
         self.tokens: dict[str, int] = {}
         """Tokens of each layer that is kept."""
 
     def __enter__(self) -> Self:
-        if self._directory is not None and self._notes is None:
-            self._notes = Path(self._stack.enter_context(TemporaryDirectory(dir=self._directory)))
-        if self._notes is not None and (self._notes / KEPT).is_file():
-            self.tokens = json.loads((self._notes / KEPT).read_text())
+        if self._directory is not None and self._store is None:
+            self._store = Store(Path(self._stack.enter_context(TemporaryDirectory(dir=self._directory))))
+        if self._store is not None and KEPT in self._store:
+            self.tokens = self._store.load(KEPT).values
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -201,25 +201,22 @@ class StatisticsWriter:
 
     def keep(self, name: str, layer: LayerStatistics) -> None:
         """Take the next layer, in the order of the forward pass."""
-        if self._notes is None:
+        if self._store is None:
             return
-        save_note(self._part(name), _flat({name: layer.tensors()}))
+        self._store.keep(f"{name}.sums", layer.tensors())
         self.tokens[name] = int(layer.tokens)
-        write_json(self._notes / KEPT, self.tokens)
-
-    def _part(self, name: str) -> Path:
-        assert self._notes is not None
-        return self._notes / f"{name}.sums"
+        self._store.keep(KEPT, {}, self.tokens)
 
     def finish(self, provenance: Mapping[str, Any], measured: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Make one file of all layers, and write what goes with them."""
-        if self._directory is None:
+        if self._directory is None or self._store is None:
             return
+        store = self._store
 
         def pieces() -> Iterator[Piece]:
             for name in self.tokens:
-                for key, value in load_note(self._part(name))[0].items():
-                    yield Piece(key, None, value)
+                for key, value in store.load(f"{name}.sums").tensors.items():
+                    yield Piece(f"{name}/{key}", None, value)
 
         specs = {piece.tensor: TensorSpec(piece.value.dtype, tuple(piece.value.shape)) for piece in pieces()}
         write_safetensors(self._directory / STATISTICS, specs, pieces())

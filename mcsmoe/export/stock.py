@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mcsmoe.checkpoint.output import copy_companions
 from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.resume import Store
 from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, piece_shape
@@ -150,11 +151,11 @@ def _cannot_route(layer: MoELayer, kept: int) -> str | None:
     return None
 
 
-def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, notes: Path | None = None) -> Written:
+def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, store: Store | None = None) -> Written:
     """Write the mapped checkpoint in the names and the layout of its source into `directory`.
 
     `routers` are tensors that differ from the mapped checkpoint's, by their name there. Peak memory is a tensor of
-    one expert and its copy: no more for more layers. Gives what was written; for shards and `notes` see `write_parts`.
+    one expert and its copy: no more for more layers. Gives what was written; for shards and `store` see `write_parts`.
     Raises `CheckpointError` for values that are not finite, `DiskFullError` without room.
     """
     source, checkpoint, family = mapped.source, mapped.checkpoint, mapped.family
@@ -179,7 +180,7 @@ def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, 
     for tensor, name in mapped.others.items():
         shape = tuple(routers[name].shape) if name in routers else checkpoint.shape(name)
         others[tensor] = TensorSpec(checkpoint.dtype(name), shape)
-    written = write_parts(directory, [*parts, *other_parts(others, other)], "export", notes)
+    written = write_parts(directory, [*parts, *other_parts(others, other)], "export", store)
     (directory / "config.json").write_bytes(config.encode())
     write_remote_code(source.config, directory)
     copy_companions(source.directory, directory)

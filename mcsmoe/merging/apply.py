@@ -16,6 +16,7 @@ from mcsmoe.calibration.gradients import Gradients
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.output import copy_companions, write_json
 from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.resume import Store
 from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
@@ -111,13 +112,13 @@ def merged_pieces(
 
 
 def write_merged(
-    source: Checkpoint, plan: Plan, material: Material, directory: Path, notes: Path | None = None
+    source: Checkpoint, plan: Plan, material: Material, directory: Path, store: Store | None = None
 ) -> Written:
     """Write `source` with `plan` applied into `directory`, group by group.
 
     Peak memory is the greater of m + 1 experts, m the members of the largest group, with rules that sum weights
     up, and, while members are aligned by weights, two experts, 4 f² bytes of costs and a tensor of each in float32: no
-    more for more layers or groups. Gives what was written; for shards and `notes` see `write_parts`.
+    more for more layers or groups. Gives what was written; for shards and `store` see `write_parts`.
     Raises `CheckpointError` where `source` is no stock checkpoint or holds NaN, `DiskFullError` without
     room.
     """
@@ -138,7 +139,7 @@ def write_merged(
     others = {new: old for old, new in renamed.items()}
     rest = {new: TensorSpec(source.dtype(old), source.shape(old)) for new, old in others.items()}
     everything = [*parts, *other_parts(rest, lambda name: source.tensor(others[name]))]
-    written = write_parts(directory, everything, f"merge {plan.method}", notes)
+    written = write_parts(directory, everything, f"merge {plan.method}", store)
     config = family.merged_config(source.config, plan.experts)
     write_json(directory / "config.json", config)
     write_remote_code(config, directory)

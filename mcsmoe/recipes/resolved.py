@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import yaml
 
-from mcsmoe.checkpoint.resume import source_code
+from mcsmoe.checkpoint.resume import code_hash
 from mcsmoe.errors import CheckpointError
 from mcsmoe.params import Merge, Params, Section
 from mcsmoe.recipes.recipe import Recipe, load_recipe, parts
@@ -49,4 +49,4 @@ class ResolvedMethod(Section):
 def code_of(plugins: Iterable[str], used: Iterable[tuple[Registry[Any], str]]) -> dict[str, str]:
     """A hash of the code of those `plugins` (modules) that registered one of the `used` entries."""
     modules = {registry.module_of(name) for registry, name in used}
-    return {plugin: source_code([plugin]) for plugin in plugins if plugin in modules}
+    return {plugin: code_hash([plugin]) for plugin in plugins if plugin in modules}

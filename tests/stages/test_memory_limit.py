@@ -9,9 +9,8 @@ import pytest
 
 from mcsmoe.calibration import collect as routing
 from mcsmoe.calibration.memory import check_training, forward_needs
-from mcsmoe.checkpoint import verify
-from mcsmoe.checkpoint.load import load_config, load_model
-from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint import fresh
+from mcsmoe.checkpoint.load import load_config
 from mcsmoe.checkpoint.streamed import Blocks, Footprint
 from mcsmoe.errors import MemoryLimitError
 from mcsmoe.params import Params
@@ -54,29 +53,28 @@ def make() -> dict[Path, bytes]:
 
 
 def test_a_limit_changes_no_byte(limit: int, monkeypatch: pytest.MonkeyPatch):
-    fresh = verify._logits_in_fresh_process
-    with monkeypatch.context() as patch:
-        # Processes take seconds: only the merged model of the second run is looked at in one.
-        patch.setattr(verify, "_logits_in_fresh_process", logits)
-        expected = make()
+    expected = make()
     loaded: list[str] = []
-    load = Blocks.load
+    tasks: list[fresh.Task] = []
+    load, start = Blocks.load, fresh.start
 
     def counted(self: Blocks, block: str) -> None:
         loaded.append(block)
         load(self, block)
 
-    def checked(checkpoint: Checkpoint, probe: Any, code: str, memory_limit: int | None) -> Any:
-        assert memory_limit == limit
-        assert checkpoint.size_bytes > limit or code == "stock"
-        return (fresh if code == "remote" else logits)(checkpoint, probe, code, memory_limit)
+    def noted(task: fresh.Task, directory: Path) -> Any:
+        tasks.append(task)
+        return start(task, directory)
 
     monkeypatch.setattr(Blocks, "load", counted)
-    monkeypatch.setattr(verify, "_logits_in_fresh_process", checked)
+    monkeypatch.setattr(fresh, "start", noted)
     write_params(memory_limit=limit, **SETTINGS)
     found = make()
     # Permute counts tokens and looks at them, collect and export look once each.
     assert [loaded.count(block) for block in dict.fromkeys(loaded)] == [4] * SIZES["num_hidden_layers"]
+    # The merged model is larger than the limit, in the fresh process, too.
+    assert [task.trust_remote_code for task in tasks] == [True, False]
+    assert tasks[0].offload["max_memory"] == {"cpu": limit}
     assert found.keys() == expected.keys()
     assert [path for path in found if found[path] != expected[path]] == []
 
@@ -107,10 +105,6 @@ def test_interrupted_collecting_runs_no_layer_again(
     assert "resuming at decoder.3: 3 of 6 layers were measured before" in capsys.readouterr().out
     assert contents(collect.OUTPUT) == expected
     assert sorted(path.name for path in Path("artifacts").iterdir()) == ["collect", "finetune", "permute", "recipes"]
-
-
-def logits(checkpoint: Checkpoint, probe: Any, code: str, memory_limit: int | None) -> Any:
-    return load_model(checkpoint.directory)(**probe).logits
 
 
 @pytest.mark.parametrize(
