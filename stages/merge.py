@@ -30,7 +30,6 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     from mcsmoe.checkpoint.verify import probe_batch, verify_checkpoint
     from mcsmoe.families.registry import family_of
     from mcsmoe.merging.apply import Material, write_merged
-    from mcsmoe.merging.rules import LOOKING
     from mcsmoe.recipes.planning import make_plan
     from mcsmoe.recipes.recipe import load_recipe, validate_recipes
 
@@ -42,8 +41,7 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
 
     recipe = load_recipe(method, params)
     limit = params.memory_limit
-    looks = recipe.alignment == "activation" or recipe.rule in LOOKING
-    streamed = must_stream(limit, "merge", load_config(SOURCE), params.task, params.collect, tokens=looks)
+    streamed = must_stream(limit, "merge", load_config(SOURCE), params.task, params.collect, tokens=recipe.looks)
     source = Checkpoint(SOURCE)
     family = family_of(source.config)
     layers = family.layers(source.config)

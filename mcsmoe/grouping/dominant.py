@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from mcsmoe.grouping.budget import by_use
-from mcsmoe.grouping.group import GROUPERS, Problem, keeps_to_capacity
+from mcsmoe.grouping.group import GROUPERS, Problem
 
 
-@GROUPERS.register("routing-guided")
-@keeps_to_capacity
+@GROUPERS.register("routing-guided", capacity=True)
 def routing_guided(problem: Problem) -> Tensor:
     """Labels [E]: each dominant expert founds a group; the others, most used first, join the most similar one.
 
@@ -52,8 +51,7 @@ def non_dominant(problem: Problem) -> Tensor:
     return labels
 
 
-@GROUPERS.register("none")
-@keeps_to_capacity
+@GROUPERS.register("none", capacity=True)
 def identity(problem: Problem) -> Tensor:
     """Labels 0 … E−1."""
     return torch.arange(len(problem.frequency))

@@ -27,29 +27,23 @@ class Problem:
 Grouper = Callable[[Problem], Tensor]
 """Problem → label of each expert [E] int64; label k is the k-th merged expert, and each of the K labels occurs."""
 
-GROUPERS: Registry[Grouper] = Registry("grouping", "mcsmoe.grouping")
-
-_KEEP_TO_CAPACITY: set[Grouper] = set()
-
-
-def keeps_to_capacity(grouper: Grouper) -> Grouper:
-    """Decorator that marks a grouper whose groups never have more than `capacity` members."""
-    _KEEP_TO_CAPACITY.add(grouper)
-    return grouper
+GROUPERS: Registry[Grouper] = Registry("grouping", "mcsmoe.grouping", capacity=False)
+"""A grouper with `capacity` never makes a group of more than `Problem.capacity` members; others ignore it."""
 
 
-def check_capacity(grouper: Grouper, capacity: int | None, name: str = "this grouping") -> None:
-    """Raise `ParameterError` for a capacity that `grouper` would ignore; `name` is what the user calls it."""
-    if capacity is not None and grouper not in _KEEP_TO_CAPACITY:
-        able = ", ".join(known for known in GROUPERS if GROUPERS[known] in _KEEP_TO_CAPACITY)
-        raise ParameterError("merge.capacity", capacity, f"{name} cannot keep to it, only {able} can; use null")
+def check_capacity(grouper: str, capacity: int | None, method: str | None = None) -> None:
+    """Raise `ParameterError` for a capacity that the grouper of this name would ignore; `method` is who asks for it."""
+    if capacity is not None and not GROUPERS.fact(grouper, "capacity"):
+        who = f"grouping {grouper!r}" + (f" of method {method!r}" if method else "")
+        able = ", ".join(name for name in GROUPERS if GROUPERS.fact(name, "capacity"))
+        raise ParameterError("merge.capacity", capacity, f"{who} cannot keep to it, only {able} can; use null")
 
 
 @dataclass(frozen=True)
 class Grouping:
     """How experts are grouped: who is dominant, and who joins whom."""
 
-    grouper: Grouper
+    grouper: str
     budget: Budget
     groups: float
     similarity: Callable[[str], Tensor]
@@ -74,7 +68,7 @@ def group(statistics: RoutingStatistics, excluded: Collection[str], how: Groupin
         # Another draw in each layer, whatever the number of experts.
         seed = how.seed * len(statistics.layers) + place
         problem = Problem(layer.frequency, dominant[name], lambda: how.similarity(name), how.capacity, seed)
-        return _plan(how.grouper(problem), layer.frequency)
+        return _plan(GROUPERS[how.grouper](problem), layer.frequency)
 
     return {name: plan(place, name, layer) for place, (name, layer) in enumerate(statistics.layers.items())}
 

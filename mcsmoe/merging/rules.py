@@ -32,12 +32,8 @@ class Members:
 Rule = Callable[[Members], Expert]
 """At least two members → the merged expert, in their dtypes. A single member is kept as it is without a rule."""
 
-RULES: Registry[Rule] = Registry("merging rule", "mcsmoe.merging")
-
-LOOKING = ("zipit-activation",)
-"""Rules that look at tokens."""
-NEEDS = {"fisher": "gradients", "exact-fisher": "exact-fisher"}
-"""What `collect.also` must list for a rule that cannot do without."""
+RULES: Registry[Rule] = Registry("merging rule", "mcsmoe.merging", needs=None, looks=False)
+"""A rule `needs` an entry of `collect.also`, or `looks` at calibration tokens: it calls `Members.inputs`."""
 
 
 BLOCK = 2**18
@@ -106,7 +102,7 @@ def dominant(members: Members) -> Expert:
     return members.experts[members.dominant]
 
 
-@RULES.register("fisher")
+@RULES.register("fisher", needs="gradients")
 def fisher(members: Members) -> Expert:
     """W = Σ F_e ⊙ W_e / Σ F_e, element by element, F the empirical Fisher information of each weight.
 
@@ -116,7 +112,7 @@ def fisher(members: Members) -> Expert:
     return _by_information(members, "fisher")
 
 
-@RULES.register("exact-fisher")
+@RULES.register("exact-fisher", needs="exact-fisher")
 def exact_fisher(members: Members) -> Expert:
     """The same with labels drawn from the model's own distribution, as Fisher information is defined."""
     return _by_information(members, "exact-fisher")

@@ -10,7 +10,7 @@ from mcsmoe.errors import CheckpointError
 from mcsmoe.families.layer import MoELayer, TensorSource
 from mcsmoe.families.registry import excluded_layers
 from mcsmoe.grouping.budget import BUDGETS, total_groups
-from mcsmoe.grouping.group import GROUPERS, Grouping, group
+from mcsmoe.grouping.group import Grouping, group
 from mcsmoe.grouping.plan import LayerPlan, Plan
 from mcsmoe.grouping.policies import POLICIES
 from mcsmoe.params import Merge
@@ -48,7 +48,7 @@ def make_plan(
         evidence = Evidence(by_name[name], statistics[name], source, gradients, measured, seed)
         return similarity(recipe.similarity)(evidence)
 
-    grouping = Grouping(GROUPERS[recipe.grouping], BUDGETS[merge.budget], merge.groups, measure, merge.capacity, seed)
+    grouping = Grouping(recipe.grouping, BUDGETS[merge.budget], merge.groups, measure, merge.capacity, seed)
     if recipe.progressive:
         groups = {name: LayerPlan.untouched(layer.frequency) for name, layer in statistics.layers.items()}
         keep = total_groups(merge.groups, len(groups) - len(excluded))

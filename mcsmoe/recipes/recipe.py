@@ -10,12 +10,13 @@ from pydantic import ValidationError
 from mcsmoe.errors import ParameterError, UnknownNameError
 from mcsmoe.families.layer import MoELayer
 from mcsmoe.families.registry import excluded_layers
-from mcsmoe.grouping.budget import check
+from mcsmoe.grouping.budget import BUDGETS, check
 from mcsmoe.grouping.group import GROUPERS, check_capacity
-from mcsmoe.grouping.policies import EXCLUDING
-from mcsmoe.merging.rules import NEEDS
+from mcsmoe.grouping.policies import POLICIES
+from mcsmoe.merging.apply import ALIGNMENTS, REFERENCES
+from mcsmoe.merging.rules import RULES
 from mcsmoe.params import Merge, Params, Section
-from mcsmoe.similarity.evidence import needs
+from mcsmoe.similarity.evidence import REVERSE, SIMILARITIES, needs
 
 DIRECTORY = Path(__file__).parent
 
@@ -41,6 +42,20 @@ class Recipe(Section):
         """The section `merge` with this recipe's own budget, where it has one; no capacity limits that."""
         own = {key: value for key in ("groups", "budget") if (value := getattr(self, key)) is not None}
         return merge.model_copy(update=own | ({"capacity": None} if "groups" in own else {}))
+
+    @property
+    def looks(self) -> bool:
+        """Whether merging looks at calibration tokens, which takes the model and passes over the sample."""
+        return any((ALIGNMENTS.fact(self.alignment, "looks"), RULES.fact(self.rule, "looks")))
+
+    @property
+    def needs(self) -> dict[str, str]:
+        """The entry of `collect.also` that a part of the recipe cannot do without, by what the part is called."""
+        found = {
+            f"similarity {self.similarity!r}": needs(self.similarity),
+            f"rule {self.rule!r}": RULES.fact(self.rule, "needs"),
+        }
+        return {what: entry for what, entry in found.items() if entry is not None}
 
 
 def known_recipes() -> list[str]:
@@ -77,18 +92,11 @@ def _shown(value: Any) -> Any:
 
 
 def _check_names(name: str, recipe: Recipe) -> None:
-    from mcsmoe.grouping.budget import BUDGETS
-    from mcsmoe.grouping.group import GROUPERS
-    from mcsmoe.grouping.policies import POLICIES
-    from mcsmoe.merging.apply import ALIGNMENTS, GROUP_REFERENCES
-    from mcsmoe.merging.rules import RULES
-    from mcsmoe.similarity.evidence import REVERSE, SIMILARITIES
-
     known: dict[str, list[str]] = {
         "similarity": list(SIMILARITIES),
         "grouping": list(GROUPERS),
         "alignment": list(ALIGNMENTS),
-        "reference": list(GROUP_REFERENCES),
+        "reference": list(REFERENCES),
         "rule": list(RULES),
         "router": list(POLICIES),
     }
@@ -122,12 +130,12 @@ def validate_recipes(params: Params, layers: Sequence[MoELayer] | None = None) -
         merge = recipe.with_budget(params.merge)
         parameter = "merge.groups" if recipe.groups is None else f"recipes.{name}.groups"
         check(merge.groups, experts, merge.budget, merge.capacity, parameter)
-        check_capacity(GROUPERS[recipe.grouping], merge.capacity, f"grouping {recipe.grouping!r} of method {name!r}")
+        check_capacity(recipe.grouping, merge.capacity, name)
 
 
 def _check_router(recipes: Mapping[str, Recipe]) -> None:
     for name, recipe in recipes.items():
-        if recipe.progressive or recipe.router in EXCLUDING:
+        if recipe.progressive or POLICIES.fact(recipe.router, "excludes"):
             what = "progressive" if recipe.progressive else "router"
             raise ParameterError(
                 f"recipes.{name}.{what}",
@@ -137,12 +145,8 @@ def _check_router(recipes: Mapping[str, Recipe]) -> None:
 
 
 def _check_collected(name: str, recipe: Recipe, params: Params) -> None:
-    wanted = {
-        f"similarity {recipe.similarity!r}": needs(recipe.similarity),
-        f"rule {recipe.rule!r}": NEEDS.get(recipe.rule),
-    }
-    for what, entry in wanted.items():
-        if entry is not None and entry not in params.collect.also:
+    for what, entry in recipe.needs.items():
+        if entry not in params.collect.also:
             raise ParameterError(
                 "collect.also", params.collect.also, f"{what} of method {name!r} needs {entry!r} in it"
             )

@@ -37,18 +37,8 @@ class Evidence:
 Similarity = Callable[[Evidence], Tensor]
 """Evidence of a layer → [E, E] float64, symmetric, in [0, 1], diagonal 1."""
 
-SIMILARITIES: Registry[Similarity] = Registry("similarity", "mcsmoe.similarity")
-
-NEEDS = {
-    "expert-output": "outputs",
-    "expert-output.mean": "outputs",
-    "feature-correlation.lsa": "correlation",
-    "feature-correlation.max": "correlation",
-    "gradient": "gradients",
-    "mse": "pair-errors",
-    "weight-gradient": "gradients",
-}
-"""What `collect.also` must list for a similarity that cannot do without."""
+SIMILARITIES: Registry[Similarity] = Registry("similarity", "mcsmoe.similarity", needs=None)
+"""A similarity `needs` an entry of `collect.also` where routing statistics do not suffice."""
 
 
 def similarity(name: str) -> Similarity:
@@ -61,7 +51,8 @@ def similarity(name: str) -> Similarity:
 
 def needs(name: str) -> str | None:
     """The entry of `collect.also` without which a similarity cannot be computed; None: routing statistics do."""
-    return NEEDS.get(name.removeprefix(REVERSE))
+    entry: str | None = SIMILARITIES.fact(name.removeprefix(REVERSE), "needs")
+    return entry
 
 
 def collected(value: T | None, name: str) -> T:

@@ -93,9 +93,9 @@ def test_random_groups_do_not_follow_use():
 def test_only_some_keep_to_a_capacity():
     able = []
     for name in GROUPERS:
-        check_capacity(GROUPERS[name], None)
+        check_capacity(name, None)
         try:
-            check_capacity(GROUPERS[name], 3)
+            check_capacity(name, 3)
             able.append(name)
         except ParameterError:
             pass
@@ -103,9 +103,9 @@ def test_only_some_keep_to_a_capacity():
 
 
 def test_a_capacity_that_would_be_ignored():
-    message = "merge.capacity = 3 .*recipes.mine.grouping k-means cannot keep to it, only none, routing-guided can"
+    message = "grouping 'k-means' of method 'mine' cannot keep to it, only none, routing-guided can"
     with pytest.raises(ParameterError, match=message):
-        check_capacity(GROUPERS["k-means"], 3, "recipes.mine.grouping k-means")
+        check_capacity("k-means", 3, "mine")
 
 
 def test_similarity_is_not_computed_where_none_is_needed():
