@@ -166,14 +166,14 @@ class Permute(Section):
 class Collect(Section):
     """The calibration sample, and what is measured on it beside the routing statistics.
 
-    `also`: `outputs` of every expert on every token, `pair-errors` of averaged pairs, `correlation` of hidden
-    neurons, `gradients` of the task loss with the empirical Fisher information, `exact-fisher` (both on
-    `gradient_samples` rows), `activations` for least-squares merging.
+    `also`: `norms` of the selected experts' outputs, `outputs` of every expert on every token, `pair-errors` of
+    averaged pairs, `correlation` of hidden neurons, `gradients` of the task loss with the empirical Fisher
+    information, `exact-fisher` (both on `gradient_samples` rows).
     """
 
     samples: Positive
     batch_size: Positive
-    also: list[Literal["outputs", "pair-errors", "correlation", "gradients", "exact-fisher", "activations"]]
+    also: list[Literal["norms", "outputs", "pair-errors", "correlation", "gradients", "exact-fisher"]]
     gradient_samples: Positive
 
 

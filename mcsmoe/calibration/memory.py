@@ -47,7 +47,7 @@ def forward_needs(config: Any, task: Task, sample: Collect, sums: bool = False, 
     """
     weights, layers = Footprint.of(config), sparse_layers(config)
     kinds = sample.also if sums else []
-    taken = [_sums(layer.experts, layer.d_model, layer.d_ff, kinds) if sums else 0 for layer in layers]
+    taken = [_sums(layer.experts, layer.d_model, kinds) if sums else 0 for layer in layers]
     positions = task.max_source_length + task.max_target_length
     d, f = (max((getattr(layer, size) for layer in layers), default=0) for size in ("d_model", "d_ff"))
     k = max((layer.top_k for layer in layers), default=0)
@@ -115,6 +115,6 @@ def check_training(
         )
 
 
-def _sums(experts: int, d_model: int, d_ff: int, also: Collection[str]) -> int:
-    sums = LayerStatistics.zeros(experts, d_model, d_ff, also, device="meta")
+def _sums(experts: int, d_model: int, also: Collection[str]) -> int:
+    sums = LayerStatistics.zeros(experts, d_model, also, device="meta")
     return sum(value.nbytes for value in sums.tensors().values())

@@ -18,6 +18,7 @@ from mcsmoe.tasks.batches import IGNORED, model_inputs
 
 Batch = Mapping[str, Tensor]
 See = Callable[[MoELayer, Tensor, Routing], None]
+"""(layer, inputs x [T, d] of its experts, what the router did with them) → what is learnt of them."""
 
 
 def real_tokens(batch: Batch, causal: bool) -> dict[str, Tensor]:
@@ -38,8 +39,11 @@ def watching(
     batches: Iterable[Batch],
     see: See,
     journal: Journal | None = None,
+    outputs: bool = False,
 ) -> Iterator[MoELayer]:
     """Call `see(layer, x [T, d], routing of x)` with the T real tokens of each layer and batch, in their order.
+
+    With `outputs`, `routing.outputs` are there: what the selected experts gave when the model ran them.
 
     A layer is yielded when it has seen all batches, in the order of `layers`, which is that of the forward
     pass: for a model that is streamed before the next block is loaded, else at the end. No pass goes further than
@@ -62,20 +66,32 @@ def watching(
 
         return hook
 
+    def show(layer: MoELayer, x: Tensor, routing: Routing) -> None:
+        # `x` is what the experts see: the router's input may be normalised, or not yet projected.
+        x = x.flatten(0, -2)  # [B·S, d]
+        if routing.scale is not None:
+            assert routing.inputs is not None
+            x = routing.inputs * routing.scale
+        here = real[layer.stack].flatten().to(x.device)  # [B·S]
+        kinds = {kind: value[here] for kind, value in vars(routing).items() if value is not None}
+        see(layer, x[here], Routing(**kinds))
+        if layer is layers[-1]:
+            raise Enough
+
     def before_experts(layer: MoELayer) -> Callable[..., None]:
-        # What the experts see: the router's input may be normalised, or not yet projected.
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            routing, x = routed.pop(layer.name), inputs[0].flatten(0, -2)  # [B·S, d]
-            if routing.scale is not None:
-                assert routing.inputs is not None
-                x = routing.inputs * routing.scale
-            here = real[layer.stack].flatten().to(x.device)  # [B·S]
-            kinds = {kind: value[here] for kind, value in vars(routing).items() if value is not None}
-            see(layer, x[here], Routing(**kinds))
-            if layer is layers[-1]:
-                raise Enough
+            show(layer, inputs[0], routed.pop(layer.name))
 
         return hook
+
+    def apart(layer: MoELayer, experts: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def forward(*inputs: Tensor) -> Tensor:
+            routing = routed.pop(layer.name)
+            each, mixed = family.expert_outputs(experts, routing, *inputs)
+            show(layer, inputs[0], replace(routing, outputs=each))
+            return mixed
+
+        return forward
 
     def forward(batch: Batch) -> None:
         inputs = {name: value.to(device) for name, value in model_inputs(batch, family.causal).items()}
@@ -87,7 +103,11 @@ def watching(
         for layer in layers:
             router, experts = model.get_submodule(layer.router_path), model.get_submodule(layer.experts_path)
             stack.callback(router.register_forward_hook(after_router(layer)).remove)
-            stack.callback(experts.register_forward_pre_hook(before_experts(layer)).remove)
+            if outputs:
+                experts.forward = apart(layer, experts.forward)
+                stack.callback(delattr, experts, "forward")
+            else:
+                stack.callback(experts.register_forward_pre_hook(before_experts(layer)).remove)
         if blocks is None:
             for batch in progress(batches, "calibration batches", late=True):
                 real.update(real_tokens(batch, family.causal))
@@ -135,9 +155,7 @@ def one_by_one(
         yield from watching(model, family, part, batches, see)
 
 
-def count(
-    model: nn.Module, family: Family, layers: Sequence[MoELayer], batches: Iterable[Batch]
-) -> dict[str, Tensor]:
+def count(model: nn.Module, family: Family, layers: Sequence[MoELayer], batches: Iterable[Batch]) -> dict[str, Tensor]:
     """Tokens that select each expert, before any capacity limit, by layer: [E] int64."""
     counts = {layer.name: torch.zeros(layer.experts, dtype=torch.int64) for layer in layers}
 

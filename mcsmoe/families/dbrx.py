@@ -30,5 +30,5 @@ def routing(block: Any, output: Tensor) -> Routing:
 
 register(
     "dbrx",
-    Kind(experts, routing, ("ffn_config.moe_num_experts",), modeling="modeling_mcsmoe_dbrx"),
+    Kind(experts, routing, expert_counts=("ffn_config.moe_num_experts",), modeling="modeling_mcsmoe_dbrx"),
 )

@@ -34,6 +34,15 @@ def routing(block: nn.Module, output: tuple[Tensor, ...]) -> Routing:
     return Routing(logits, index, gates)
 
 
+def expert_outputs(
+    experts: Callable[..., Tensor], routing: Routing, x: Tensor, index: Tensor, gates: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Each pair of a token and an expert that it selects, run as a token of its own with the gate 1."""
+    tokens = x.flatten(0, -2).repeat_interleave(index.shape[1], 0)  # [T·k, d]
+    each = experts(tokens, index.reshape(-1, 1), torch.ones_like(gates).reshape(-1, 1)).reshape(*index.shape, -1)
+    return each, (each * gates[..., None]).sum(1).to(each.dtype).reshape(x.shape)
+
+
 @dataclass(frozen=True)
 class Kind:
     """What a family says of itself that differs from most: see `Family`, and `common` for `experts`.
@@ -43,6 +52,7 @@ class Kind:
 
     experts: Callable[[Any], Experts | None] = common
     routing: Callable[[nn.Module, Any], Routing] = routing
+    expert_outputs: Callable[..., tuple[Tensor, Tensor]] = expert_outputs
     expert_counts: tuple[str, ...] = EXPERT_COUNTS
     configuration: str = "configuration_mcsmoe_fused"
     modeling: str = "modeling_mcsmoe_fused"
@@ -218,6 +228,7 @@ def register(model_type: str, kind: Kind = MOST) -> None:
                 auto_class="AutoModelForCausalLM",
                 layers=partial(layers, kind=kind),
                 routing=kind.routing,
+                expert_outputs=kind.expert_outputs,
                 merged_config=partial(merged_config, kind=kind),
                 merged_tensor=merged_tensor,
                 merged_map=merged_map,

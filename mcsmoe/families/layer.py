@@ -156,7 +156,8 @@ class Routing:
 
     Gates are the weights with which expert outputs are summed; selection is taken before any capacity limit.
     `inputs` [T, d] are what the router saw, which need not be what the experts see; `watch` fills them in.
-    Where experts see these inputs multiplied by something, `scale` [T, 1] is that.
+    Where experts see these inputs multiplied by something, `scale` [T, 1] is that. `outputs` [T, k, d], which `watch`
+    fills in where they are asked for, are those of the selected experts, not multiplied by gates nor cut by capacity.
     """
 
     logits: Tensor
@@ -164,6 +165,7 @@ class Routing:
     gates: Tensor
     inputs: Tensor | None = None
     scale: Tensor | None = None
+    outputs: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,9 @@ class Family:
     """config → its sparse layers, in order of the forward pass."""
     routing: Callable[[nn.Module, Any], Routing]
     """(module that owns router and experts, the router's output) → `Routing`, flattened over batch and positions."""
+    expert_outputs: Callable[..., tuple[Tensor, Tensor]]
+    """(forward of a layer's experts, what the router did, arguments of that forward) → outputs [T, k, d] of the
+    selected experts, and what the forward would have returned; each expert runs once on each token that selects it."""
     merged_config: Callable[[Any, Mapping[str, int]], dict[str, Any]]
     """(source config, experts kept by layer name) → config.json of the merged model class."""
     merged_tensor: Callable[[MoELayer, str], str]

@@ -1,5 +1,6 @@
 """The language model of Llama 4 (Meta, 2025): gates multiply what goes into an expert, not what comes out of it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,7 +31,16 @@ def routing(block: Any, output: tuple[Tensor, Tensor]) -> Routing:
     return Routing(logits, index, torch.ones_like(scores), scale=scores[:, :1].float().sigmoid().to(logits.dtype))
 
 
+def expert_outputs(experts: Callable[..., Tensor], routing: Routing, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Every expert runs on every token anyway, on zeros where it is not selected: x is [E·T, d]."""
+    mixed = experts(x)
+    T, E = routing.logits.shape
+    return mixed.view(E, T, -1)[routing.index, torch.arange(T, device=x.device)[:, None]], mixed
+
+
 register(
     "llama4_text",
-    Kind(experts, routing, configuration="configuration_mcsmoe_llama4", modeling="modeling_mcsmoe_llama4"),
+    Kind(
+        experts, routing, expert_outputs, configuration="configuration_mcsmoe_llama4", modeling="modeling_mcsmoe_llama4"
+    ),
 )

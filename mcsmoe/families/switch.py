@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -97,6 +98,15 @@ def routing(block: nn.Module, output: tuple[Tensor, Tensor, Tensor]) -> Routing:
     return Routing(logits, logits.argmax(-1, keepdim=True), output[1].reshape(-1, 1))
 
 
+def expert_outputs(
+    experts: Callable[..., Tensor], routing: Routing, x: Tensor, selected: Tensor, gates: Tensor
+) -> tuple[Tensor, Tensor]:
+    """All tokens x [T, d] by the experts that they select, those over capacity too, which the model leaves at 0."""
+    every = F.one_hot(routing.index, selected.shape[-1])  # [T, 1, E]
+    each = experts(x, every, torch.ones_like(gates))  # [T, d]
+    return each[:, None], (each * gates).to(x.dtype) * selected.sum(-1)
+
+
 def merged_config(config: Any, experts: Mapping[str, int]) -> dict[str, Any]:
     """The config.json of the merged model: `experts[layer name]` dense experts a layer, all else unchanged.
 
@@ -144,6 +154,7 @@ SWITCH = Family(
     auto_class="AutoModelForSeq2SeqLM",
     layers=layers,
     routing=routing,
+    expert_outputs=expert_outputs,
     merged_config=merged_config,
     merged_tensor=merged_tensor,
     merged_map=merged_map,
@@ -169,6 +180,7 @@ FAMILIES.register("t5")(
         auto_class="AutoModelForSeq2SeqLM",
         layers=lambda config: [],
         routing=no_experts,
+        expert_outputs=no_experts,
         merged_config=no_experts,
         merged_tensor=no_experts,
         merged_map=no_experts,
