@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
+from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.errors import ParameterError
 from mcsmoe.grouping.budget import Budget
+from mcsmoe.grouping.importance import Importance, frequency
 from mcsmoe.grouping.plan import Group, LayerPlan
 from mcsmoe.registry import Registry
 
@@ -17,8 +18,8 @@ from mcsmoe.registry import Registry
 class Problem:
     """What a grouper may use of one layer with E experts; the similarity is computed when it is asked for."""
 
-    frequency: Tensor  # [E]
-    dominant: Sequence[int]  # most used first; their number is the layer's budget K
+    importance: Tensor  # [E]
+    dominant: Sequence[int]  # most important first; their number is the layer's budget K
     similarity: Callable[[], Tensor]  # [E, E]
     capacity: int | None = None  # most members of a group; K × capacity ≥ E
     seed: int = 0
@@ -50,6 +51,7 @@ class Grouping:
     """Layer name → [E, E]; computed only for layers whose grouper asks."""
     capacity: int | None = None
     seed: int = 0
+    importance: Importance = frequency
 
 
 def group(statistics: RoutingStatistics, excluded: Collection[str], how: Grouping) -> dict[str, LayerPlan]:
@@ -59,29 +61,30 @@ def group(statistics: RoutingStatistics, excluded: Collection[str], how: Groupin
     that cannot be had, or a capacity that the grouper cannot keep to.
     """
     check_capacity(how.grouper, how.capacity)
-    frequencies = {name: layer.frequency for name, layer in statistics.layers.items() if name not in excluded}
-    dominant = how.budget(frequencies, how.groups, how.capacity)
+    importances = {name: how.importance(layer) for name, layer in statistics.layers.items()}
+    merged = {name: values for name, values in importances.items() if name not in excluded}
+    dominant = how.budget(merged, how.groups, how.capacity)
 
-    def plan(place: int, name: str, layer: LayerStatistics) -> LayerPlan:
-        if name in excluded or len(dominant[name]) == len(layer.frequency):
-            return LayerPlan.untouched(layer.frequency)
+    def plan(place: int, name: str, importance: Tensor) -> LayerPlan:
+        if name in excluded or len(dominant[name]) == len(importance):
+            return LayerPlan.untouched(importance)
         # Another draw in each layer, whatever the number of experts.
-        seed = how.seed * len(statistics.layers) + place
-        problem = Problem(layer.frequency, dominant[name], lambda: how.similarity(name), how.capacity, seed)
-        return _plan(GROUPERS[how.grouper](problem), layer.frequency)
+        seed = how.seed * len(importances) + place
+        problem = Problem(importance, dominant[name], lambda: how.similarity(name), how.capacity, seed)
+        return _plan(GROUPERS[how.grouper](problem), importance)
 
-    return {name: plan(place, name, layer) for place, (name, layer) in enumerate(statistics.layers.items())}
+    return {name: plan(place, name, importance) for place, (name, importance) in enumerate(importances.items())}
 
 
-def _plan(labels: Tensor, frequency: Tensor) -> LayerPlan:
-    """Groups in the order of their labels; the dominant one is the most used member, ties to the lower id."""
+def _plan(labels: Tensor, importance: Tensor) -> LayerPlan:
+    """Groups in the order of their labels; the dominant one is the most important member, ties to the lower id."""
     count = int(labels.max()) + 1
-    if count == len(frequency):
-        return LayerPlan.untouched(frequency)
+    if count == len(importance):
+        return LayerPlan.untouched(importance)
     groups = []
     for k in range(count):
         members = (labels == k).nonzero().flatten()  # ascending
-        nu = frequency[members]
-        dominant = int(members[torch.argsort(nu, descending=True, stable=True)[0]])
-        groups.append(Group(dominant, tuple(members.tolist()), tuple(nu.tolist())))
+        weights = importance[members]
+        dominant = int(members[torch.argsort(weights, descending=True, stable=True)[0]])
+        groups.append(Group(dominant, tuple(members.tolist()), tuple(weights.tolist())))
     return LayerPlan(tuple(groups), merged=True)

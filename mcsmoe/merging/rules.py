@@ -20,7 +20,7 @@ class Members:
     """
 
     experts: Sequence[Expert]
-    weights: Tensor  # [m] float64: activation frequencies ν
+    weights: Tensor  # [m] float64: importances, shares of the layer; activation frequencies ν by default
     dominant: int  # place of the dominant expert among the members
     layer: MoELayer
     statistics: LayerStatistics
@@ -73,13 +73,13 @@ def by_blocks(formula: Callable[[Sequence[Tensor]], Tensor], tensors: Sequence[T
 
 @RULES.register("frequency")
 def frequency(members: Members) -> Expert:
-    """W = Σ ν_e W_e / Σ ν_e (paper eq. 2); the plain mean where no member is ever used."""
+    """W = Σ ν_e W_e / Σ ν_e (paper eq. 2), ν the recipe's importance; the plain mean where no member has any."""
     return combine(members.experts, members.weights)
 
 
 @RULES.register("average")
 def average(members: Members) -> Expert:
-    """W = Σ W_e / m, whatever the frequencies (the paper's baseline "averaging")."""
+    """W = Σ W_e / m, whatever the weights (the paper's baseline "averaging")."""
     return combine(members.experts, torch.ones_like(members.weights))
 
 

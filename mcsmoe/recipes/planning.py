@@ -11,6 +11,7 @@ from mcsmoe.families.layer import MoELayer, TensorSource
 from mcsmoe.families.registry import excluded_layers
 from mcsmoe.grouping.budget import BUDGETS, total_groups
 from mcsmoe.grouping.group import Grouping, group
+from mcsmoe.grouping.importance import IMPORTANCES
 from mcsmoe.grouping.plan import LayerPlan, Plan
 from mcsmoe.grouping.policies import POLICIES
 from mcsmoe.params import Merge
@@ -30,7 +31,7 @@ def make_plan(
 ) -> Plan:
     """The groups of every layer of the checkpoint `source`.
 
-    Raises `CheckpointError` for statistics of another checkpoint or without what the similarity needs,
+    Raises `CheckpointError` for statistics of another checkpoint or without what the recipe needs,
     `ParameterError` for a budget that cannot be had.
     """
     expected = {layer.name: layer.experts for layer in layers}
@@ -48,9 +49,10 @@ def make_plan(
         evidence = Evidence(by_name[name], statistics[name], source, gradients, measured, seed)
         return similarity(recipe.similarity)(evidence)
 
-    grouping = Grouping(recipe.grouping, BUDGETS[merge.budget], merge.groups, measure, merge.capacity, seed)
+    importance = IMPORTANCES[recipe.importance]
+    grouping = Grouping(recipe.grouping, BUDGETS[merge.budget], merge.groups, measure, merge.capacity, seed, importance)
     if recipe.progressive:
-        groups = {name: LayerPlan.untouched(layer.frequency) for name, layer in statistics.layers.items()}
+        groups = {name: LayerPlan.untouched(importance(layer)) for name, layer in statistics.layers.items()}
         keep = total_groups(merge.groups, len(groups) - len(excluded))
         plan = Plan(method, recipe.rule, recipe.alignment, recipe.reference, groups, keep, tuple(excluded))
     else:

@@ -12,6 +12,7 @@ from mcsmoe.families.layer import MoELayer
 from mcsmoe.families.registry import excluded_layers
 from mcsmoe.grouping.budget import BUDGETS, check
 from mcsmoe.grouping.group import GROUPERS, check_capacity
+from mcsmoe.grouping.importance import IMPORTANCES
 from mcsmoe.grouping.policies import POLICIES
 from mcsmoe.merging.apply import ALIGNMENTS, REFERENCES
 from mcsmoe.merging.rules import RULES
@@ -24,8 +25,9 @@ DIRECTORY = Path(__file__).parent
 class Recipe(Section):
     """A method: what is compared, how experts are grouped, aligned and combined, what the router does.
 
-    `groups` and `budget` override those of `merge`; `reference` is whom the members of a group are aligned
-    to. With `progressive`, experts are dropped during distillation instead of being merged before it.
+    `groups` and `budget` override those of `merge`; `reference` is whom the members of a group are aligned to;
+    `importance` says which experts are dominant, and how much each member of a group weighs. With `progressive`,
+    experts are dropped during distillation instead of being merged before it.
     """
 
     similarity: str
@@ -33,6 +35,7 @@ class Recipe(Section):
     alignment: str
     reference: str
     rule: str
+    importance: str = "frequency"
     router: str = "map"
     progressive: bool = False
     groups: float | None = None
@@ -54,6 +57,7 @@ class Recipe(Section):
         found = {
             f"similarity {self.similarity!r}": needs(self.similarity),
             f"rule {self.rule!r}": RULES.fact(self.rule, "needs"),
+            f"importance {self.importance!r}": IMPORTANCES.fact(self.importance, "needs"),
         }
         return {what: entry for what, entry in found.items() if entry is not None}
 
@@ -98,6 +102,7 @@ def _check_names(name: str, recipe: Recipe) -> None:
         "alignment": list(ALIGNMENTS),
         "reference": list(REFERENCES),
         "rule": list(RULES),
+        "importance": list(IMPORTANCES),
         "router": list(POLICIES),
     }
     values = recipe.model_dump() | {"similarity": recipe.similarity.removeprefix(REVERSE)}

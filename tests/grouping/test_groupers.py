@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcsmoe.errors import ParameterError
-from mcsmoe.grouping.budget import by_use
+from mcsmoe.grouping.budget import by_importance
 from mcsmoe.grouping.group import GROUPERS, Problem, check_capacity
 from mcsmoe.similarity.evidence import cosine
 from tests.grouping.problems import problem, random_problems, vectors
@@ -36,9 +36,11 @@ def test_exactly_k_groups_in_the_order_of_their_use(name: str):
     for case, given in enumerate(random_problems(200)):
         labels = GROUPERS[name](given)
         assert labels.dtype == torch.int64
-        assert labels.shape == given.frequency.shape
+        assert labels.shape == given.importance.shape
         assert sorted(set(labels.tolist())) == list(range(len(given.dominant))), case
-        assert list(dict.fromkeys(labels[by_use(given.frequency)].tolist())) == list(range(len(given.dominant))), case
+        assert list(dict.fromkeys(labels[by_importance(given.importance)].tolist())) == list(
+            range(len(given.dominant))
+        ), case
 
 
 @ALL
