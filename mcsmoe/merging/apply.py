@@ -135,8 +135,8 @@ def write_merged(
     """Write `source` with `plan` applied into `directory`, group by group.
 
     Peak memory is the greater of m + 1 experts, m the members of the largest group, with rules that sum weights
-    up, and, while members are aligned by weights, two experts, 4 f² bytes of costs and a tensor of each in float32: no
-    more for more layers or groups. Gives what was written; for shards and `notes` see `write_parts`.
+    up, and, while members are aligned by weights, two experts, 4 f² bytes of similarities and a tensor of each in
+    float32: no more for more layers or groups. Gives what was written; for shards and `notes` see `write_parts`.
     Raises `CheckpointError` where `source` is no stock checkpoint or holds NaN, `DiskFullError` without
     room.
     """
