@@ -10,9 +10,10 @@ whatever the number of layers in the second case. Passes keep hidden states, 2 d
 sample's positions S (source and target at their greatest length), and two masks of S² bytes a row. Who looks at the
 tokens of a layer (alignment by activations, router rows of an export) has them as often, in either case. One batch
 takes 8 (4 d + 3 k f) + 4 (a S + d) bytes for each position, of a heads and k experts with hidden width f: inputs in
-float64, experts' neurons, attention. Training needs 4 W (weights, gradients, two states of Adam), 5 W with the best
-weights so far, beside W of a teacher: `launch.fsdp` divides these by the number of processes, but each holds what it
-loads and writes whole. Pages of the checkpoint's files, which the system can drop, do not count.
+float64, experts' neurons, attention; with `norms` 32 k d more, the outputs of k experts apart. Training needs 4 W
+(weights, gradients, two states of Adam), 5 W with the best weights so far, beside W of a teacher: `launch.fsdp` divides
+these by the number of processes, but each holds what it loads and writes whole. Pages of the checkpoint's files, which
+the system can drop, do not count.
 
 Freed memory counts neither, thanks to `mcsmoe/checkpoint/heap.py`: without it, the streamed peak in
 `python -m benchmarks.streaming` grew by 10 MB with each layer of 92 MB; with it, 12 layers take what 6 take.
@@ -55,7 +56,8 @@ def forward_needs(config: Any, task: Task, sample: Collect, sums: bool = False, 
     states = 2 * d * (config.dtype.itemsize if config.dtype else 4)
     row = positions * (states + 2 * positions)
     looked_at = sample.samples * positions * states if tokens else 0
-    batch = sample.batch_size * positions * (8 * (4 * d + 3 * k * f) + 4 * (heads * positions + d))
+    apart = 4 * k * d if "norms" in kinds else 0
+    batch = sample.batch_size * positions * (8 * (4 * d + 3 * k * f + apart) + 4 * (heads * positions + d))
     return Needs(
         whole=weights.whole + weights.tensor + batch + sum(taken) + looked_at,
         streamed=weights.resident
