@@ -212,12 +212,12 @@ class Calibration(Section):
 class Collect(Section):
     """What is measured on the calibration sample beside the routing statistics.
 
-    `also`: `outputs` of every expert on every token, `pair-errors` of averaged pairs, `correlation` of hidden
-    neurons, `gradients` of the task loss with the empirical Fisher information, `exact-fisher` (both on
-    `gradient_samples` rows), `activations` for least-squares merging.
+    `also`: `norms` of the selected experts' outputs, `outputs` of every expert on every token, `pair-errors` of
+    averaged pairs, `correlation` of hidden neurons, `gradients` of the task loss with the empirical Fisher
+    information, `exact-fisher` (both on `gradient_samples` rows).
     """
 
-    also: list[Literal["outputs", "pair-errors", "correlation", "gradients", "exact-fisher", "activations"]]
+    also: list[Literal["norms", "outputs", "pair-errors", "correlation", "gradients", "exact-fisher"]]
     gradient_samples: Positive
 
 

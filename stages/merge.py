@@ -31,7 +31,6 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     from mcsmoe.checkpoint.verify import probe_batch, verify_checkpoint
     from mcsmoe.families import family_of
     from mcsmoe.merging.apply import Material, write_merged
-    from mcsmoe.merging.rules import LOOKING
     from mcsmoe.recipes.planning import make_plan
     from mcsmoe.recipes.resolved import ResolvedMethod
 
@@ -44,8 +43,7 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     resolved = ResolvedMethod.load(RECIPES / f"{method}.yaml")
     recipe = resolved.recipe
     limit = params.memory_limit
-    looks = recipe.alignment == "activation" or recipe.rule in LOOKING
-    streamed = must_stream(limit, "merge", load_config(SOURCE), params.task, params.calibration, tokens=looks)
+    streamed = must_stream(limit, "merge", load_config(SOURCE), params.task, params.calibration, tokens=recipe.looks)
     source = Checkpoint(SOURCE)
     family = family_of(source.config)
     layers = family.layers(source.config)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mcsmoe.alignment.matching import ActivationMoments, promoted
-from mcsmoe.calibration.watch import Batch, Masks, one_by_one, real_tokens
+from mcsmoe.calibration.watch import Batch, one_by_one
 from mcsmoe.checkpoint.streamed import blocks_of
 from mcsmoe.families import Expert, Family, MoELayer, Routing, TensorSource
 from mcsmoe.families.experts import hidden, read_expert
@@ -33,11 +33,7 @@ class LayerTokens:
 
 
 def layer_tokens(
-    model: nn.Module,
-    family: Family,
-    layers: Sequence[MoELayer],
-    batches: Sequence[Batch],
-    masks: Masks = real_tokens,
+    model: nn.Module, family: Family, layers: Sequence[MoELayer], batches: Sequence[Batch]
 ) -> Iterator[tuple[str, LayerTokens]]:
     """Name and tokens of one layer after another; those of one layer are in memory at a time.
 
@@ -53,7 +49,7 @@ def layer_tokens(
         seen.clear()
         return LayerTokens(torch.cat(inputs), torch.cat(index))
 
-    for layer in one_by_one(model, family, layers, batches, see, masks):
+    for layer in one_by_one(model, family, layers, batches, see):
         yield layer.name, taken()
 
 

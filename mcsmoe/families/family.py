@@ -1,10 +1,10 @@
 """What the rest of the project asks of a model family, and the families by model type."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mcsmoe.errors import CheckpointError, ParameterError
 from mcsmoe.families.configs import model_type_of, values_of
@@ -51,6 +51,16 @@ class Family(ABC):
         """What a router did, flattened over batch and positions.
 
         `block` owns router and experts; `output` is what the router, stock or merged, returned.
+        """
+
+    @abstractmethod
+    def expert_outputs(
+        self, experts: Callable[..., Tensor], routing: Routing, *arguments: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs [T, k, d] of the selected experts, and what their forward would have returned.
+
+        `experts` is the forward of a layer's experts, `arguments` what it was called with. Each expert runs once on
+        each token that selects it.
         """
 
     @abstractmethod

@@ -6,7 +6,7 @@ without weights; names on disk come from transformers' own conversion rules.
 
 import copy
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -71,6 +71,15 @@ class Fused(Family):
         """What a router did: it returns (logits, gates, selected experts, …)."""
         logits, gates, index = (value.flatten(0, -2) for value in output[:3])
         return Routing(logits, index, gates)
+
+    def expert_outputs(
+        self, experts: Callable[..., Tensor], routing: Routing, *arguments: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Each pair of a token and an expert that it selects, run as a token of its own with the gate 1."""
+        x, index, gates = arguments
+        tokens = x.flatten(0, -2).repeat_interleave(index.shape[1], 0)  # [T·k, d]
+        each = experts(tokens, index.reshape(-1, 1), torch.ones_like(gates).reshape(-1, 1)).reshape(*index.shape, -1)
+        return each, (each * gates[..., None]).sum(1).to(each.dtype).reshape(x.shape)
 
     def layers(self, config: Any) -> list[MoELayer]:
         """The sparse layers, in order of the forward pass. Raises `CheckpointError` where no router is found."""

@@ -156,7 +156,8 @@ class Routing:
 
     Gates are the weights with which expert outputs are summed; selection is taken before any capacity limit.
     `inputs` [T, d] are what the router saw, which need not be what the experts see; `watch` fills them in.
-    Where experts see these inputs multiplied by something, `scale` [T, 1] is that.
+    Where experts see these inputs multiplied by something, `scale` [T, 1] is that. `outputs` [T, k, d], which `watch`
+    fills in where they are asked for, are those of the selected experts, not multiplied by gates nor cut by capacity.
     """
 
     logits: Tensor
@@ -164,3 +165,4 @@ class Routing:
     gates: Tensor
     inputs: Tensor | None = None
     scale: Tensor | None = None
+    outputs: Tensor | None = None

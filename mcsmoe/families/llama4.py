@@ -1,8 +1,10 @@
 """The language model of Llama 4 (Meta, 2025): gates multiply what goes into an expert, not what comes out of it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mcsmoe.families.family import register
 from mcsmoe.families.fused import GATED, Experts, Fused, gated_by, halves
@@ -32,6 +34,14 @@ class Llama4(Fused):
         logits = output[1]
         scores, index = logits.topk(block.top_k, dim=-1)
         return Routing(logits, index, torch.ones_like(scores), scale=scores[:, :1].float().sigmoid().to(logits.dtype))
+
+    def expert_outputs(
+        self, experts: Callable[..., Tensor], routing: Routing, *arguments: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Every expert runs on every token anyway, on zeros where it is not selected: its argument is [E·T, d]."""
+        mixed = experts(*arguments)
+        T, E = routing.logits.shape
+        return mixed.view(E, T, -1)[routing.index, torch.arange(T, device=mixed.device)[:, None]], mixed
 
 
 register(Llama4("llama4_text"))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,6 +58,15 @@ class Switch(Family):
         """A router returns (selection after capacity, probability, logits)."""
         logits = output[2].flatten(0, -2)
         return Routing(logits, logits.argmax(-1, keepdim=True), output[1].reshape(-1, 1))
+
+    def expert_outputs(
+        self, experts: Callable[..., Tensor], routing: Routing, *arguments: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """All tokens x [T, d] by the experts that they select, those over capacity too, which the model leaves at 0."""
+        x, selected, gates = arguments
+        every = F.one_hot(routing.index, selected.shape[-1])  # [T, 1, E]
+        each = experts(x, every, torch.ones_like(gates))  # [T, d]
+        return each[:, None], (each * gates).to(x.dtype) * selected.sum(-1)
 
     def auto_map(self, config: Any) -> dict[str, str]:
         """One class for all Switch models."""
@@ -132,6 +142,12 @@ class T5(Family):
         return []
 
     def routing(self, block: nn.Module, output: Any) -> Routing:
+        """Raises `CheckpointError`."""
+        raise no_experts()
+
+    def expert_outputs(
+        self, experts: Callable[..., Tensor], routing: Routing, *arguments: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Raises `CheckpointError`."""
         raise no_experts()
 

@@ -16,7 +16,9 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class Group:
-    """Experts that become one. `members` ascend and include `dominant`; `weights` are their frequencies ν."""
+    """Experts that become one. `members` ascend and include `dominant`; `weights` are their importances,
+    activation frequencies ν where the recipe names no other.
+    """
 
     dominant: int
     members: tuple[int, ...]
@@ -45,9 +47,9 @@ class LayerPlan:
         return labels
 
     @classmethod
-    def untouched(cls, frequency: Tensor) -> "LayerPlan":
-        """Every expert by itself, in its place; `frequency` is [E]."""
-        return cls(tuple(Group(e, (e,), (float(nu),)) for e, nu in enumerate(frequency)), merged=False)
+    def untouched(cls, importance: Tensor) -> "LayerPlan":
+        """Every expert by itself, in its place; `importance` is [E]."""
+        return cls(tuple(Group(e, (e,), (float(weight),)) for e, weight in enumerate(importance)), merged=False)
 
 
 @dataclass(frozen=True)

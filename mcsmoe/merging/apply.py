@@ -26,6 +26,7 @@ from mcsmoe.families.experts import read_expert
 from mcsmoe.grouping.plan import Group, Plan
 from mcsmoe.merging.rules import RULES, Members
 from mcsmoe.progress import progress
+from mcsmoe.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,11 @@ class Material:
 Align = Callable[[TensorSource, MoELayer, int, Sequence[int], Material], dict[int, Tensor]]
 """(checkpoint, layer, reference, other members) → new order [f] of each member's neurons; none: as it is."""
 
+ALIGNMENTS: Registry[Align] = Registry("alignment", "mcsmoe.merging", looks=False)
+"""An alignment that `looks` asks for calibration tokens: it calls `Material.tokens`."""
 
+
+@ALIGNMENTS.register("weight")
 def by_weight(
     source: TensorSource, layer: MoELayer, reference: int, others: Sequence[int], material: Material
 ) -> dict[int, Tensor]:
@@ -51,6 +56,7 @@ def by_weight(
     return {e: assign(weight_similarity(target, read_expert(source, layer, e), layer.layout)) for e in shown}
 
 
+@ALIGNMENTS.register("activation", looks=True)
 def by_activation(
     source: TensorSource, layer: MoELayer, reference: int, others: Sequence[int], material: Material
 ) -> dict[int, Tensor]:
@@ -60,6 +66,7 @@ def by_activation(
     return {e: assign(activation_similarity(moments)) for e, moments in shown}
 
 
+@ALIGNMENTS.register("none")
 def unaligned(
     source: TensorSource, layer: MoELayer, reference: int, others: Sequence[int], material: Material
 ) -> dict[int, Tensor]:
@@ -67,18 +74,29 @@ def unaligned(
     return {}
 
 
-ALIGNMENTS: dict[str, Align] = {"weight": by_weight, "activation": by_activation, "none": unaligned}
-GROUP_REFERENCES: dict[str, Callable[[Group], int]] = {
-    "dominant": lambda group: group.dominant,
-    "first": lambda group: group.members[0],
-}
+Reference = Callable[[Group], int]
+"""Group → the member that the others are aligned to."""
+
+REFERENCES: Registry[Reference] = Registry("reference", "mcsmoe.merging")
+
+
+@REFERENCES.register("dominant")
+def dominant(group: Group) -> int:
+    """The dominant expert, as the paper says (§3.1)."""
+    return group.dominant
+
+
+@REFERENCES.register("first")
+def first(group: Group) -> int:
+    """The member with the lowest id, as in the reference implementation."""
+    return group.members[0]
 
 
 def merge_group(source: TensorSource, layer: MoELayer, group: Group, plan: Plan, material: Material) -> Expert:
     """One merged expert: the members, aligned to the plan's reference, combined by its rule."""
     if len(group.members) == 1:
         return read_expert(source, layer, group.members[0])
-    reference = GROUP_REFERENCES[plan.reference](group)
+    reference = REFERENCES[plan.reference](group)
     others = [e for e in group.members if e != reference]
     orders = ALIGNMENTS[plan.alignment](source, layer, reference, others, material)
 
@@ -117,8 +135,8 @@ def write_merged(
     """Write `source` with `plan` applied into `directory`, group by group.
 
     Peak memory is the greater of m + 1 experts, m the members of the largest group, with rules that sum weights
-    up, and, while members are aligned by weights, two experts, 4 f² bytes of costs and a tensor of each in float32: no
-    more for more layers or groups. Gives what was written; for shards and `store` see `write_parts`.
+    up, and, while members are aligned by weights, two experts, 4 f² bytes of similarities and a tensor of each in
+    float32: no more for more layers or groups. Gives what was written; for shards and `notes` see `write_parts`.
     Raises `CheckpointError` where `source` is no stock checkpoint or holds NaN, `DiskFullError` without
     room.
     """

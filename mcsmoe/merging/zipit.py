@@ -23,7 +23,7 @@ def zipit(members: Members) -> Expert:
     return _zipped(members, _cosines(_weights(members)))
 
 
-@RULES.register("zipit-activation")
+@RULES.register("zipit-activation", looks=True)
 def zipit_activation(members: Members) -> Expert:
     """The same, alike by the correlation of activations on the tokens routed to any member.
 

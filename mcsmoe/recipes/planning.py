@@ -9,7 +9,8 @@ from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.errors import StatisticsError
 from mcsmoe.families import MoELayer, TensorSource, excluded_layers
 from mcsmoe.grouping.budget import BUDGETS, total_groups
-from mcsmoe.grouping.group import GROUPERS, Grouping, group
+from mcsmoe.grouping.group import Grouping, group
+from mcsmoe.grouping.importance import IMPORTANCES
 from mcsmoe.grouping.plan import LayerPlan, Plan
 from mcsmoe.grouping.policies import POLICIES
 from mcsmoe.params import Merge
@@ -29,7 +30,7 @@ def make_plan(
 ) -> Plan:
     """The groups of every layer of the checkpoint `source`.
 
-    Raises `StatisticsError` for statistics of another checkpoint or without what the similarity needs,
+    Raises `StatisticsError` for statistics of another checkpoint or without what the recipe needs,
     `ParameterError` for a budget that cannot be had.
     """
     expected = {layer.name: layer.experts for layer in layers}
@@ -45,9 +46,10 @@ def make_plan(
         evidence = Evidence(by_name[name], statistics[name], source, gradients, measured, seed)
         return similarity(recipe.similarity)(evidence)
 
-    grouping = Grouping(GROUPERS[recipe.grouping], BUDGETS[merge.budget], merge.groups, measure, merge.capacity, seed)
+    importance = IMPORTANCES[recipe.importance]
+    grouping = Grouping(recipe.grouping, BUDGETS[merge.budget], merge.groups, measure, merge.capacity, seed, importance)
     if recipe.progressive:
-        groups = {name: LayerPlan.untouched(layer.frequency) for name, layer in statistics.layers.items()}
+        groups = {name: LayerPlan.untouched(importance(layer)) for name, layer in statistics.layers.items()}
         keep = total_groups(merge.groups, len(groups) - len(excluded))
         plan = Plan(method, recipe.rule, recipe.alignment, recipe.reference, groups, keep, tuple(excluded))
     else:

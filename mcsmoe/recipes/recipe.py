@@ -11,9 +11,10 @@ from mcsmoe.errors import ParameterError, UnknownNameError
 from mcsmoe.families import MoELayer, excluded_layers
 from mcsmoe.grouping.budget import BUDGETS, check
 from mcsmoe.grouping.group import GROUPERS, check_capacity
-from mcsmoe.grouping.policies import EXCLUDING, POLICIES
-from mcsmoe.merging.apply import ALIGNMENTS, GROUP_REFERENCES
-from mcsmoe.merging.rules import NEEDS, RULES
+from mcsmoe.grouping.importance import IMPORTANCES
+from mcsmoe.grouping.policies import POLICIES
+from mcsmoe.merging.apply import ALIGNMENTS, REFERENCES
+from mcsmoe.merging.rules import RULES
 from mcsmoe.params import Merge, Params, Section
 from mcsmoe.registry import Registry
 from mcsmoe.similarity.evidence import REVERSE, SIMILARITIES, needs
@@ -25,8 +26,9 @@ DIRECTORIES = (Path("recipes"), Path(__file__).parent)
 class Recipe(Section):
     """A method: what is compared, how experts are grouped, aligned and combined, what the router does.
 
-    `groups` and `budget` override those of `merge`; `reference` is whom the members of a group are aligned
-    to. With `progressive`, experts are dropped during distillation instead of being merged before it.
+    `groups` and `budget` override those of `merge`; `reference` is whom the members of a group are aligned to;
+    `importance` says which experts are dominant, and how much each member of a group weighs. With `progressive`,
+    experts are dropped during distillation instead of being merged before it.
     """
 
     similarity: str
@@ -34,6 +36,7 @@ class Recipe(Section):
     alignment: str
     reference: str
     rule: str
+    importance: str = "frequency"
     router: str = "map"
     progressive: bool = False
     groups: float | None = None
@@ -43,6 +46,21 @@ class Recipe(Section):
         """The section `merge` with this recipe's own budget, where it has one; no capacity limits that."""
         own = {key: value for key in ("groups", "budget") if (value := getattr(self, key)) is not None}
         return merge.model_copy(update=own | ({"capacity": None} if "groups" in own else {}))
+
+    @property
+    def looks(self) -> bool:
+        """Whether merging looks at calibration tokens, which takes the model and passes over the sample."""
+        return any((ALIGNMENTS.fact(self.alignment, "looks"), RULES.fact(self.rule, "looks")))
+
+    @property
+    def needs(self) -> dict[str, str]:
+        """The entry of `collect.also` that a part of the recipe cannot do without, by what the part is called."""
+        found = {
+            f"similarity {self.similarity!r}": needs(self.similarity),
+            f"rule {self.rule!r}": RULES.fact(self.rule, "needs"),
+            f"importance {self.importance!r}": IMPORTANCES.fact(self.importance, "needs"),
+        }
+        return {what: entry for what, entry in found.items() if entry is not None}
 
 
 def known_recipes() -> list[str]:
@@ -84,8 +102,9 @@ def _check_names(name: str, recipe: Recipe) -> None:
         "similarity": list(SIMILARITIES),
         "grouping": list(GROUPERS),
         "alignment": list(ALIGNMENTS),
-        "reference": list(GROUP_REFERENCES),
+        "reference": list(REFERENCES),
         "rule": list(RULES),
+        "importance": list(IMPORTANCES),
         "router": list(POLICIES),
     }
     values = recipe.model_dump() | {"similarity": recipe.similarity.removeprefix(REVERSE)}
@@ -100,7 +119,10 @@ def parts(recipe: Recipe) -> list[tuple[Registry[Any], str]]:
     """What a recipe is made of: the name of each method, with the registry that has it."""
     found: list[tuple[Registry[Any], str]] = [
         (SIMILARITIES, recipe.similarity.removeprefix(REVERSE)),
+        (IMPORTANCES, recipe.importance),
         (GROUPERS, recipe.grouping),
+        (ALIGNMENTS, recipe.alignment),
+        (REFERENCES, recipe.reference),
         (RULES, recipe.rule),
         (POLICIES, recipe.router),
     ]
@@ -133,12 +155,12 @@ def validate_recipes(params: Params, layers: Sequence[MoELayer] | None = None) -
             if recipe.groups is None:
                 raise
             raise ParameterError(f"recipes.{name}.groups", error.value, error.allowed) from None
-        check_capacity(GROUPERS[recipe.grouping], merge.capacity, f"grouping {recipe.grouping!r} of method {name!r}")
+        check_capacity(recipe.grouping, merge.capacity, name)
 
 
 def _check_router(recipes: Mapping[str, Recipe]) -> None:
     for name, recipe in recipes.items():
-        if recipe.progressive or recipe.router in EXCLUDING:
+        if recipe.progressive or POLICIES.fact(recipe.router, "excludes"):
             what = "progressive" if recipe.progressive else "router"
             raise ParameterError(
                 f"recipes.{name}.{what}",
@@ -148,10 +170,6 @@ def _check_router(recipes: Mapping[str, Recipe]) -> None:
 
 
 def _check_collected(name: str, recipe: Recipe, params: Params) -> None:
-    wanted = {
-        f"similarity {recipe.similarity!r}": needs(recipe.similarity),
-        f"rule {recipe.rule!r}": NEEDS.get(recipe.rule),
-    }
-    for what, entry in wanted.items():
-        if entry is not None and entry not in params.collect.also:
+    for what, entry in recipe.needs.items():
+        if entry not in params.collect.also:
             raise ParameterError("also", params.collect.also, f"{what} of method {name!r} needs {entry!r} in it")

@@ -37,18 +37,8 @@ class Evidence:
 Similarity = Callable[[Evidence], Tensor]
 """Evidence of a layer → [E, E] float64, symmetric, in [0, 1], diagonal 1."""
 
-SIMILARITIES: Registry[Similarity] = Registry("similarity", "mcsmoe.similarity")
-
-NEEDS = {
-    "expert-output": "outputs",
-    "expert-output.mean": "outputs",
-    "feature-correlation.lsa": "correlation",
-    "feature-correlation.max": "correlation",
-    "gradient": "gradients",
-    "mse": "pair-errors",
-    "weight-gradient": "gradients",
-}
-"""What must be collected, too, for a similarity that cannot do without."""
+SIMILARITIES: Registry[Similarity] = Registry("similarity", "mcsmoe.similarity", needs=None)
+"""A similarity `needs` an entry of `also` where routing statistics do not suffice."""
 
 
 def similarity(name: str) -> Similarity:
@@ -60,8 +50,9 @@ def similarity(name: str) -> Similarity:
 
 
 def needs(name: str) -> str | None:
-    """What must be collected, too, for a similarity to be computed; None: routing statistics do."""
-    return NEEDS.get(name.removeprefix(REVERSE))
+    """The entry of `also` without which a similarity cannot be computed; None: routing statistics do."""
+    entry: str | None = SIMILARITIES.fact(name.removeprefix(REVERSE), "needs")
+    return entry
 
 
 def collected(value: T | None, name: str) -> T:

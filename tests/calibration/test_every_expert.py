@@ -56,7 +56,7 @@ def test_against_experts_with_averaged_weights(layout, activation, monkeypatch):
 
     for size in (every_expert.CHUNK, 3):
         monkeypatch.setattr(every_expert, "CHUNK", size)
-        sums = LayerStatistics.zeros(E, D, F, ["outputs", "pair-errors"])
+        sums = LayerStatistics.zeros(E, D, ["outputs", "pair-errors"])
         add_outputs(sums, layer, x, experts.__getitem__)
         add_pair_errors(sums, layer, x, chosen, experts.__getitem__)
         torch.testing.assert_close(sums.pair_errors, errors)

@@ -56,7 +56,7 @@ def in_memory(model: Any) -> list[str]:
 @pytest.mark.parametrize("model_type", MODELS)
 def test_statistics_have_the_bits_of_a_model_that_is_whole(model_type: str, tmp_path: Path):
     directory = save(model_type, tmp_path)
-    model, also = load_streamed(directory), ["outputs", "activations"]
+    model, also = load_streamed(directory), ["norms", "outputs"]
     found, expected = measure(model, also=also), measure(load_model(directory), also=also)
     assert list(found.layers) == list(expected.layers)
     for name, layer in expected.layers.items():

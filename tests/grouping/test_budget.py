@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcsmoe.errors import ParameterError
-from mcsmoe.grouping.budget import BUDGETS, by_use, check, least_groups, total_groups
+from mcsmoe.grouping.budget import BUDGETS, by_importance, check, least_groups, total_groups
 
 
 def frequencies(*layers: Sequence[float]) -> dict[str, torch.Tensor]:
@@ -88,7 +88,7 @@ def test_global_against_enumeration(capacity: int | None, highest: int):
             chosen = BUDGETS["global"](use, total / len(sizes), capacity)
             assert {(name, e) for name, order in chosen.items() for e in order} == by_enumeration(use, total, capacity)
             for name, order in chosen.items():
-                assert order == by_use(use[name])[: len(order)]
+                assert order == by_importance(use[name])[: len(order)]
 
 
 @pytest.mark.parametrize("budget", ["global", "uniform"])

@@ -22,7 +22,7 @@ from mcsmoe.similarity.correlation import measure_correlations
 from tests.models import batch, tiny_switch
 from tests.recipes.params import small_params
 
-ALSO = ["outputs", "pair-errors", "correlation", "gradients", "exact-fisher"]
+ALSO = ["norms", "outputs", "pair-errors", "correlation", "gradients", "exact-fisher"]
 BUDGET = 4 * 2
 
 

@@ -104,7 +104,9 @@ def test_unknown_method():
         validate_recipes(params(methods={"merge": ["m-smo"], "distill": [], "compress": [], "dense": []}))
 
 
-@pytest.mark.parametrize("key", ["similarity", "grouping", "alignment", "reference", "rule", "router", "budget"])
+@pytest.mark.parametrize(
+    "key", ["similarity", "grouping", "alignment", "reference", "rule", "importance", "router", "budget"]
+)
 def test_unknown_part_of_a_recipe(key: str):
     with pytest.raises(UnknownNameError, match=rf"recipes\.m-smoe\.{key} 'nonsense'; known: "):
         load_recipe("m-smoe", params(recipes={"m-smoe": {key: "nonsense"}}))
