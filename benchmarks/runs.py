@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from mcsmoe.params import Params, find_directory
+from mcsmoe.fields import find_directory
+from mcsmoe.params import Params
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"

@@ -1,53 +1,13 @@
 """`params.yaml` as frozen models, one a section. A key that no section knows is refused."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mcsmoe.errors import ConflictError, ParameterError, UserError
-
-Positive = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0)]
-
-UNITS = {
-    f"{prefix}{kind}B": base**power
-    for kind, base in (("", 1000), ("i", 1024))
-    for power, prefix in enumerate("KMGT", 1)
-}
-UNITS |= {"kB": 1000, "B": 1}
-
-
-def _bytes(value: Any) -> Any:
-    """Bytes of a size as people write it."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value) if isinstance(value, str) else None
-    if found and found[2] in UNITS:
-        return int(float(found[1]) * UNITS[found[2]])
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
-    raise ValueError("a size such as 16GB, 512MiB or a number of bytes; null: no limit")
-
-
-Bytes = Annotated[Positive | None, BeforeValidator(_bytes)]
-
-
-def find_directory(path: str) -> Path:
-    """A relative path is looked up in the working directory, then in its parents; `path` itself where it is nowhere.
-
-    A queued experiment runs in a directory of its own below the project: there, too, `../data` must be found.
-    """
-    here = Path.cwd()
-    return next((parent / path for parent in (here, *here.parents) if (parent / path).is_dir()), Path(path))
-
-
-class Section(BaseModel):
-    """A frozen section that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+from mcsmoe.fields import Bytes, Fraction, Name, Natural, Positive, Section, Weight, find_directory
 
 
 class Launch(Section):
@@ -71,20 +31,10 @@ class Launch(Section):
         return self.processes if self.fsdp else 1
 
 
-def _name(value: str) -> str:
-    if not re.fullmatch(r"[\w.+-]+", value):
-        raise ValueError("a method is named by letters, digits and . + - _ only: its name becomes one of files")
-    return value
-
-
-Name = Annotated[str, AfterValidator(_name)]
-
-
 class Methods(Section):
     """Recipes by how far they go: merged, then distilled, then compressed.
 
-    `dense` is empty, or names the baseline that is trained, then distilled, beside the full model: a dense
-    model of its active size.
+    `dense` is empty, or names the baseline that is trained and distilled beside the full model.
     """
 
     merge: list[Name]

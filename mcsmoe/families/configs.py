@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mcsmoe.families.names import INSIDE, MERGED
+from mcsmoe.model_types import INSIDE, MERGED
 
 OF_ALL = ("dtype", "quantization_config")
 """What a configuration says of all its parts."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mcsmoe.errors import CheckpointError, ParameterError
 from mcsmoe.families.configs import model_type_of, values_of
 from mcsmoe.families.layer import MoELayer, Routing
-from mcsmoe.families.names import MERGED, REFUSED
+from mcsmoe.model_types import MERGED, REFUSED
 from mcsmoe.params import Exclude
 from mcsmoe.registry import Registry
 

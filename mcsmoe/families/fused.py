@@ -18,9 +18,9 @@ from mcsmoe.errors import CheckpointError
 from mcsmoe.families.configs import merged_layers, values_of
 from mcsmoe.families.family import Family, register
 from mcsmoe.families.layer import Activation, GroupLimit, Layout, MoELayer, Place, Role, Routing
-from mcsmoe.families.names import FUSED, MERGED
 from mcsmoe.families.naming import Naming
 from mcsmoe.families.skeletons import skeleton
+from mcsmoe.model_types import FUSED, MERGED
 
 FLAGS = ("has_gate", "has_bias", "is_transposed", "is_concatenated", "num_experts", "down_proj")
 """What a module with the common interface has; most are set by transformers' decorator."""

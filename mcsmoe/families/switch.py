@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families.family import FAMILIES, Family, register
 from mcsmoe.families.layer import Activation, MoELayer, Place, Role, Routing
-from mcsmoe.families.names import MERGED
+from mcsmoe.model_types import MERGED
 
 LAYOUT = {"wi": Role.UP, "wo": Role.DOWN}
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}

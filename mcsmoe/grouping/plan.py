@@ -57,7 +57,7 @@ class Plan:
     """A whole merge: the layers' groups, and how the members of a group are aligned and combined.
 
     With `keep` nothing is merged yet: experts are dropped one after another while the model trains, until
-    `keep` are left over all layers but those in `excluded`.
+    `keep` are left over all layers but those in `excluded`, which stay as they are in every step, compression too.
     """
 
     method: str

@@ -1,0 +1,7 @@
+"""A method is a recipe, a YAML file: what is compared, how experts are grouped, aligned and combined.
+
+    like: m-smoe
+    rule: average
+
+`recipe` reads and checks one, `resolved` applies all that changes it, `planning` makes a plan of it and of statistics.
+"""

@@ -48,13 +48,12 @@ def make_plan(
 
     importance = IMPORTANCES[recipe.importance]
     grouping = Grouping(recipe.grouping, BUDGETS[merge.budget], merge.groups, measure, merge.capacity, seed, importance)
+    keep = None
     if recipe.progressive:
         groups = {name: LayerPlan.untouched(importance(layer)) for name, layer in statistics.layers.items()}
         keep = total_groups(merge.groups, len(groups) - len(excluded))
-        plan = Plan(method, recipe.rule, recipe.alignment, recipe.reference, groups, keep, tuple(excluded))
     else:
         groups = group(statistics, excluded, grouping)
         policy = POLICIES[recipe.router]
         groups = {name: policy(layer) if layer.merged else layer for name, layer in groups.items()}
-        plan = Plan(method, recipe.rule, recipe.alignment, recipe.reference, groups)
-    return plan
+    return Plan(method, recipe.rule, recipe.alignment, recipe.reference, groups, keep, tuple(excluded))

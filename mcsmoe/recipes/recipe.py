@@ -9,13 +9,14 @@ from pydantic import ValidationError
 
 from mcsmoe.errors import ParameterError, UnknownNameError
 from mcsmoe.families import MoELayer, excluded_layers
+from mcsmoe.fields import Section
 from mcsmoe.grouping.budget import BUDGETS, check
 from mcsmoe.grouping.group import GROUPERS, check_capacity
 from mcsmoe.grouping.importance import IMPORTANCES
 from mcsmoe.grouping.policies import POLICIES
 from mcsmoe.merging.apply import ALIGNMENTS, REFERENCES
 from mcsmoe.merging.rules import RULES
-from mcsmoe.params import Merge, Params, Section
+from mcsmoe.params import Merge, Params
 from mcsmoe.registry import Registry
 from mcsmoe.similarity.evidence import REVERSE, SIMILARITIES, needs
 

@@ -48,7 +48,7 @@ class Gathered:
 
 
 def metric_files(results: Sequence[Result], metric: Metric) -> dict[str, dict[str, Any]]:
-    """By figure what `dvc metrics` shows of it: the value of the full model, and of each step and method."""
+    """By figure, its values to compare between two runs: that of the full model, and of each step and method."""
     return {name: _by_checkpoint(results, of) for name, of in {"quality": metric.name, **{c: c for c in COSTS}}.items()}
 
 
@@ -60,5 +60,5 @@ def _by_checkpoint(results: Sequence[Result], name: str) -> dict[str, Any]:
 
 
 def plot_rows(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> Rows:
-    """The rows of all methods one after another, each with its method: `dvc plots` draws a picture a method."""
+    """The rows of all methods one after another, each with its method: a picture a method can be drawn of them."""
     return [{"method": method, **row} for method, rows in by_method.items() for row in rows]

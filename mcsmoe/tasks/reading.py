@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from mcsmoe.errors import DataError, ParameterError
+from mcsmoe.fields import find_directory
 from mcsmoe.params import Task as TaskParams
-from mcsmoe.params import find_directory
 from mcsmoe.tasks.task import Example, Source, Split
 
 READERS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mcsmoe.families import MoELayer, Role, family_of
-from mcsmoe.families.names import INSIDE, REFUSED
+from mcsmoe.model_types import INSIDE, REFUSED
 
 EXPERTS = 8
 VOCABULARY = 96

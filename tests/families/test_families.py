@@ -18,9 +18,9 @@ from mcsmoe.checkpoint.verify import check_inventory, verify_checkpoint
 from mcsmoe.compression.factorise import factorise_model, sparse_parts
 from mcsmoe.families import MoELayer, Routing, family_of
 from mcsmoe.families.experts import expert_in_memory, forward, read_expert
-from mcsmoe.families.names import FUSED
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
 from mcsmoe.merging.apply import write_merged
+from mcsmoe.model_types import FUSED
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 from tests.compression.settings import compress
 from tests.families.models import EXPERTS, SETTINGS, batch, refused, small_model, table

@@ -4,7 +4,7 @@ from transformers import CONFIG_MAPPING
 
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import family_of, sparse_layers
-from mcsmoe.families.names import REFUSED
+from mcsmoe.model_types import REFUSED
 from tests.models import tiny_merged, tiny_switch
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mcsmoe.errors import DataError, UserError
-from mcsmoe.params import find_directory
+from mcsmoe.fields import find_directory
 from mcsmoe.tasks.task import CONVERTED, TASKS
 from tests.tasks.settings import settings
 
