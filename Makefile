@@ -1,5 +1,6 @@
 # make install into .venv, what running the pipeline needs
 # make repro   install, run the pipeline on params.yaml, print the table of results
+# make speed   seconds and memory of all checkpoints on this machine: metrics/speed, which git ignores
 # make compare the paper's methods on equal terms, three seeds (about two hours): benchmarks/results/compare.md
 # make test-older  stock checkpoints in transformers 4.57, in a venv of its own
 # make test    install, then lint, types and tests (FAST=1 leaves out the tests marked slow)
@@ -12,13 +13,21 @@ SELECT := $(if $(FAST),-m "not slow")
 # dvc runs stages through the shell: they must find this Python.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install repro compare test test-older
+.PHONY: install repro speed compare test test-older
 
 install: .venv/.installed
 
 repro: install
 	dvc repro
 	@cat report/table.md
+
+# A process each: peak memory is that of a process.
+speed: install
+	for checkpoint in artifacts/finetune artifacts/merge/* artifacts/compress/*; do \
+	    python -m stages.speed --checkpoint $$checkpoint \
+	        --output metrics/speed/$$(echo $$checkpoint | sed 's|artifacts/||; s|/|-|').json || exit; \
+	done
+	dvc metrics show metrics/speed/*.json
 
 compare: install
 	python -m benchmarks.compare

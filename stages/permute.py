@@ -4,11 +4,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stages.common import run, start
+from stages.common import FIGURES, run, start
 
 SOURCE = Path("artifacts/finetune")
 OUTPUT = Path("artifacts/permute")
-METRICS = Path("metrics/permute.json")
 
 
 def main() -> None:
@@ -84,7 +83,7 @@ def main() -> None:
         model.cache_clear()
         verify_checkpoint(staging.output, written, probe, None, limit)
         change = largest_change(SOURCE, staging.output, probe, limit)
-    write_json(METRICS, {"largest_logit_change": round(change, 6), "layers": report})
+    write_json(FIGURES / "permute.json", {"largest_logit_change": round(change, 6), "layers": report})
     for name, row in report.items():
         print(f"{name}: matching {row['before']:.4f} → {row['after']:.4f} with expert {row['reference']}")
 

@@ -5,16 +5,17 @@ from pathlib import Path
 from stages.common import FIGURES, run, start
 
 REPORT = Path("report")
+PICTURES = Path("artifacts/pictures")
 METRICS = Path("metrics")
 PLOTS = Path("plots")
 STATISTICS = Path("artifacts/collect")
 
 
 def main() -> None:
-    """Write report/, metrics/*.json and plots/*.json from artifacts/figures and the routing statistics."""
+    """Write report/, metrics/, plots/ and a picture of each method from artifacts/figures and the routing statistics."""
     params = start()
     from mcsmoe.calibration.statistics import RoutingStatistics
-    from mcsmoe.checkpoint.output import write_json
+    from mcsmoe.checkpoint.output import atomic_directory, write_json
     from mcsmoe.report.curves import curves_section
     from mcsmoe.report.figure import INK, colours, save
     from mcsmoe.report.gathered import Gathered, metric_files, plot_rows
@@ -51,18 +52,20 @@ def main() -> None:
     ]
     save(quality_size(results, metric), REPORT / "quality-size.svg")
     save(expert_use(frequency), REPORT / "expert-use.svg")
-    for method, plan in gathered.plans.items():
-        title = f"{method}: similarity of experts by router logits, and its groups"
-        save(similarity_groups(similarity, framed(plan), title), REPORT / f"groups/{method}.svg")
-    for method, rows in gathered.ranks.items():
-        save(stable_rank_figure(method, moments(rows)), REPORT / f"stable-rank/{method}.svg")
+    with atomic_directory(PICTURES / "groups") as directory:
+        for method, plan in gathered.plans.items():
+            title = f"{method}: similarity of experts by router logits, and its groups"
+            save(similarity_groups(similarity, framed(plan), title), directory / f"{method}.svg")
+    with atomic_directory(PICTURES / "stable-rank") as directory:
+        for method, rows in gathered.ranks.items():
+            save(stable_rank_figure(method, moments(rows)), directory / f"{method}.svg")
     for name, values in metric_files(results, metric).items():
         write_json(METRICS / f"{name}.json", values)
     for step, curves in gathered.curves.items():
         write_json(PLOTS / f"{step}.json", plot_rows(curves))
     write_json(PLOTS / "use.json", plot_rows(use))
     write_json(PLOTS / "stable-rank.json", plot_rows(gathered.ranks))
-    write_json(REPORT / "results.json", [vars(result) for result in results])
+    write_json(REPORT / "results.json", {"checkpoints": [vars(r) for r in results], "permute": gathered.permute})
     table = results_table(results, metric).markdown()
     (REPORT / "table.md").write_text(table)
     (REPORT / "index.html").write_text(report_page(params.task.name, results, metric, sections))

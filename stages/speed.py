@@ -1,7 +1,7 @@
 """Measure how fast one checkpoint runs and what memory it takes: figures of this machine, other ones each time.
 
 python -m stages.speed --checkpoint DIR --output FILE      any model that transformers loads; no params.yaml is read
-dvc repro speed/dvc.yaml                                   those of the pipeline
+make speed                                                 all of the pipeline, into metrics/speed
 """
 
 import json

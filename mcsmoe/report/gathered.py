@@ -22,6 +22,8 @@ class Gathered:
     curves: Mapping[str, Mapping[str, Curve]]
     plans: Mapping[str, Plan]
     ranks: Mapping[str, Rows]
+    permute: Mapping[str, Any]
+    """How well neurons match before and after alignment, and how much logits changed."""
 
     @classmethod
     def read(cls, directory: Path, methods: Methods) -> "Gathered":
@@ -44,6 +46,7 @@ class Gathered:
             curves={"finetune": {name: read(f"curves/{file}") for name, file in trained.items()}} | curves,
             plans={name: Plan.load(directory / "plans" / name) for name in methods.merge},
             ranks={name: read(f"stable-rank/{name}") for name in methods.distill},
+            permute=read("permute"),
         )
 
 

@@ -59,7 +59,7 @@ def test_null_is_a_file_that_is_there():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_figures_are_committed_and_artifacts_cached(stage):
-    """Git keeps what `report` writes, and nothing that a method has a file of: dvc deletes those of methods that go."""
+    """Git keeps nothing that a method has a file of: dvc deletes the files of methods that are taken out."""
     kinds = ("outs", "metrics", "plots")
     written = [out for kind in kinds for out in STAGES[stage].get(kind, [])]
     for out in written:
