@@ -12,7 +12,7 @@ STATISTICS = Path("artifacts/collect")
 
 
 def main() -> None:
-    """Write report/, metrics/, plots/ and a picture of each method from artifacts/figures and the routing statistics."""
+    """Write report/, metrics/, plots/ and a picture a method from artifacts/figures and the routing statistics."""
     params = start()
     from mcsmoe.calibration.statistics import RoutingStatistics
     from mcsmoe.checkpoint.output import atomic_directory, write_json

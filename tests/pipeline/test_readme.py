@@ -20,9 +20,10 @@ from tests.tasks.table import short
 SMALL = {
     "methods": {"merge": ["m-smoe"], "distill": ["m-smoe"], "compress": ["m-smoe"]},
     "model.config": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 4, "num_experts": 4},
-    "task": {"train_limit": 300, "test_limit": 20, "selection": 20},
+    "task": {"train_limit": 300, "selection": 20},
+    "evaluate": {"limit": 20},
     "finetune": {"epochs": 1.0, "warmup_steps": 2, "evaluations": 1},
-    "collect": {"samples": 32},
+    "calibration": {"samples": 32},
     "merge": {"groups": 3, "budget": "uniform"},
     "distill": {"epochs": 0.5, "warmup_steps": 1},
     "compress": {"epochs": 1.0, "warmup_steps": 1, "rank": 4, "interval": 1},
@@ -39,8 +40,7 @@ INSTEAD = {
     "python -m benchmarks.seeds mixtral-tiny --seeds 0,1,2 --jobs 3": SEEDS,
     "python -m benchmarks.surgery": "python -m benchmarks.surgery --help",  # writes gigabytes
     "python -m benchmarks.speed": "python -m benchmarks.speed --help",  # writes gigabytes
-    # Minutes: test_invalidation.py asks dvc what it would run, test_speed.py measures.
-    "dvc repro speed/dvc.yaml": "python -m stages.speed --help",
+    "make speed": "make -n speed",  # minutes; test_speed.py measures
     "python -m stages.speed --checkpoint DIR": "python -m stages.speed --help",
     # test_lm_eval.py runs it.
     "lm_eval --model hf --model_args pretrained=artifacts/compress/m-smoe,trust_remote_code=True"
@@ -111,6 +111,7 @@ def test_a_users_day(tmp_path):
         done.add(command)
         return clone.run("sh", "-c", command).stdout
 
+    do("make install")
     # The whole pipeline; what it writes outside artifacts/ is for git, and nothing else is left lying about.
     assert do("make repro").endswith((clone.path / "report/table.md").read_text())
     clone.commit("results")
@@ -129,7 +130,7 @@ def test_a_users_day(tmp_path):
     figures = json.loads(
         do("python -m stages.evaluate --checkpoint artifacts/compress/m-smoe --task skills --limit 100")
     )
-    assert figures["bytes"] == json.loads((clone.path / "metrics/evaluate/compress-m-smoe.json").read_text())["bytes"]
+    assert figures["bytes"] == metric(clone, "bytes")["compress"]["m-smoe"]
     # With this budget it is the same model.
     shutil.copytree(clone.path / "artifacts/merge/m-smoe", clone.path / "artifacts/merge/m-smoe-uniform")
     do("python -m stages.export --checkpoint artifacts/merge/m-smoe-uniform --output stock")
@@ -137,20 +138,30 @@ def test_a_users_day(tmp_path):
     check_task(clone, values)
 
     # Another budget, compared with what was committed.
-    assert "merge-m-smoe" in do("dvc metrics show")
+    assert "merge.m-smoe" in do("dvc metrics show")
     do("dvc exp run -n two-groups -S merge.groups=2")
-    assert "merge-m-smoe" in do("dvc metrics diff | grep -E 'Path|m-smoe.*(bytes|exact_match )'")
+    assert "merge.m-smoe" in do("dvc metrics diff | grep -E 'Path|(bytes|quality).*m-smoe'")
     changed = json.loads(clone.run("dvc", "metrics", "diff", "--json").stdout)
-    full = json.loads((clone.path / "metrics/evaluate/full.json").read_text())
-    assert changed["metrics/evaluate/merge-m-smoe.json"]["experts"]["new"] == full["experts"] // 2
-    assert "metrics/evaluate/full.json" not in changed
+    full = metric(clone, "experts")["full"]
+    assert changed["metrics/experts.json"]["merge.m-smoe"]["new"] == full // 2
+    assert not [name for values in changed.values() for name in values if name == "full"]
     assert experiments(clone)["two-groups"]["merge.groups"] == "2"
-    shown = do(
-        "dvc exp show --md --only-changed"
-        " --drop '.*(Created|exact_match_|parameters|flops|experts|bytes|-average|-none|-one|artifacts).*'"
-    )
+    shown = do("dvc exp show --md --only-changed --drop '.*(Created|bytes|experts|flops|parameters|/).*'")
     assert "two-groups" in shown
     assert "merge.groups" in shown
+
+    # An experiment without a method that is committed here: all of git's files stay, and nothing is left to run.
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "checkout", "-q")
+    clone.run("dvc", "exp", "run", "-n", "fewer", "-S", "methods.compress=[]")
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "checkout", "-q")
+    clone.run("dvc", "exp", "apply", "fewer")
+    assert json.loads(clone.run("dvc", "status", "--json").stdout) == {}
+    assert clone.run("git", "diff", "--name-only", "--diff-filter=D").stdout == ""
+    assert "compress" not in clone.run("dvc", "metrics", "show").stdout
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "checkout", "-q")
 
     # Pictures that need no network.
     do("dvc plots show")
@@ -164,8 +175,8 @@ def test_a_users_day(tmp_path):
     do("git checkout params.yaml && dvc exp run --run-all")
     found = experiments(clone)
     assert [found[name]["compress.rank"] for name in ("sst2", "books")] == ["2", "8"]
-    sizes = [int(float(found[name]["metrics/evaluate/compress-m-smoe.json:bytes"])) for name in ("sst2", "books")]
-    assert sizes[0] < sizes[1] < full["bytes"]
+    sizes = [int(float(found[name]["metrics/bytes.json:compress.m-smoe"])) for name in ("sst2", "books")]
+    assert sizes[0] < sizes[1] < metric(clone, "bytes")["full"]
 
     # A preset that needs the hub goes no further here.
     do("cp presets/switch-base-32-copa.yaml params.yaml")
@@ -175,37 +186,41 @@ def test_a_users_day(tmp_path):
     assert done == commands() - INSTEAD.keys()
 
 
+def metric(clone: Clone, name: str) -> dict:
+    """One of the files that `dvc metrics` shows."""
+    values: dict = json.loads((clone.path / f"metrics/{name}.json").read_text())
+    return values
+
+
 def check_results(clone: Clone) -> None:
     tracked = clone.run("git", "ls-files").stdout.splitlines()
     assert {
         "dvc.lock",
-        "metrics/evaluate/full.json",
-        "metrics/evaluate/compress-m-smoe.json",
-        "plots/compress/m-smoe.json",
-        "plots/use/m-smoe.json",
+        "metrics/quality.json",
+        "metrics/bytes.json",
+        "plots/compress.json",
+        "plots/use.json",
+        "report/results.json",
         "report/index.html",
         "report/table.md",
         "report/quality-size.svg",
         "report/expert-use.svg",
-        "report/groups/m-smoe.svg",
     } <= set(tracked)
     assert not [name for name in tracked if name.startswith(("artifacts/", ".scratch/"))]
-    full, merged = (
-        json.loads((clone.path / f"metrics/evaluate/{name}.json").read_text()) for name in ("full", "merge-m-smoe")
-    )
-    assert merged["bytes"] < full["bytes"]
-    assert merged["experts"] == 3 * full["experts"] // 4
+    size, experts = metric(clone, "bytes"), metric(clone, "experts")
+    assert size["compress"]["m-smoe"] < size["merge"]["m-smoe"] < size["full"]
+    assert experts["merge"]["m-smoe"] == 3 * experts["full"] // 4
 
 
 def check_task(clone: Clone, values: dict) -> None:
     """README's task, on two examples."""
-    (clone.path / "my_task.py").write_text(blocks("python")[2])
+    (clone.path / "recipes/my_task.py").write_text(blocks("python")[2])
     rows = [{"text": "where is my parcel", "label": 2}, {"text": "two tickets please", "label": 0}]
     (clone.path / "intents").mkdir()
     for split in ("train", "validation"):
         (clone.path / f"intents/{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     task = values["task"] | {"name": "intent", "data": "intents"}
-    write(clone.path / "params.yaml", values | {"task": task, "plugins": ["my_task"]})
+    write(clone.path / "params.yaml", values | {"task": task, "plugins": ["recipes.my_task"]})
     clone.run(*["python", "-m", "stages.evaluate", "--checkpoint", "artifacts/merge/m-smoe", "--output", "intent.json"])
     figures = json.loads((clone.path / "intent.json").read_text())
     assert (figures["accuracy"], figures["invalid"]) == (0.0, 1.0)  # a model of lists has none of the answers
@@ -217,7 +232,7 @@ def check_plots(clone: Clone) -> None:
     for name in ("quality-size.svg", "expert-use.svg"):
         assert name in page
         assert list((clone.path / "dvc_plots").rglob(f"*{name}"))
-    for title in ("Loss of fine-tuning", "Loss of distillation, m-smoe", "Share of S that stays"):
+    for title in ("Loss of fine-tuning", "Loss of distillation", "Share of S that stays"):
         assert title in page
 
 
