@@ -9,6 +9,7 @@ def main() -> None:
     """Refuse what a later stage would refuse: unknown names, budgets that cannot be had, missing model or data."""
     params = start()
     from mcsmoe.calibration.memory import check_training, must_stream
+    from mcsmoe.calibration.sample import Sampling
     from mcsmoe.compression.pruner import CubicSchedule
     from mcsmoe.compression.size import check_size
     from mcsmoe.errors import CheckpointError
@@ -26,7 +27,8 @@ def main() -> None:
     # Full fine-tuning takes most of all trainings, and collect of all passes over the sample.
     if params.finetune.epochs:
         check_training(params.memory_limit, "finetune", config, keeps_best=True, shares=params.launch.shares)
-    must_stream(params.memory_limit, "collect", config, params.task, params.collect, sums=True)
+    sampling = Sampling(params.task, params.collect.samples, params.collect.batch_size, params.seed)
+    must_stream(params.memory_limit, "collect", config, sampling, also=params.collect.also)
     excluded = excluded_layers(params.merge.exclude, layers)
     if params.methods.dense:
         check_dense(params.model, config)

@@ -22,11 +22,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from mcsmoe.calibration.sample import Sampling
 from mcsmoe.calibration.statistics import LayerStatistics
 from mcsmoe.checkpoint.streamed import Footprint
 from mcsmoe.errors import MemoryLimitError
 from mcsmoe.families.registry import sparse_layers
-from mcsmoe.params import Collect, Task
 
 WHOLE_ONLY = ("gradients", "exact-fisher")
 """Entries of `collect.also` that need a backward pass, and so all weights at once."""
@@ -40,22 +40,21 @@ class Needs:
     streamed: int
 
 
-def forward_needs(config: Any, task: Task, sample: Collect, sums: bool = False, tokens: bool = False) -> Needs:
+def forward_needs(config: Any, sampling: Sampling, also: Collection[str] | None = None, tokens: bool = False) -> Needs:
     """For a pass over the calibration sample.
 
-    With `sums` for the statistics that `sample.also` names, too, and with `tokens` for those of one layer.
+    With `also` for the statistics and what it names beside them, too, and with `tokens` for those of one layer.
     """
     weights, layers = Footprint.of(config), sparse_layers(config)
-    kinds = sample.also if sums else []
-    taken = [_sums(layer.experts, layer.d_model, layer.d_ff, kinds) if sums else 0 for layer in layers]
-    positions = task.max_source_length + task.max_target_length
+    taken = [0 if also is None else _sums(layer.experts, layer.d_model, layer.d_ff, also) for layer in layers]
+    samples, positions = sampling.samples, sampling.positions
     d, f = (max((getattr(layer, size) for layer in layers), default=0) for size in ("d_model", "d_ff"))
     k = max((layer.top_k for layer in layers), default=0)
     heads = getattr(config, "num_attention_heads", 1)
     states = 2 * d * (config.dtype.itemsize if config.dtype else 4)
     row = positions * (states + 2 * positions)
-    looked_at = sample.samples * positions * states if tokens else 0
-    batch = sample.batch_size * positions * (8 * (4 * d + 3 * k * f) + 4 * (heads * positions + d))
+    looked_at = samples * positions * states if tokens else 0
+    batch = sampling.batch_size * positions * (8 * (4 * d + 3 * k * f) + 4 * (heads * positions + d))
     return Needs(
         whole=weights.whole + weights.tensor + batch + sum(taken) + looked_at,
         streamed=weights.resident
@@ -63,7 +62,7 @@ def forward_needs(config: Any, task: Task, sample: Collect, sums: bool = False, 
         + weights.tensor
         + batch
         + max(taken, default=0)
-        + sample.samples * row
+        + samples * row
         + looked_at,
     )
 
@@ -72,24 +71,23 @@ def must_stream(
     limit: int | None,
     stage: str,
     config: Any,
-    task: Task,
-    sample: Collect,
-    sums: bool = False,
+    sampling: Sampling,
+    also: Collection[str] | None = None,
     tokens: bool = False,
 ) -> bool:
     """True where the model does not fit whole; arguments as in `forward_needs`.
 
-    Raises `MemoryLimitError` where it does not fit in pieces either, and where `sums` need it whole (`WHOLE_ONLY`).
+    Raises `MemoryLimitError` where it does not fit in pieces either, and where `also` needs it whole (`WHOLE_ONLY`).
     """
     if limit is None:
         return False
-    needs = forward_needs(config, task, sample, sums, tokens)
+    needs = forward_needs(config, sampling, also, tokens)
     if needs.whole <= limit:
         return False
     if needs.streamed > limit:
         remedy = "raise it, or lower collect.samples or collect.batch_size"
         raise MemoryLimitError(limit, stage, min(needs.whole, needs.streamed), remedy)
-    asked = [name for name in sample.also if name in WHOLE_ONLY] if sums else []
+    asked = [name for name in also or () if name in WHOLE_ONLY]
     if asked:
         remedy = f"raise it, or leave {', '.join(asked)} out of collect.also"
         raise MemoryLimitError(limit, stage, needs.whole, remedy)
