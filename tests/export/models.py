@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.export.routers import ROWS, stock_routers
+from mcsmoe.export.routers import ROWS
 from mcsmoe.export.stock import Mapped, open_mapped, write_stock
+from mcsmoe.export.write import stock_routers
 from mcsmoe.families.layer import MoELayer
 from mcsmoe.families.registry import family_of
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan

@@ -20,6 +20,7 @@ from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.writer import Written
 from mcsmoe.errors import CheckpointError, UnknownNameError
+from mcsmoe.export import write
 from mcsmoe.export.card import METRICS, TAGS
 from mcsmoe.grouping.plan import PLAN
 from stages import collect, export, merge, permute
@@ -78,7 +79,7 @@ def test_a_stock_checkpoint_loads_without_this_package(place: Path, capsys: pyte
     assert loaded["model"].num_parameters() == model.num_parameters()
     assert loaded["tokenizer"]("copy 1 2")["input_ids"] == load_tokenizer(STOCK)("copy 1 2")["input_ids"]
     assert "Not measured yet" in card
-    written = json.loads((STOCK / export.REPORT).read_text())
+    written = json.loads((STOCK / write.REPORT).read_text())
     assert (written["router"], written["experts"]) == ("dominant", 2)
     assert set(written["agreement"]) == {"encoder.1", "encoder.3", "decoder.1", "decoder.3"}
     out = capsys.readouterr().out.splitlines()
@@ -91,18 +92,18 @@ def test_a_stock_checkpoint_loads_without_this_package(place: Path, capsys: pyte
 
 @pytest.mark.parametrize("router", ["ridge", "cross-entropy"])
 def test_other_rows_give_the_same_bytes_again(place: Path, router: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(verify, "verify_stock", in_process)
+    monkeypatch.setattr(write, "verify_stock", in_process)
     written = []
     for how in ("dominant", router, router):
         export.main(checkpoint=MERGED, output=STOCK, router=how)
         written.append({path.name: path.read_bytes() for path in files(STOCK)})
     assert written[1] == written[2]
     assert written[0][WEIGHTS] != written[1][WEIGHTS]
-    assert json.loads(written[1][export.REPORT])["router"] == router
+    assert json.loads(written[1][write.REPORT])["router"] == router
 
 
 def test_the_card_tells_what_was_measured_of_this_very_checkpoint(place: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(verify, "verify_stock", in_process)
+    monkeypatch.setattr(write, "verify_stock", in_process)
     figures = {"exact_match": 0.5, "exact_match_copy": 0.25, "parameters": 10, "bytes": Checkpoint(MERGED).size_bytes}
     write_json(METRICS / "full.json", figures | {"exact_match": 0.9, "bytes": 10**9})
     write_json(METRICS / "merge-m-smoe-uniform.json", figures)
@@ -119,7 +120,7 @@ def test_the_card_tells_what_was_measured_of_this_very_checkpoint(place: Path, m
 
 
 def test_a_distilled_model_has_its_plan_elsewhere(place: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(verify, "verify_stock", in_process)
+    monkeypatch.setattr(write, "verify_stock", in_process)
     distilled = Path("artifacts/distill/m-smoe-uniform")
     shutil.copytree(MERGED, distilled)
     (distilled / PLAN).unlink()

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from mcsmoe.alignment import permute as matching
-from mcsmoe.checkpoint import shards, verify
+from mcsmoe.checkpoint import shards
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.verify import check_inventory
 from mcsmoe.families.registry import sparse_layers
 from mcsmoe.merging import apply
 from stages import merge, permute
@@ -91,9 +92,9 @@ def test_interrupted_merging_goes_on_by_the_same_plan_only(
     monkeypatch.setattr(shards, "SHARD_BYTES", 100_000)
     # A fresh process takes seconds.
     monkeypatch.setattr(
-        verify,
+        apply,
         "verify_checkpoint",
-        lambda directory, written, *_: verify.check_inventory(Checkpoint(directory), written),
+        lambda directory, written, *_: check_inventory(Checkpoint(directory), written),
     )
     before = contents(MERGED / "m-smoe")
     write_params(merge={"groups": groups, "budget": "uniform"})

@@ -8,6 +8,7 @@ import pytest
 
 from mcsmoe.calibration import collect as routing
 from mcsmoe.calibration.memory import check_training, forward_needs
+from mcsmoe.calibration.sample import Sampling
 from mcsmoe.checkpoint import verify
 from mcsmoe.checkpoint.load import load_config, load_model
 from mcsmoe.checkpoint.reader import Checkpoint
@@ -35,8 +36,9 @@ def limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     tiny_mixtral(**SIZES).save_pretrained(FINETUNED)
     write_params(**SETTINGS)
     params = Params.load()
-    kinds: list[dict[str, bool]] = [{"sums": True}, {"tokens": True}]
-    needs = [forward_needs(load_config(FINETUNED), params.task, params.collect, **kind) for kind in kinds]
+    kinds: list[dict[str, Any]] = [{"also": []}, {"tokens": True}]
+    sampling = Sampling(params.task, params.collect.samples, params.collect.batch_size, params.seed)
+    needs = [forward_needs(load_config(FINETUNED), sampling, **kind) for kind in kinds]
     streamed = max(need.streamed for need in needs)
     assert streamed < min(need.whole for need in needs)
     return streamed
