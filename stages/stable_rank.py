@@ -12,9 +12,10 @@ def main(method: Annotated[str, Option(help="Recipe whose experts are measured."
     """Write report/stable-rank/METHOD.svg, and its values as plots/stable-rank/METHOD.json."""
     start()
     from mcsmoe.checkpoint.output import write_json
-    from mcsmoe.evaluation.stable_rank import merged_ranks, stable_rank_figure, stock_ranks
+    from mcsmoe.evaluation.stable_rank import merged_ranks, stock_ranks
     from mcsmoe.model import Model
     from mcsmoe.report.figure import save
+    from mcsmoe.report.stable_rank import stable_rank_figure
 
     full = Model(Path("artifacts/permute"))
     steps = {"merged": "artifacts/merge", "distilled": "artifacts/distill"}

@@ -1,20 +1,11 @@
 """How many dimensions an expert's weights really use: the paper's claim that merging lowers it can be seen."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-import matplotlib
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from mcsmoe.families.layer import Family, MoELayer, TensorSource
-from mcsmoe.report.figure import FAINT, PALETTE, STYLE
-
-MARKERS = {"before": ("o", FAINT), "merged": ("s", PALETTE[1]), "distilled": ("D", PALETTE[0])}
-"""Marker and colour of the experts of each moment."""
-
-Ranks = Mapping[str, float]
-"""Layer → mean stable rank over its experts and their weights."""
 
 
 def stable_rank(weight: Tensor) -> Tensor:
@@ -49,24 +40,3 @@ def weights(layer: MoELayer) -> list[str]:
 
 def _mean(tensors: Iterator[Tensor]) -> float:
     return float(torch.cat([stable_rank(tensor).flatten() for tensor in tensors]).mean())
-
-
-def stable_rank_figure(method: str, moments: Mapping[str, Ranks]) -> Figure:
-    """Mean stable rank of each layer by moment (`before`, `merged`, `distilled`)."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 3.0))
-        axes = figure.add_subplot()
-        for moment, values in moments.items():
-            marker, colour = MARKERS[moment]
-            # Rounded, so that another CPU draws the same bytes.
-            heights = [round(value, 2) for value in values.values()]
-            axes.plot(list(values), heights, marker, color=colour, label=moment, markersize=6, linestyle="-",
-                      linewidth=1.2, markeredgecolor="white")  # fmt: skip
-        axes.set_title(f"{method}: stable rank of experts, layer by layer", pad=10)
-        axes.set_ylabel("mean over experts and weights")
-        axes.grid(axis="y", linewidth=0.8)
-        axes.margins(y=0.08)  # marks at the top are whole
-        axes.set_ylim(bottom=0)
-        axes.tick_params(axis="x", rotation=35, length=0)
-        axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0))
-    return figure

@@ -10,7 +10,7 @@ from torch import Tensor
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.export.routers import ROWS
 from mcsmoe.export.stock import Mapped, open_mapped, write_stock
-from mcsmoe.export.write import stock_routers
+from mcsmoe.export.write import Agreement, stock_routers
 from mcsmoe.families.layer import MoELayer
 from mcsmoe.families.registry import family_of
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
@@ -79,7 +79,7 @@ def merge(model: Any, directory: Path, groups: Callable[[MoELayer], LayerPlan] =
     return Merged(model, open_mapped(source, Checkpoint(directory / "merged"), directory / "merged"))
 
 
-def export(merged: Merged, directory: Path, rule: str = "dominant") -> dict[str, float]:
+def export(merged: Merged, directory: Path, rule: str = "dominant") -> Agreement:
     """Write the stock checkpoint into `directory`; gives the agreement of each layer."""
     tensors, agreement = stock_routers(merged.mapped, ROWS[rule], merged.model, calibration(merged.model))
     directory.mkdir()
