@@ -1,3 +1,4 @@
+# make install into .venv, what running the pipeline needs
 # make repro   install, run the pipeline on params.yaml, print the table of results
 # make compare the paper's methods on equal terms, three seeds (about two hours): benchmarks/results/compare.md
 # make test-older  stock checkpoints in transformers 4.57, in a venv of its own
@@ -11,13 +12,15 @@ SELECT := $(if $(FAST),-m "not slow")
 # dvc runs stages through the shell: they must find this Python.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro compare test test-older
+.PHONY: install repro compare test test-older
 
-repro: .venv/.installed
+install: .venv/.installed
+
+repro: install
 	dvc repro
 	@cat report/table.md
 
-compare: .venv/.installed
+compare: install
 	python -m benchmarks.compare
 
 test: .venv/.installed-test

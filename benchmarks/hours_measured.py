@@ -13,7 +13,7 @@ from transformers.initialization import no_init_weights
 from benchmarks.speed_models import RANK, SWITCH
 from mcsmoe.checkpoint.streamed import Footprint
 from mcsmoe.evaluation.cost import flops_per_token
-from mcsmoe.families.registry import configuration, family_of
+from mcsmoe.families import configuration, family_of
 from mcsmoe.params import Params
 from mcsmoe.tasks.batches import collate
 from mcsmoe.tasks.task import TASKS, Encoded
@@ -33,7 +33,6 @@ def configurations(params: Params) -> dict[str, Any]:
     for name, experts in kept.items():
         rows = {"wi": experts * full.d_ff, "wo": experts * full.d_model}
         compressed.moe_layers[name] = {"experts": experts, "rank": RANK, "structure": "row", "kept": rows}
-    assert family.dense_config
     dense = transformers.AutoConfig.for_model(**family.dense_config(full))
     return {"full": full, "merged": merged, "compressed": compressed, "dense": dense}
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
+from mcsmoe.fields import find_directory
 from mcsmoe.params import Params
-from mcsmoe.tasks.reading import find_directory
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks/results"
@@ -57,7 +57,7 @@ def run_seed(preset: str, seed: int, commit: str, name: str, **changes: Any) -> 
     _run(["dvc", "config", "--local", "cache.dir", str(ROOT / ".dvc/cache")], clone)
     values = yaml.safe_load((clone / "presets" / f"{preset}.yaml").read_text()) | {"seed": seed} | changes
     if values["task"]["data"]:
-        values["task"]["data"] = str(find_directory(values["task"]["data"]) or values["task"]["data"])
+        values["task"]["data"] = str(find_directory(values["task"]["data"]).resolve())
     Params.parse(values, f"presets/{preset}.yaml")
     (clone / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     # Seconds add up over interrupted runs: what the cache gives back was paid for before.
@@ -88,7 +88,7 @@ def _wanted(clone: Path, methods: Mapping[str, Sequence[str]]) -> list[Path]:
     for step in STEPS[1:]:
         names += [f"{step}-{method}" for method in methods[step]]
         names += [f"{step}-{method}" for method in methods["dense"] if step != "compress"]
-    return [clone / "metrics/evaluate" / f"{name}.json" for name in names]
+    return [clone / "artifacts/figures/scores" / f"{name}.json" for name in names]
 
 
 def _run(command: list[str], directory: Path) -> None:

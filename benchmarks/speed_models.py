@@ -17,7 +17,7 @@ from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.compression.factorise import sparse_parts, stacked_weights
-from mcsmoe.families.registry import sparse_layers
+from mcsmoe.families import sparse_layers
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
 from mcsmoe.merging.apply import Material, write_merged
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears

@@ -28,7 +28,7 @@ from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.streamed import load_streamed
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import family_of
 
 RESULTS = Path(__file__).parent / "results"
 LOADERS: dict[str, Callable[[Path], Any]] = {"in memory": load_model, "streamed": load_streamed}

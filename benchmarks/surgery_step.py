@@ -21,8 +21,7 @@ from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.reader import INDEX, Checkpoint
 from mcsmoe.checkpoint.shards import Part, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec
-from mcsmoe.families.layer import MoELayer
-from mcsmoe.families.registry import sparse_layers
+from mcsmoe.families import MoELayer, sparse_layers
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
 from mcsmoe.merging import apply as align
 from mcsmoe.merging.apply import Material, write_merged

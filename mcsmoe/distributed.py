@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mcsmoe.checkpoint.streamed import block_names
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import family_of
 
 
 def hollow(model: nn.Module) -> Any:

@@ -11,10 +11,19 @@ class UserError(Exception):
 
 
 class ParameterError(UserError):
-    """A value in a params file that cannot be used."""
+    """An argument whose value cannot be used, such as `groups = 9: 36 groups asked of ...`.
 
-    def __init__(self, name: str, value: object, allowed: str, where: str = "params.yaml") -> None:
-        super().__init__(f"{name} = {value!r} in {where}: {allowed}")
+    `name` is what the function that refuses it calls it, `allowed` what it takes instead; other arguments named there
+    stand in backticks. `where` is the file that the value was read from, None where there is no file.
+    """
+
+    def __init__(self, name: str, value: object, allowed: str, where: str | None = None) -> None:
+        self.name, self.value, self.allowed, self.where = name, value, allowed, where
+        super().__init__(f"{name} = {value!r}{f' in {where}' if where else ''}: {allowed}")
+
+
+class ConflictError(UserError):
+    """Values that are allowed one by one, but not together."""
 
 
 class MemoryLimitError(ParameterError):
@@ -33,6 +42,14 @@ class UnknownNameError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged, or not of the kind that is needed."""
+
+
+class StatisticsError(CheckpointError):
+    """Routing statistics or gradients that are missing, damaged, of another checkpoint, or without what is asked."""
+
+
+class PlanError(CheckpointError):
+    """A plan that is missing, damaged, or of another checkpoint."""
 
 
 class DataError(UserError):

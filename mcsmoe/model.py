@@ -11,7 +11,7 @@ import torch
 from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.streamed import load_streamed
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import family_of
 from mcsmoe.tasks.batches import Batch, in_order
 from mcsmoe.tasks.task import Encoded
 

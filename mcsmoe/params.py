@@ -1,45 +1,13 @@
 """`params.yaml` as frozen models, one a section. A key that no section knows is refused."""
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from mcsmoe.errors import ParameterError
-
-Positive = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0)]
-
-UNITS = {
-    f"{prefix}{kind}B": base**power
-    for kind, base in (("", 1000), ("i", 1024))
-    for power, prefix in enumerate("KMGT", 1)
-}
-UNITS |= {"kB": 1000, "B": 1}
-
-
-def _bytes(value: Any) -> Any:
-    """Bytes of a size as people write it."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value) if isinstance(value, str) else None
-    if found and found[2] in UNITS:
-        return int(float(found[1]) * UNITS[found[2]])
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
-    raise ValueError("a size such as 16GB, 512MiB or a number of bytes; null: no limit")
-
-
-Bytes = Annotated[Positive | None, BeforeValidator(_bytes)]
-
-
-class Section(BaseModel):
-    """A frozen section that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+from mcsmoe.errors import ConflictError, ParameterError, UserError
+from mcsmoe.fields import Bytes, Fraction, Name, Natural, Positive, Section, Weight, find_directory
 
 
 class Launch(Section):
@@ -54,7 +22,7 @@ class Launch(Section):
     @model_validator(mode="after")
     def _something_to_share(self) -> Self:
         if self.fsdp and self.processes == 1:
-            raise ValueError("launch.fsdp = true shares a model out among processes: set launch.processes, too")
+            raise ConflictError("launch.fsdp = true shares a model out among processes: set launch.processes, too")
         return self
 
     @property
@@ -66,24 +34,23 @@ class Launch(Section):
 class Methods(Section):
     """Recipes by how far they go: merged, then distilled, then compressed.
 
-    `dense` is empty, or names the baseline that is trained, then distilled, beside the full model: a dense
-    model of its active size.
+    `dense` is empty, or names the baseline that is trained and distilled beside the full model.
     """
 
-    merge: list[str]
-    distill: list[str]
-    compress: list[str]
+    merge: list[Name]
+    distill: list[Name]
+    compress: list[Name]
     dense: list[Literal["dense"]]
 
     @model_validator(mode="after")
     def _each_step_feeds_the_next(self) -> Self:
         for step in ("merge", "distill", "compress"):
             if "dense" in getattr(self, step):
-                raise ValueError(f"methods.{step} has 'dense', which is no recipe: list it under methods.dense")
+                raise ConflictError(f"methods.{step} has 'dense', which is no recipe: list it under methods.dense")
         for earlier, later in (("merge", "distill"), ("distill", "compress")):
             missing = set(getattr(self, later)) - set(getattr(self, earlier))
             if missing:
-                raise ValueError(f"methods.{later} has {sorted(missing)}, which methods.{earlier} lacks")
+                raise ConflictError(f"methods.{later} has {sorted(missing)}, which methods.{earlier} lacks")
         return self
 
 
@@ -95,27 +62,43 @@ class Tokenizer(Section):
 
 
 class Model(Section):
-    """A checkpoint to start from (hub id or directory), or a configuration to start from nothing.
+    """A checkpoint to start from (directory `source`, or `hub` id), or a configuration to start from nothing.
 
-    `dense_source` is the checkpoint that the dense baseline starts from where the full model has a `source`.
+    `dense_source` or `dense_hub` is what the dense baseline starts from where the full model starts from a checkpoint.
     """
 
     source: str | None
+    hub: str | None
     revision: str | None
     dense_source: str | None
+    dense_hub: str | None
     trust_remote_code: bool
     config: dict[str, Any]
     tokenizer: Tokenizer | None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if self.source is None and (not self.config or self.tokenizer is None):
-            raise ValueError("model.config and model.tokenizer are needed when model.source is null")
+        for directory in ("source", "dense_source"):
+            hub = directory.replace("source", "hub")
+            if getattr(self, directory) is not None and getattr(self, hub) is not None:
+                raise ConflictError(f"model.{directory} and model.{hub} are both given: set one of them to null")
+        if self.origin is None and (not self.config or self.tokenizer is None):
+            raise ConflictError("model.config and model.tokenizer are needed when model.source and model.hub are null")
         return self
+
+    @property
+    def origin(self) -> Path | str | None:
+        """The checkpoint to start from, a directory or a hub id; None: from nothing."""
+        return find_directory(self.source) if self.source is not None else self.hub
+
+    @property
+    def dense_origin(self) -> Path | str | None:
+        """The checkpoint that the dense baseline starts from."""
+        return find_directory(self.dense_source) if self.dense_source is not None else self.dense_hub
 
 
 class Task(Section):
-    """The task by name; `data` is a local directory or hub id, null for the task's own data set.
+    """The task by name, and its data: directory `data`, or `hub` id; the task's own data set where both are null.
 
     `subset` is a configuration of a hub data set, null for the task's own; `column` the one that running text is in,
     null for `text`.
@@ -123,6 +106,7 @@ class Task(Section):
 
     name: str
     data: str | None
+    hub: str | None
     subset: str | None
     column: str | None
     revision: str | None
@@ -130,7 +114,12 @@ class Task(Section):
     max_target_length: Positive
     selection: Positive  # examples held out of train to choose the best checkpoint
     train_limit: Positive | None
-    test_limit: Positive | None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.data is not None and self.hub is not None:
+            raise ConflictError("task.data and task.hub are both given: set one of them to null")
+        return self
 
 
 class Training(Section):
@@ -147,7 +136,7 @@ class Training(Section):
 class Finetune(Training):
     """Training of the full model; the router losses are computed layer by layer on real tokens.
 
-    With `epochs` 0 the checkpoint that `model.source` names is taken as it is.
+    With `epochs` 0 the checkpoint of `model` is taken as it is.
     """
 
     epochs: Weight
@@ -163,17 +152,22 @@ class Permute(Section):
     reference: Literal["most-used", "first"]
 
 
-class Collect(Section):
-    """The calibration sample, and what is measured on it beside the routing statistics.
-
-    `also`: `outputs` of every expert on every token, `pair-errors` of averaged pairs, `correlation` of hidden
-    neurons, `gradients` of the task loss with the empirical Fisher information, `exact-fisher` (both on
-    `gradient_samples` rows), `activations` for least-squares merging.
-    """
+class Calibration(Section):
+    """The calibration sample: rows drawn from the training split, and how many run at a time."""
 
     samples: Positive
     batch_size: Positive
-    also: list[Literal["outputs", "pair-errors", "correlation", "gradients", "exact-fisher", "activations"]]
+
+
+class Collect(Section):
+    """What is measured on the calibration sample beside the routing statistics.
+
+    `also`: `norms` of the selected experts' outputs, `outputs` of every expert on every token, `pair-errors` of
+    averaged pairs, `correlation` of hidden neurons, `gradients` of the task loss with the empirical Fisher
+    information, `exact-fisher` (both on `gradient_samples` rows).
+    """
+
+    also: list[Literal["norms", "outputs", "pair-errors", "correlation", "gradients", "exact-fisher"]]
     gradient_samples: Positive
 
 
@@ -233,16 +227,17 @@ class Compress(Training):
     @model_validator(mode="after")
     def _one_rank(self) -> Self:
         if (self.rank is None) == (self.rank_ratio is None):
-            raise ValueError("give compress.rank or compress.rank_ratio, and set the other to null")
+            raise ConflictError("give compress.rank or compress.rank_ratio, and set the other to null")
         if self.structure == "none" and (self.rank == 0 or self.rank_ratio == 0):
-            raise ValueError("compress.structure = none with rank 0 would leave nothing of a weight")
+            raise ConflictError("compress.structure = none with rank 0 would leave nothing of a weight")
         return self
 
 
 class Evaluate(Section):
-    """How quality is measured."""
+    """How quality is measured; `limit` is how many examples of the test split count, null: all."""
 
     batch_size: Positive
+    limit: Positive | None
 
 
 class Params(Section):
@@ -259,6 +254,7 @@ class Params(Section):
     task: Task
     finetune: Finetune
     permute: Permute
+    calibration: Calibration
     collect: Collect
     merge: Merge
     distill: Distill
@@ -267,15 +263,19 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _something_to_start_from(self) -> Self:
-        if self.finetune.epochs == 0 and self.model.source is None:
-            raise ValueError("finetune.epochs = 0 takes the model as it is: give model.source, or train for longer")
+        if self.finetune.epochs == 0 and self.model.origin is None:
+            raise ConflictError("finetune.epochs = 0 takes the model as it is: give model.source or model.hub")
         if self.finetune.epochs == 0 and self.methods.dense:
-            raise ValueError("finetune.epochs = 0 trains no dense baseline: empty methods.dense")
+            raise ConflictError("finetune.epochs = 0 trains no dense baseline: empty methods.dense")
         return self
 
     @classmethod
     def load(cls, path: Path | str = "params.yaml") -> Self:
-        """Read and check a params file. Raises `ParameterError` naming the first bad parameter."""
+        """Read and check a params file.
+
+        Raises a `UserError` of the first mistake: `ParameterError` for a value that cannot be used, `ConflictError`
+        for values that do not go together.
+        """
         path = Path(path)
         try:
             values = yaml.safe_load(path.read_text())
@@ -290,10 +290,12 @@ class Params(Section):
         """Check values read from `where`."""
         try:
             return cls.model_validate(values)
+        except ConflictError as error:
+            raise ConflictError(f"{where}: {error}") from None
         except ValidationError as error:
             first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or "(root)"
+            name, value = ".".join(str(part) for part in first["loc"]), first["input"]
             message = first["msg"].removeprefix("Value error, ")
-            value = first["input"]
-            shown = "{…}" if isinstance(value, Mapping) and value else value
-            raise ParameterError(name, shown, message, where) from None
+            if first["type"] == "missing":
+                raise UserError(f"{where}: {name} is missing") from None
+            raise ParameterError(name or "file", value, message, where) from None

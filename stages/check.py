@@ -1,19 +1,56 @@
-"""Check a whole params file against the model and the data it names, before anything expensive begins."""
+"""Check a whole params file against the model and the data it names, and resolve its recipes, before any work.
 
+python -m stages.check      as dvc calls it: what it writes changes with a recipe, or a plugin, alone
+"""
+
+import importlib.util
+from pathlib import Path
 from typing import Any
 
-from stages.common import run, start
+from mcsmoe.errors import ParameterError
+from mcsmoe.params import Params
+from stages.common import CHECKED, RECIPES, run, start
 
 
 def main() -> None:
-    """Refuse what a later stage would refuse: unknown names, budgets that cannot be had, missing model or data."""
+    """Refuse what a later stage would refuse: unknown names, budgets that cannot be had, missing model or data.
+
+    Write artifacts/checked.json, the same for all params that are good, and artifacts/recipes.
+    """
     params = start()
+    from mcsmoe.checkpoint.output import atomic_directory, write_json
+    from mcsmoe.recipes.resolved import ResolvedMethod, code_of
+    from mcsmoe.tasks.task import TASKS
+
+    for plugin in params.plugins:
+        check_place(plugin)
+    check(params)
+    with atomic_directory(RECIPES) as directory:
+        for name in params.methods.merge:
+            ResolvedMethod.of(name, params).save(directory / f"{name}.yaml")
+    write_json(CHECKED, {"task": code_of(params.plugins, [(TASKS, params.task.name)])})
+
+
+def check_place(plugin: str) -> None:
+    """Refuse a plugin that dvc does not look at: recipes/ is a dependency, an installed package the environment."""
+    spec = importlib.util.find_spec(plugin)
+    origin = Path(spec.origin).resolve() if spec and spec.origin else None
+    here = Path.cwd().resolve()
+    if origin and origin.is_relative_to(here) and not origin.is_relative_to(here / "recipes"):
+        if "site-packages" in origin.parts:
+            return
+        where = origin.relative_to(here)
+        raise ParameterError("plugins", plugin, f"dvc does not look at {where}: move it to recipes/, as recipes.NAME")
+
+
+def check(params: Params) -> None:
+    """Check all sections against each other, the model and the data. Raises a `UserError` for the first mistake."""
     from mcsmoe.calibration.memory import check_training, must_stream
     from mcsmoe.calibration.sample import Sampling
     from mcsmoe.compression.pruner import CubicSchedule
     from mcsmoe.compression.size import check_size
     from mcsmoe.errors import CheckpointError
-    from mcsmoe.families.registry import excluded_layers, sparse_layers
+    from mcsmoe.families import excluded_layers, sparse_layers
     from mcsmoe.recipes.recipe import validate_recipes
     from mcsmoe.tasks.task import TASKS
     from mcsmoe.training.start import check_dense, check_model
@@ -27,8 +64,8 @@ def main() -> None:
     # Full fine-tuning takes most of all trainings, and collect of all passes over the sample.
     if params.finetune.epochs:
         check_training(params.memory_limit, "finetune", config, keeps_best=True, shares=params.launch.shares)
-    sampling = Sampling(params.task, params.collect.samples, params.collect.batch_size, params.seed)
-    must_stream(params.memory_limit, "collect", config, sampling, also=params.collect.also)
+    sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
+    must_stream(params.memory_limit, "collect", config, sampling, params.collect.also)
     excluded = excluded_layers(params.merge.exclude, layers)
     if params.methods.dense:
         check_dense(params.model, config)

@@ -33,7 +33,7 @@ def main() -> None:
 
     processes = Processes(accelerator.process_index, accelerator.num_processes, accelerator.device, total)
     model = Model(SOURCE, params.memory_limit)
-    sampling = Sampling(params.task, params.collect.samples, params.collect.batch_size, params.seed)
+    sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     observer = Observer(model, sampling, "collect", also=settings.also, processes=processes)
     tokens = collect_model(observer, OUTPUT, settings.also, settings.gradient_samples)
     if accelerator.is_main_process:

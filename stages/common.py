@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -11,12 +12,38 @@ from typing import Any
 
 import typer
 
-from mcsmoe.errors import DiskFullError, ParameterError, UserError
+from mcsmoe.errors import DiskFullError, ParameterError, PlanError, StatisticsError, UserError
 from mcsmoe.params import Params
 from stages.interrupt import INTERRUPTED, idle, leaving, working
 
+CHECKED = Path("artifacts/checked.json")
+"""Says that the params file was checked, and what code of plugins the task is."""
+RECIPES = Path("artifacts/recipes")
+"""Resolved recipes, METHOD.yaml each."""
+FIGURES = Path("artifacts/figures")
+"""What the report is made of: figures of each step and method, curves, plans. dvc cleans up here, and nobody else puts
+files here, so that the report depends on no leftovers."""
+
 USER_ERROR = 2
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+SECTIONS = {
+    "methods": ("dense",),
+    "model": ("config", "dense_source"),
+    "task": ("column", "data", "hub", "max_source_length", "max_target_length", "selection"),
+    "calibration": ("batch_size", "samples"),
+    "collect": ("also",),
+    "merge": ("budget", "capacity", "exclude", "groups"),
+    "compress": ("final_ratio", "final_warmup", "initial_warmup", "rank", "rank_ratio"),
+}
+PLACES = {name: f"{section}.{name}" for section, names in SECTIONS.items() for name in names}
+"""Where an argument that the library may refuse stands in a params file: `groups` → `merge.groups`."""
+
+REMEDIES = {StatisticsError: "run collect", PlanError: "run merge"}
+"""Which stage makes what is missing."""
+
+_params_file: Path | None = None
+"""What `start` has read. A command that reads none must not speak of it."""
 
 
 def run(command: Callable[..., Any]) -> None:
@@ -48,8 +75,24 @@ def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _fail(error: UserError) -> None:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {explained(error)}", file=sys.stderr)
     sys.exit(USER_ERROR)
+
+
+def explained(error: UserError) -> str:
+    """What the library says of its arguments, as a user of stages knows them, and which stage to run.
+
+    `groups = 9: 36 groups asked of ...` → `merge.groups = 9 in params.yaml: 36 groups asked of ...`
+    """
+    if isinstance(error, ParameterError) and error.where is None and _params_file:
+        argument, *inside = error.name.split(".")
+        name = ".".join([PLACES.get(argument, argument), *inside])
+        return explained(ParameterError(name, error.value, error.allowed, str(_params_file)))
+    text = str(error)
+    if _params_file:
+        text = re.sub(r"`(\w+)`", lambda named: PLACES.get(named[1], named[0]), text)
+    remedies = (remedy for kind, remedy in REMEDIES.items() if isinstance(error, kind))
+    return "; ".join([text, *remedies])
 
 
 def start(path: Path = Path("params.yaml")) -> Params:
@@ -57,7 +100,8 @@ def start(path: Path = Path("params.yaml")) -> Params:
 
     The whole file is checked by every stage, so that a mistake in a late section shows before the first training.
     """
-    params = Params.load(path)
+    global _params_file
+    params, _params_file = Params.load(path), path
     prepare(params.seed, params.threads)
     for module in params.plugins:
         _import_plugin(module)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from stages.common import run
+from stages.common import FIGURES, run
 from stages.recovery import MakeFit, recover
 
 if TYPE_CHECKING:
@@ -18,10 +18,10 @@ def main(method: Annotated[str, Option(help="Recipe whose distilled model is com
     def train(params: "Params", student: Any, make_fit: MakeFit) -> "Fit":
         from mcsmoe.compression.factorise import factorise_model
         from mcsmoe.compression.pruner import Pruner
-        from mcsmoe.families.registry import excluded_layers, sparse_layers
+        from mcsmoe.grouping.plan import Plan
         from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 
-        excluded = excluded_layers(params.merge.exclude, sparse_layers(student.config))
+        excluded = Plan.load(FIGURES / "plans" / method).excluded
         factorise_model(student, params.compress, FactorisedLinears.from_factors, excluded)
         fit = make_fit(params.compress)
         pruner = Pruner(student, params.compress, fit.steps)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Option
 
-from stages.common import run, start
+from stages.common import FIGURES, run, start
 from stages.launch import launched
 
 FULL = Path("artifacts/finetune")
@@ -23,7 +23,7 @@ def main(method: Annotated[str, Option(help="Name of the baseline.")] = "dense")
 
     tokenizer = load_tokenizer(FULL)
     model = start_dense(params.model, load_config(FULL), tokenizer)
-    finetune(params, model, tokenizer, split_train(params), OUTPUT / method, Path("plots/dense.json"))
+    finetune(params, model, tokenizer, split_train(params), OUTPUT / method, FIGURES / f"curves/{method}.json")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def main(method: Annotated[str, Option(help="Recipe whose merged model recovers.
     """Train artifacts/merge/METHOD with artifacts/finetune as teacher; write artifacts/distill/METHOD."""
 
     def train(params: "Params", student: Any, make_fit: MakeFit) -> "Fit":
-        from mcsmoe.families.registry import family_of
+        from mcsmoe.families import family_of
         from mcsmoe.grouping.plan import PLAN, Plan
         from mcsmoe.training.dropping import ExpertDropper
 

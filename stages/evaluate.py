@@ -36,9 +36,9 @@ def main(
         if {data, subset, limit, batch_size} != {None}:
             raise UserError("--data, --subset, --limit and --batch-size go with --task; else params.yaml says it")
         params = start()
-        settings, batch_size = params.task, params.evaluate.batch_size
+        settings, batch_size, limit = params.task, params.evaluate.batch_size, params.evaluate.limit
     else:
-        settings, batch_size = standalone(task, data, subset, limit), batch_size or 32
+        settings, batch_size = standalone(task, data, subset), batch_size or 32
         prepare(seed=SEED)
         source = directory if directory.is_dir() else checkpoint
     import torch
@@ -50,7 +50,7 @@ def main(
     from mcsmoe.tasks.task import TASKS
 
     measured = TASKS[settings.name]
-    examples = measured.examples(settings, "test")
+    examples = measured.examples(settings, "test")[:limit]
     model, tokenizer = load_model(source, any_family=True), load_tokenizer(source, any_family=True)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     scores = quality(model, tokenizer, measured, settings, examples, batch_size, SEED)
@@ -64,15 +64,17 @@ def main(
         print(f"{checkpoint}: {measured.metric} {scores[measured.metric]:.4f}")
 
 
-def standalone(name: str, data: str | None, subset: str | None, limit: int | None) -> Any:
+def standalone(name: str, data: str | None, subset: str | None) -> Any:
     """Settings of a task without a params file; its lengths are the task's own."""
     from mcsmoe.params import Task as TaskParams
     from mcsmoe.tasks.task import TASKS
 
     source, target = TASKS[name].lengths
+    local = data is not None and Path(data).is_dir()
     return TaskParams(
         name=name,
-        data=data,
+        data=data if local else None,
+        hub=None if local else data,
         subset=subset,
         column=None,
         revision=None,
@@ -80,7 +82,6 @@ def standalone(name: str, data: str | None, subset: str | None, limit: int | Non
         max_target_length=target,
         selection=1,
         train_limit=None,
-        test_limit=limit,
     )
 
 

@@ -25,7 +25,8 @@ def main(
     from mcsmoe.calibration.observer import Observer
     from mcsmoe.calibration.sample import Sampling
     from mcsmoe.checkpoint.reader import Checkpoint
-    from mcsmoe.checkpoint.resume import source_code
+    from mcsmoe.checkpoint.resume import code_hash
+    from mcsmoe.errors import CheckpointError, PlanError
     from mcsmoe.export.card import model_card
     from mcsmoe.export.stock import open_mapped
     from mcsmoe.export.write import Agreement, export_model
@@ -33,14 +34,17 @@ def main(
     from mcsmoe.model import Model
 
     model, planned = Model(source, params.memory_limit), plan or checkpoint
-    mapped = open_mapped(model.checkpoint, Checkpoint(checkpoint), planned)
-    sampling = Sampling(params.task, params.collect.samples, params.collect.batch_size, params.seed)
+    try:
+        mapped = open_mapped(model.checkpoint, Checkpoint(checkpoint), planned)
+    except PlanError as error:
+        raise CheckpointError(f"{error}; say --plan artifacts/merge/METHOD, where merge wrote it") from None
+    sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     observer = Observer(model, sampling, "export", tokens=True)
 
     def card(agreement: Agreement) -> str:
         return model_card(params, mapped, Plan.load(planned), output, router, agreement)
 
-    agreement = export_model(observer, mapped, output, router, card, {"plugins": source_code(params.plugins)})
+    agreement = export_model(observer, mapped, output, router, card, {"plugins": code_hash(params.plugins)})
     for name, share in agreement.items():
         print(f"{name}: {share:.2%} of tokens go to the group that all {mapped.layers[0].experts} router rows chose")
     print(f"{output}: {mapped.kept} experts a layer, {Checkpoint(output).size_bytes:,} bytes")

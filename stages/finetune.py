@@ -1,16 +1,12 @@
 """Fine-tune the full model on the task."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
-from stages.common import run, start
-from stages.interrupt import CHILD
-from stages.launch import LAUNCHED, launched
+from stages.common import FIGURES, run, start
+from stages.launch import launched
 
 
 def main(
@@ -21,16 +17,13 @@ def main(
     With finetune.epochs 0, take the model as it is.
     """
     params = start()
-    if LAUNCHED not in os.environ:
-        # In a process of its own: what later stages would refuse does not change what this one computes.
-        checked = subprocess.run([sys.executable, "-m", "stages.check"], env=os.environ | CHILD)
-        if checked.returncode:
-            sys.exit(checked.returncode)
-    curve = Path("plots/finetune.json")
+    curve = FIGURES / "curves/finetune.json"
     if params.finetune.epochs == 0:
+        from mcsmoe.checkpoint.output import write_json
         from mcsmoe.training.untrained import take
 
-        take(params.model, output, curve)
+        take(params.model, output)
+        write_json(curve, [])
         return
     if not launched(params, "stages.finetune"):
         return

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Option
 
-from stages.common import run, start
+from stages.common import FIGURES, RECIPES, run, start
 
 SOURCE = Path("artifacts/permute")
 STATISTICS = Path("artifacts/collect")
@@ -22,24 +22,25 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     from mcsmoe.calibration.observer import Observer
     from mcsmoe.calibration.sample import Sampling
     from mcsmoe.calibration.statistics import RoutingStatistics
+    from mcsmoe.checkpoint.output import atomic_directory
     from mcsmoe.checkpoint.reader import Checkpoint
-    from mcsmoe.checkpoint.resume import identity, source_code
+    from mcsmoe.checkpoint.resume import code_hash, identity
     from mcsmoe.merging.apply import merge_model
-    from mcsmoe.merging.rules import LOOKING
     from mcsmoe.model import Model
     from mcsmoe.recipes.planning import make_plan
-    from mcsmoe.recipes.recipe import load_recipe, validate_recipes
+    from mcsmoe.recipes.resolved import ResolvedMethod
 
-    recipe = load_recipe(method, params)
+    resolved = ResolvedMethod.load(RECIPES / f"{method}.yaml")
+    recipe = resolved.recipe
     model = Model(SOURCE, params.memory_limit)
-    sampling = Sampling(params.task, params.collect.samples, params.collect.batch_size, params.seed)
-    looks = recipe.alignment == "activation" or recipe.rule in LOOKING
-    observer = Observer(model, sampling, "merge", tokens=looks)
-    validate_recipes(params, model.layers)
+    sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
+    observer = Observer(model, sampling, "merge", tokens=recipe.looks)
     statistics, gradients = RoutingStatistics.load(STATISTICS), Gradients(STATISTICS)
-    plan = make_plan(method, recipe, params.merge, statistics, model.layers, model.checkpoint, gradients, params.seed)
-    key = {"statistics": identity(STATISTICS), "plugins": source_code(params.plugins)}
+    plan = make_plan(method, recipe, resolved.merge, statistics, model.layers, model.checkpoint, gradients, params.seed)
+    key = {"statistics": identity(STATISTICS), "plugins": code_hash(params.plugins)}
     merge_model(observer, plan, statistics, gradients, OUTPUT / method, params.seed, key)
+    with atomic_directory(FIGURES / "plans" / method) as directory:
+        plan.save(directory)
     kept, all_experts = sum(plan.experts.values()), sum(layer.experts for layer in model.layers)
     print(f"{method}: {all_experts} experts → {kept}, {Checkpoint(OUTPUT / method).size_bytes:,} bytes")
 

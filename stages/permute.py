@@ -22,7 +22,7 @@ def main() -> None:
     from mcsmoe.model import Model
 
     model = Model(SOURCE, params.memory_limit)
-    sampling = Sampling(params.task, params.collect.samples, params.collect.batch_size, params.seed)
+    sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     observer = Observer(model, sampling, "permute", tokens=params.permute.matching == "activation")
     permuted = permute_model(observer, OUTPUT, params.permute.matching, params.permute.reference)
     change = round(permuted.largest_logit_change, 6)

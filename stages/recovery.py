@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.common import start
+from stages.common import FIGURES, start
 from stages.launch import launched
 
 if TYPE_CHECKING:
@@ -39,4 +39,4 @@ def recover(stage: str, source: str, method: str, train: Callable[["Params", Any
     fit = train(
         params, student, lambda settings: make_recovery(params, settings, student, load_model(TEACHER), tokenizer)
     )
-    write_training(fit, tokenizer, output, Path("plots") / stage / f"{method}.json")
+    write_training(fit, tokenizer, output, FIGURES / f"curves/{stage}-{method}.json")

@@ -1,77 +1,72 @@
-"""Gather what was measured into a page, a table and pictures."""
+"""Gather what was measured into a page, a table and pictures, and into what `dvc metrics` and `plots` show."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-from stages.common import run, start
+from stages.common import FIGURES, run, start
 
 REPORT = Path("report")
-METRICS = Path("metrics/evaluate")
+METRICS = Path("metrics")
 PLOTS = Path("plots")
 STATISTICS = Path("artifacts/collect")
 
 
 def main() -> None:
-    """Write report/index.html, and for elsewhere table.md, quality against size, and expert use."""
+    """Write report/, metrics/*.json and plots/*.json from artifacts/figures and the routing statistics."""
     params = start()
     from mcsmoe.calibration.statistics import RoutingStatistics
+    from mcsmoe.checkpoint.output import write_json
     from mcsmoe.report.curves import curves_section
     from mcsmoe.report.figure import INK, colours, save
-    from mcsmoe.report.groups import expert_use, similarity_section
+    from mcsmoe.report.gathered import Gathered, metric_files, plot_rows
+    from mcsmoe.report.groups import expert_use, framed, similarity_groups, similarity_section
     from mcsmoe.report.page import provenance_section, report_page
     from mcsmoe.report.results import results_section
-    from mcsmoe.report.stable_rank import stable_rank_section
-    from mcsmoe.report.table import Metric, Result, results_table
+    from mcsmoe.report.stable_rank import moments, stable_rank_figure, stable_rank_section
+    from mcsmoe.report.table import Metric, results_table
     from mcsmoe.report.tradeoff import quality_size, tradeoff_section
-    from mcsmoe.report.use import groupings, use_section
+    from mcsmoe.report.use import groupings, use_rows, use_section
     from mcsmoe.similarity.evidence import cosine
     from mcsmoe.tasks.reading import fingerprint
     from mcsmoe.tasks.task import TASKS
 
-    # By the names in params, never by glob: a file of a method that is no longer listed is stale.
-    methods = params.methods
-    steps = {
-        "merge": methods.merge + methods.dense,
-        "distill": methods.distill + methods.dense,
-        "compress": methods.compress,
-    }
-    names = [(step, method, f"{step}-{method}") for step, listed in steps.items() for method in listed]
-    results = [Result(step, method, _read(METRICS / file)) for step, method, file in [("full", "–", "full"), *names]]
-    task = TASKS[params.task.name]
+    task, gathered = TASKS[params.task.name], Gathered.read(FIGURES, params.methods)
     metric = Metric(task.metric, task.higher_is_better)
+    results = gathered.results
     statistics = RoutingStatistics.load(STATISTICS)
-    found = groupings({method: _read(PLOTS / "use" / method) for method in methods.merge})
     similarity = {name: cosine(layer.logits_gram).numpy() for name, layer in statistics.layers.items()}
-    trained = {"full": _read(PLOTS / "finetune")} | {method: _read(PLOTS / method) for method in methods.dense}
-    trainings = {"finetune": trained} | {
-        step: {method: _read(PLOTS / step / method) for method in listed}
-        for step, listed in steps.items()
-        if step != "merge"
-    }
-    data = {split: task.examples(params.task, split) for split in ("train", "test")}
+    frequency = {name: layer.frequency.tolist() for name, layer in statistics.layers.items()}
+    use = {method: use_rows(plan, frequency) for method, plan in gathered.plans.items()}
+    found = groupings(use)
+    data = {"train": task.examples(params.task, "train")}
+    data["test"] = task.examples(params.task, "test")[: params.evaluate.limit]
+    known = {split: {"examples": len(each), "fingerprint": fingerprint(each)} for split, each in data.items()}
     sections = [
         results_section(results, metric),
         tradeoff_section(results, metric),
         use_section(found),
         similarity_section(similarity, found),
-        stable_rank_section({method: _read(PLOTS / "stable-rank" / method) for method in methods.distill}),
-        curves_section(trainings, {"full": INK} | colours(steps["merge"])),
-        provenance_section(params, statistics.provenance, {
-            split: {"examples": len(examples), "fingerprint": fingerprint(examples)} for split, examples in data.items()
-        }),
-    ]  # fmt: skip
-    use = {name: layer.frequency.tolist() for name, layer in statistics.layers.items()}
+        stable_rank_section(gathered.ranks),
+        curves_section(gathered.curves, {"full": INK} | colours([*gathered.plans, *params.methods.dense])),
+        provenance_section(params, statistics.provenance, known),
+    ]
     save(quality_size(results, metric), REPORT / "quality-size.svg")
-    save(expert_use(use), REPORT / "expert-use.svg")
+    save(expert_use(frequency), REPORT / "expert-use.svg")
+    for method, plan in gathered.plans.items():
+        title = f"{method}: similarity of experts by router logits, and its groups"
+        save(similarity_groups(similarity, framed(plan), title), REPORT / f"groups/{method}.svg")
+    for method, rows in gathered.ranks.items():
+        save(stable_rank_figure(method, moments(rows)), REPORT / f"stable-rank/{method}.svg")
+    for name, values in metric_files(results, metric).items():
+        write_json(METRICS / f"{name}.json", values)
+    for step, curves in gathered.curves.items():
+        write_json(PLOTS / f"{step}.json", plot_rows(curves))
+    write_json(PLOTS / "use.json", plot_rows(use))
+    write_json(PLOTS / "stable-rank.json", plot_rows(gathered.ranks))
+    write_json(REPORT / "results.json", [vars(result) for result in results])
     table = results_table(results, metric).markdown()
     (REPORT / "table.md").write_text(table)
     (REPORT / "index.html").write_text(report_page(params.task.name, results, metric, sections))
     print(table, end="")
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.with_name(f"{path.name}.json").read_text())
 
 
 if __name__ == "__main__":

@@ -1,21 +1,19 @@
-"""Draw the stable rank of the experts before merging, after it, and after distillation."""
+"""Measure the stable rank of the experts before merging, after it, and after distillation."""
 
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
-from stages.common import run, start
+from stages.common import FIGURES, run, start
 
 
 def main(method: Annotated[str, Option(help="Recipe whose experts are measured.")]) -> None:
-    """Write report/stable-rank/METHOD.svg, and its values as plots/stable-rank/METHOD.json."""
+    """Write artifacts/figures/stable-rank/METHOD.json: a row a moment and layer."""
     start()
     from mcsmoe.checkpoint.output import write_json
     from mcsmoe.evaluation.stable_rank import merged_ranks, stock_ranks
     from mcsmoe.model import Model
-    from mcsmoe.report.figure import save
-    from mcsmoe.report.stable_rank import stable_rank_figure
 
     full = Model(Path("artifacts/permute"))
     steps = {"merged": "artifacts/merge", "distilled": "artifacts/distill"}
@@ -27,8 +25,7 @@ def main(method: Annotated[str, Option(help="Recipe whose experts are measured."
         for moment, layers in moments.items()
         for layer, rank in layers.items()
     ]
-    write_json(Path("plots/stable-rank") / f"{method}.json", rows)
-    save(stable_rank_figure(method, moments), Path("report/stable-rank") / f"{method}.svg")
+    write_json(FIGURES / f"stable-rank/{method}.json", rows)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from mcsmoe.families.registry import FAMILIES
+from mcsmoe.families import FAMILIES
 from mcsmoe.tasks.task import Encoded
 
 VOCABULARY = 60

@@ -2,23 +2,25 @@
 
 import json
 from atexit import register
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
+from unittest.mock import patch
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mcsmoe.calibration.collect import collect
 from mcsmoe.calibration.gradients import Gradients, write_gradients
 from mcsmoe.calibration.statistics import RoutingStatistics
-from mcsmoe.calibration.watch import every_token
+from mcsmoe.calibration.watch import real_tokens
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.families.layer import MoELayer
-from mcsmoe.families.registry import family_of, sparse_layers
+from mcsmoe.families import MoELayer, family_of, sparse_layers
 from mcsmoe.similarity.correlation import measure_correlations
 from mcsmoe.similarity.evidence import Evidence
 from tests.shared import GOLDEN
@@ -46,9 +48,15 @@ def golden_statistics() -> RoutingStatistics:
     """Our statistics of that batch, with all that similarities need, counting what the reference counts."""
     model, layers, batches = load_model(SWITCH), golden_layers(), [golden_batch()]
     family = family_of(model.config)
-    statistics = collect(model, family, layers, batches, also=["outputs", "pair-errors"], masks=every_token)
-    statistics.measured = measure_correlations(model, family, layers, batches, masks=every_token)
+    with patch("mcsmoe.calibration.watch.real_tokens", every_token):
+        statistics = collect(model, family, layers, batches, also=["outputs", "pair-errors"])
+        statistics.measured = measure_correlations(model, family, layers, batches)
     return statistics
+
+
+def every_token(batch: Mapping[str, Tensor], causal: bool) -> dict[str, Tensor]:
+    """All positions: the model still sees which are padding."""
+    return {stack: torch.ones_like(mask) for stack, mask in real_tokens(batch, causal).items()}
 
 
 @cache

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import SwitchTransformersConfig, SwitchTransformersForConditionalGeneration
 
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import family_of
 from mcsmoe.modeling import MCSMoESwitchConfig, MCSMoESwitchForConditionalGeneration
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 

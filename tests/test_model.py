@@ -9,7 +9,7 @@ import torch
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.streamed import blocks_of
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.registry import sparse_layers
+from mcsmoe.families import sparse_layers
 from mcsmoe.model import Model
 from mcsmoe.params import Tokenizer
 from mcsmoe.tasks.batches import IGNORED

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from mcsmoe.alignment.matching import ActivationMoments, promoted
 from mcsmoe.calibration.observer import LayerTokens
+from mcsmoe.families import Expert, MoELayer, TensorSource
 from mcsmoe.families.experts import hidden, read_expert
-from mcsmoe.families.layer import Expert, MoELayer, TensorSource
 
 CHUNK = 4096
 """Tokens whose activations are in memory at once."""

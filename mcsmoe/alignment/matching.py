@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from mcsmoe.alignment.assignment import assign
-from mcsmoe.families.layer import Expert, Layout
+from mcsmoe.families import Expert, Layout
 
 ROWS = 2048
-"""Hidden neurons whose costs are added at once."""
+"""Hidden neurons whose similarities are added at once."""
 
 
 def promoted(tensor: Tensor) -> Tensor:
@@ -33,23 +33,23 @@ def weight_similarity(reference: Expert, expert: Expert, layout: Layout) -> Tens
     C[i, j] compares neuron i of the reference with neuron j of the expert; biases of in-projections count
     as one more input. Peak memory beside the experts: C, and one tensor of each expert where it is not float32.
     """
-    cost: Tensor | None = None
+    similarity: Tensor | None = None
     for name in layout:
         if layout[name].hidden_axis is not None:
             # Arguments only, so that they are gone before the next ones come.
-            cost = _plus(cost, by_neuron(name, reference, layout), by_neuron(name, expert, layout))
-    if cost is None:
+            similarity = _plus(similarity, by_neuron(name, reference, layout), by_neuron(name, expert, layout))
+    if similarity is None:
         raise ValueError("no tensor of the layout has hidden neurons")
-    return cost
+    return similarity
 
 
-def _plus(cost: Tensor | None, ours: Tensor, theirs: Tensor) -> Tensor:
-    if cost is None:
+def _plus(similarity: Tensor | None, ours: Tensor, theirs: Tensor) -> Tensor:
+    if similarity is None:
         return ours @ theirs.T
     # By rows, so that no second [f, f] is needed; `addmm_` would round otherwise than a sum of products.
-    for some, rows in zip(cost.split(ROWS), ours.split(ROWS), strict=True):
+    for some, rows in zip(similarity.split(ROWS), ours.split(ROWS), strict=True):
         some += rows @ theirs.T
-    return cost
+    return similarity
 
 
 @dataclass
@@ -151,9 +151,9 @@ def _length(expert: Expert, layout: Layout) -> float:
     return math.sqrt(sum(float(rows.double().square().sum()) for part in parts for rows in part.split(ROWS)))
 
 
-def _match(cost: Tensor, scale: float) -> Match:
-    perm = assign(cost)
+def _match(similarity: Tensor, scale: float) -> Match:
+    perm = assign(similarity)
     scale = scale or 1.0  # an expert of zeros matches anything at 0
-    before = cost.diagonal().double().sum() / scale
-    after = cost.gather(1, perm[:, None]).double().sum() / scale
+    before = similarity.diagonal().double().sum() / scale
+    after = similarity.gather(1, perm[:, None]).double().sum() / scale
     return Match(perm, float(before), float(after))

@@ -1,6 +1,5 @@
 """Alignment of all experts of each layer to one of them, written as a checkpoint that computes the same."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,16 +14,16 @@ from mcsmoe.alignment.activations import pair_moments
 from mcsmoe.alignment.matching import Match, activation_match, permute_tensor, weight_match
 from mcsmoe.calibration.observer import LayerTokens, Observer
 from mcsmoe.checkpoint.load import load_model, offloading
-from mcsmoe.checkpoint.output import copy_companions, write_json
+from mcsmoe.checkpoint.output import copy_companions
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
+from mcsmoe.checkpoint.resume import Store, identity, resumable_directory, source_code
 from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.verify import verify_checkpoint
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
 from mcsmoe.errors import CheckpointError
+from mcsmoe.families import MoELayer, TensorSource
 from mcsmoe.families.experts import expert_shares, read_expert
-from mcsmoe.families.layer import MoELayer, TensorSource
 from mcsmoe.progress import progress
 from mcsmoe.tasks.batches import model_inputs
 
@@ -81,24 +80,22 @@ class LayerMatch:
 
 
 class KeptMatches:
-    """The matches of each layer: found when they are first asked for, read from `directory` from then on."""
+    """The matches of each layer: found when they are first asked for, read from `store` from then on."""
 
-    def __init__(self, directory: Path, find: Callable[[MoELayer], LayerMatch]) -> None:
-        self._directory, self._find = directory, find
+    def __init__(self, store: Store, find: Callable[[MoELayer], LayerMatch]) -> None:
+        self._store, self._find = store, find
 
     def __call__(self, layer: MoELayer) -> LayerMatch:
         """The matches of `layer`."""
-        path = self._directory / f"{layer.name}.json"
-        if not path.is_file():
+        name = f"{layer.name}.matches"
+        if name not in self._store:
             found = self._find(layer)
-            rows = {e: {**vars(match), "perm": match.perm.tolist()} for e, match in found.matches.items()}
-            write_json(path, {"reference": found.reference, "matches": rows})
-        values = json.loads(path.read_text())
-        return LayerMatch(values["reference"], {int(e): _match(**row) for e, row in values["matches"].items()})
-
-
-def _match(perm: list[int], before: float, after: float) -> Match:
-    return Match(torch.tensor(perm), before, after)
+            orders = {str(e): order for e, order in found.orders.items()}
+            changes = {e: [match.before, match.after] for e, match in found.matches.items()}
+            self._store.keep(name, orders, {"reference": found.reference, "changes": changes})
+        orders, values = self._store.load(name)
+        matches = {int(e): Match(orders[e], *change) for e, change in values["changes"].items()}
+        return LayerMatch(values["reference"], matches)
 
 
 Orders = Callable[[MoELayer], Mapping[int, Tensor]]
@@ -106,12 +103,12 @@ Orders = Callable[[MoELayer], Mapping[int, Tensor]]
 
 
 def write_permuted(
-    source: Checkpoint, layers: Iterable[MoELayer], orders: Orders, directory: Path, notes: Path | None = None
+    source: Checkpoint, layers: Iterable[MoELayer], orders: Orders, directory: Path, store: Store | None = None
 ) -> Written:
     """Write `source` with `orders` applied into `directory`; a layer's are asked for when it is written.
 
     Peak memory is that of `orders`, or a tensor of `source` (of a stack: one expert's entry) and its copy: no more
-    for more layers. Gives what was written; for shards and `notes` see `write_parts`.
+    for more layers. Gives what was written; for shards and `store` see `write_parts`.
     """
     specs = {name: TensorSpec(source.dtype(name), source.shape(name)) for name in source.names()}
     parts = []
@@ -119,7 +116,7 @@ def write_permuted(
         held = dict.fromkeys(share.tensor for share in expert_shares(layer, layer.experts))
         ours = {name: specs.pop(name) for name in held}
         parts.append(Part(layer.name, ours, partial(_permuted, source, layer, orders)))
-    written = write_parts(directory, [*parts, *other_parts(specs, source.tensor)], "permute", notes)
+    written = write_parts(directory, [*parts, *other_parts(specs, source.tensor)], "permute", store)
     shutil.copyfile(source.directory / "config.json", directory / "config.json")
     write_remote_code(source.config, directory)
     copy_companions(source.directory, directory)
@@ -190,7 +187,7 @@ def permute_model(observer: Observer, output: Path, matching: str, reference: st
         "sample": observer.sample.fingerprint,
         "batch_size": observer.sampling.batch_size,
         "how": [matching, reference],
-        "code": source_code(["mcsmoe"]),
+        "code": source_code(),
     }
 
     def find(layer: MoELayer) -> LayerMatch:
@@ -198,7 +195,7 @@ def permute_model(observer: Observer, output: Path, matching: str, reference: st
         return LayerMatch(target, MATCHINGS[matching](layer, target, observer))
 
     with resumable_directory(output, key) as staging:
-        matches = KeptMatches(staging.notes, find)
+        matches = KeptMatches(staging.store, find)
         with observer:
             written = write_permuted(model.checkpoint, model.layers, lambda layer: matches(layer).orders, *staging)
         layers = {layer.name: matches(layer).summary for layer in model.layers}

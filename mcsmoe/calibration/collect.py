@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from mcsmoe.calibration.journal import Journal
 from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
-from mcsmoe.calibration.watch import Batch, Masks, real_tokens, watching
+from mcsmoe.calibration.watch import Batch, watching
 from mcsmoe.checkpoint.streamed import device_of
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.experts import expert_in_memory, forward, hidden
-from mcsmoe.families.layer import Activation, Expert, Family, MoELayer, Role, Routing
+from mcsmoe.families import Activation, Expert, Family, MoELayer, Role, Routing
+from mcsmoe.families.experts import expert_in_memory, forward
 
 Reduce = Callable[[Tensor], Tensor]
 """A sum over the tokens of this process → the sum over those of all processes."""
@@ -31,17 +31,17 @@ def collect(
     batches: Iterable[Batch],
     *,
     also: Collection[str] = (),
-    masks: Masks = real_tokens,
     reduce: Reduce = alone,
 ) -> RoutingStatistics:
-    """Statistics over the tokens that `masks` marks as real; no token tensor is kept.
+    """Statistics over all tokens that are no padding; no token tensor is kept.
 
-    `also` names optional sums: `outputs`, `pair-errors`, `activations`. How the sample is cut into batches,
-    ordered and shared out among processes changes nothing beyond the rounding of float64 sums.
-    Raises `CheckpointError` naming the layer whose sums are not finite.
+    `also` names further sums (`statistics.ALSO`): `norms` come from the model's own run of its experts, `outputs` and
+    `pair-errors` run all experts on all tokens. How the sample is cut into batches, ordered and shared out among
+    processes changes nothing beyond the rounding of float64 sums. Raises `CheckpointError` naming the layer whose sums
+    are not finite, and `UnknownNameError` for an entry of `also` that is none.
     """
     found: dict[str, LayerStatistics] = {}
-    collect_layers(model, family, layers, batches, found.__setitem__, also=also, masks=masks, reduce=reduce)
+    collect_layers(model, family, layers, batches, found.__setitem__, also=also, reduce=reduce)
     return RoutingStatistics(found)
 
 
@@ -53,7 +53,6 @@ def collect_layers(
     keep: Keep,
     *,
     also: Collection[str] = (),
-    masks: Masks = real_tokens,
     reduce: Reduce = alone,
     journal: Journal | None = None,
 ) -> None:
@@ -65,14 +64,14 @@ def collect_layers(
     sums: dict[str, LayerStatistics] = {}
 
     def zeros(layer: MoELayer, device: torch.device | str = "cpu") -> LayerStatistics:
-        return LayerStatistics.zeros(layer.experts, layer.d_model, layer.d_ff, also, device)
+        return LayerStatistics.zeros(layer.experts, layer.d_model, also, device)
 
     def see(layer: MoELayer, x: Tensor, routing: Routing) -> None:
         if layer.name not in sums:
             sums[layer.name] = zeros(layer, x.device)
         accumulate(sums[layer.name], layer, x, routing, lambda e: expert_in_memory(model, layer, e))
 
-    for layer in watching(model, family, layers, batches, see, masks, journal):
+    for layer in watching(model, family, layers, batches, see, journal, outputs="norms" in also):
         ours = sums.pop(layer.name, None) or zeros(layer, device_of(model))  # a process may have no batch
         total = ours.map(reduce).map(Tensor.cpu)
         if not all(bool(value.isfinite().all()) for value in total.tensors().values()):
@@ -85,11 +84,7 @@ def collect_layers(
 def accumulate(
     sums: LayerStatistics, layer: MoELayer, x: Tensor, routing: Routing, expert: Callable[[int], Expert]
 ) -> None:
-    """Add the tokens x [T, d] and what the router did with them to the `sums` that are there, in place.
-
-    Expert outputs are computed from the experts' weights on all tokens that select them, whatever the
-    capacity.
-    """
+    """Add the tokens x [T, d] and what the router did with them to the `sums` that are there, in place."""
     exact, logits = x.double(), routing.logits.double()
     chosen = exact.new_zeros(len(x), layer.experts).scatter_(1, routing.index, 1)  # [T, E] of 0 and 1
     gates = torch.zeros_like(chosen).scatter_(1, routing.index, routing.gates.double())  # [T, E]
@@ -101,18 +96,11 @@ def accumulate(
     sums.input_sums += chosen.T @ exact
     sums.input_abs_sums += chosen.T @ exact.abs()
     sums.input_square_sums += chosen.T @ exact.square()
-    for e in chosen.any(0).nonzero().flatten().tolist():
-        rows = chosen[:, e].nonzero().flatten()
-        weights = expert(e)
-        y = forward(weights, layer.layout, layer.activation, x[rows]).double()  # [n_e, d]
-        norm = y.norm(dim=1)
-        sums.norms[e] += norm.sum()
-        sums.gated_norms[e] += gates[rows, e] @ norm
-        sums.output_sums[e] += y.sum(0)
-        if sums.hidden_gram is not None and sums.output_hidden is not None:
-            z = hidden(weights, layer.layout, layer.activation, x[rows]).double()  # [n_e, f]
-            sums.hidden_gram[e] += z.T @ z
-            sums.output_hidden[e] += y.T @ z
+    if sums.norms is not None and sums.gated_norms is not None:
+        assert routing.outputs is not None
+        norms = torch.zeros_like(chosen).scatter_(1, routing.index, routing.outputs.double().norm(dim=-1))  # [T, E]
+        sums.norms += norms.sum(0)
+        sums.gated_norms += (gates * norms).sum(0)
     if sums.output_gram is not None:
         add_outputs(sums, layer, x, expert)
     if sums.pair_errors is not None:

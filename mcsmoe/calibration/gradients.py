@@ -12,21 +12,21 @@ from torch import Tensor, nn
 from mcsmoe.calibration.collect import Reduce, alone
 from mcsmoe.calibration.watch import Batch, real_tokens
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, write_safetensors
-from mcsmoe.errors import CheckpointError
-from mcsmoe.families.layer import Expert, MoELayer, Place
+from mcsmoe.errors import StatisticsError
+from mcsmoe.families import Expert, MoELayer, Place
 from mcsmoe.progress import progress
 from mcsmoe.tasks.batches import IGNORED, is_causal, model_inputs
 
 GRADIENTS = "gradients.safetensors"
 KINDS = {"gradients": ("gradient", "fisher"), "exact-fisher": ("exact-fisher",)}
-"""What each entry of `collect.also` writes."""
+"""What is written for each kind that is asked for."""
 
 
 class Gradients:
     """Lazy reading of what collect wrote, expert by expert.
 
     Each kind (`gradient`, `fisher`, `exact-fisher`) has one tensor for every tensor of every expert, of the
-    same shape. Raises `CheckpointError` where a kind was not collected.
+    same shape. Raises `StatisticsError` where a kind was not collected.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -44,9 +44,7 @@ class Gradients:
                 value: Tensor = file.get_tensor(self.key(kind, layer.name, expert, name))
         except (SafetensorError, OSError):
             entry = next(entry for entry, kinds in KINDS.items() if kind in kinds)
-            raise CheckpointError(
-                f"{self._file}: no {kind} of {layer.name}; collect.also must list {entry!r}"
-            ) from None
+            raise StatisticsError(f"{self._file}: no {kind} of {layer.name}; {entry!r} was not collected") from None
         return value
 
     def read(self, kind: str, layer: MoELayer, expert: int) -> Expert:

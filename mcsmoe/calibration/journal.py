@@ -1,9 +1,7 @@
 """Where forward passes side by side have come to, on disk, so that an interrupted run goes on from there."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -11,12 +9,12 @@ import torch
 from torch import Tensor
 from xxhash import xxh3_128
 
-from mcsmoe.checkpoint.output import write_json
-from mcsmoe.checkpoint.resume import load_note, save_note
+from mcsmoe.checkpoint.resume import Store
 from mcsmoe.checkpoint.writer import raw
 from mcsmoe.errors import CheckpointError
 
-PASSED = "passes.json"
+PASSED = "passed"
+"""The note of what was passed."""
 
 
 class Call(NamedTuple):
@@ -37,7 +35,7 @@ class _UnknownError(Exception):
 
 
 class Journal:
-    """What each pass got out of the last block that all have passed, of each list of blocks, in `directory`.
+    """What each pass got out of the last block that all have passed, of each list of blocks, in `store`.
 
     Another run gives that out for all blocks of the list up to this one: no model looks at what came out of a block
     after it was put into the next. Arguments of the block that follows must then be what they were, bit by bit.
@@ -45,26 +43,24 @@ class Journal:
     between two blocks. A model whose blocks give out anything but tensors and None has no journal, and starts anew.
     """
 
-    def __init__(self, directory: Path, device: torch.device | str = "cpu") -> None:
-        self._directory, self._device = directory, device
+    def __init__(self, store: Store, device: torch.device | str = "cpu") -> None:
+        self._store, self._device = store, device
         self._usable = True
         self.blocks: list[str] = []
         """Those passed in an earlier run or this one."""
         self._arguments: list[str | None] = []
-        if (directory / PASSED).is_file():
-            found = json.loads((directory / PASSED).read_text())
-            self.blocks, self._arguments = found["blocks"], found["arguments"]
+        if PASSED in store:
+            self.blocks, self._arguments = store.load(PASSED).values
 
     def keep(self, block: str, i: int, output: Any) -> None:
         """Take what pass i got out of `block`. Raises `DiskFullError`."""
         tensors: list[Tensor] = []
         try:
-            structure = json.dumps(_take_apart(output, tensors))
+            structure = _take_apart(output, tensors)
         except _UnknownError:
             self._usable = False
             return
-        values = {str(n): value.cpu().clone() for n, value in enumerate(tensors)}
-        save_note(self._file(block, i), values, structure)
+        self._store.keep(_note(block, i), {str(n): value for n, value in enumerate(tensors)}, structure)
 
     def passed(self, block: str, calls: Sequence[Call | None]) -> None:
         """All passes came out of `block` and are at `calls` now."""
@@ -73,27 +69,28 @@ class Journal:
         before = self._last(_owner(block))
         self.blocks = [*self.blocks, block]
         self._arguments = [call and _digest(call) for call in calls]
-        write_json(self._directory / PASSED, {"blocks": self.blocks, "arguments": self._arguments})
+        self._store.keep(PASSED, {}, [self.blocks, self._arguments])
         for i in range(len(calls)) if before else ():
-            self._file(before, i).unlink(missing_ok=True)
+            self._store.drop(_note(before, i))
 
     def output(self, owner: str, i: int) -> Any:
         """What pass i got out of the last block of the list `owner` that was passed."""
-        values, structure = load_note(self._file(self._last(owner), i))
+        kept, structure = self._store.load(_note(self._last(owner), i))
         # Where a tensor starts decides kernels, too: a file has them anywhere.
-        tensors = [values[str(n)].clone().to(self._device) for n in range(len(values))]
-        return _put_together(json.loads(structure), tensors)
+        tensors = [kept[str(n)].clone().to(self._device) for n in range(len(kept))]
+        return _put_together(structure, tensors)
 
     def check(self, i: int, call: Call | None) -> None:
         """Raise `CheckpointError` unless pass i is where it was."""
         if self.blocks and (call and _digest(call)) != self._arguments[i]:
-            raise CheckpointError(f"{self._directory}: passes do not go on as they stopped; run again from the start")
+            raise CheckpointError("forward passes do not go on as they stopped; run again, it starts anew")
 
     def _last(self, owner: str) -> str:
         return next((block for block in reversed(self.blocks) if _owner(block) == owner), "")
 
-    def _file(self, block: str, i: int) -> Path:
-        return self._directory / f"{block}.{i}.pass"
+
+def _note(block: str, i: int) -> str:
+    return f"{block}.{i}.pass"
 
 
 def _owner(block: str) -> str:

@@ -10,12 +10,14 @@ whatever the number of layers in the second case. Passes keep hidden states, 2 d
 sample's positions S (source and target at their greatest length), and two masks of S² bytes a row. Who looks at the
 tokens of a layer (alignment by activations, router rows of an export) has them as often, in either case. One batch
 takes 8 (4 d + 3 k f) + 4 (a S + d) bytes for each position, of a heads and k experts with hidden width f: inputs in
-float64, experts' neurons, attention. Training needs 4 W (weights, gradients, two states of Adam), 5 W with the best
-weights so far, beside W of a teacher: `launch.fsdp` divides these by the number of processes, but each holds what it
-loads and writes whole. Pages of the checkpoint's files, which the system can drop, do not count.
+float64, experts' neurons, attention; with `norms` 32 k d more, the outputs of k experts apart. Training needs 4 W
+(weights, gradients, two states of Adam), 5 W with the best weights so far, beside W of a teacher: sharding divides
+these by the number of processes, but each holds what it loads and writes whole. Pages of the checkpoint's files, which
+the system can drop, do not count.
 
-Freed memory counts neither, thanks to `mcsmoe/checkpoint/heap.py`: without it, the streamed peak in
-`python -m benchmarks.streaming` grew by 10 MB with each layer of 92 MB; with it, 12 layers take what 6 take.
+Freed memory counts neither, thanks to `return_freed_memory` in `mcsmoe/checkpoint/streamed.py`: without it, the
+streamed peak in `python -m benchmarks.streaming` grew by 10 MB with each layer of 92 MB; with it, 12 layers take what 6
+take.
 """
 
 from collections.abc import Collection
@@ -26,10 +28,10 @@ from mcsmoe.calibration.sample import Sampling
 from mcsmoe.calibration.statistics import LayerStatistics
 from mcsmoe.checkpoint.streamed import Footprint
 from mcsmoe.errors import MemoryLimitError
-from mcsmoe.families.registry import sparse_layers
+from mcsmoe.families import sparse_layers
 
 WHOLE_ONLY = ("gradients", "exact-fisher")
-"""Entries of `collect.also` that need a backward pass, and so all weights at once."""
+"""Kinds of statistics that need a backward pass, and so all weights at once."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,10 @@ class Needs:
 def forward_needs(config: Any, sampling: Sampling, also: Collection[str] | None = None, tokens: bool = False) -> Needs:
     """For a pass over the calibration sample.
 
-    With `also` for the statistics and what it names beside them, too, and with `tokens` for those of one layer.
+    With the statistics, too, and those that `also` names, where it is given; with `tokens` for those of one layer.
     """
     weights, layers = Footprint.of(config), sparse_layers(config)
-    taken = [0 if also is None else _sums(layer.experts, layer.d_model, layer.d_ff, also) for layer in layers]
+    taken = [0 if also is None else _sums(layer.experts, layer.d_model, also) for layer in layers]
     samples, positions = sampling.samples, sampling.positions
     d, f = (max((getattr(layer, size) for layer in layers), default=0) for size in ("d_model", "d_ff"))
     k = max((layer.top_k for layer in layers), default=0)
@@ -54,7 +56,8 @@ def forward_needs(config: Any, sampling: Sampling, also: Collection[str] | None 
     states = 2 * d * (config.dtype.itemsize if config.dtype else 4)
     row = positions * (states + 2 * positions)
     looked_at = samples * positions * states if tokens else 0
-    batch = sampling.batch_size * positions * (8 * (4 * d + 3 * k * f) + 4 * (heads * positions + d))
+    apart = 4 * k * d if "norms" in (also or ()) else 0
+    batch = sampling.batch_size * positions * (8 * (4 * d + 3 * k * f + apart) + 4 * (heads * positions + d))
     return Needs(
         whole=weights.whole + weights.tensor + batch + sum(taken) + looked_at,
         streamed=weights.resident
@@ -85,11 +88,11 @@ def must_stream(
     if needs.whole <= limit:
         return False
     if needs.streamed > limit:
-        remedy = "raise it, or lower collect.samples or collect.batch_size"
+        remedy = "raise it, or lower `samples` or `batch_size`"
         raise MemoryLimitError(limit, stage, min(needs.whole, needs.streamed), remedy)
     asked = [name for name in also or () if name in WHOLE_ONLY]
     if asked:
-        remedy = f"raise it, or leave {', '.join(asked)} out of collect.also"
+        remedy = f"raise it, or leave {', '.join(asked)} out of `also`"
         raise MemoryLimitError(limit, stage, needs.whole, remedy)
     return True
 
@@ -99,7 +102,7 @@ def check_training(
 ) -> None:
     """Raise `MemoryLimitError` where a training of configuration `student`, taught by `teacher`, does not fit.
 
-    shares: processes that it is spread over (`launch.fsdp`); 1 where each holds all.
+    shares: processes that it is spread over; 1 where each holds all.
     """
     if limit is None:
         return
@@ -113,6 +116,6 @@ def check_training(
         )
 
 
-def _sums(experts: int, d_model: int, d_ff: int, also: Collection[str]) -> int:
-    sums = LayerStatistics.zeros(experts, d_model, d_ff, also, device="meta")
+def _sums(experts: int, d_model: int, also: Collection[str]) -> int:
+    sums = LayerStatistics.zeros(experts, d_model, also, device="meta")
     return sum(value.nbytes for value in sums.tensors().values())

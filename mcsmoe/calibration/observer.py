@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from mcsmoe.calibration.collect import Reduce, alone
 from mcsmoe.calibration.memory import must_stream
 from mcsmoe.calibration.sample import Sample, Sampling
-from mcsmoe.calibration.watch import Masks, count, one_by_one, real_tokens
-from mcsmoe.families.layer import Family, MoELayer, Routing
+from mcsmoe.calibration.watch import count, one_by_one
+from mcsmoe.families import Family, MoELayer, Routing
 from mcsmoe.model import Model
 from mcsmoe.tasks.batches import Batch
 from mcsmoe.tasks.task import Encoded
@@ -36,11 +36,7 @@ class LayerTokens:
 
 
 def layer_tokens(
-    model: nn.Module,
-    family: Family,
-    layers: Sequence[MoELayer],
-    batches: Sequence[Batch],
-    masks: Masks = real_tokens,
+    model: nn.Module, family: Family, layers: Sequence[MoELayer], batches: Sequence[Batch]
 ) -> Generator[tuple[str, LayerTokens]]:
     """Name and tokens of one layer after another; those of one layer are in memory at a time.
 
@@ -56,7 +52,7 @@ def layer_tokens(
         seen.clear()
         return LayerTokens(torch.cat(inputs), torch.cat(index))
 
-    for layer in one_by_one(model, family, layers, batches, see, masks):
+    for layer in one_by_one(model, family, layers, batches, see):
         yield layer.name, taken()
 
 

@@ -13,72 +13,79 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mcsmoe.checkpoint.output import write_json
-from mcsmoe.checkpoint.resume import load_note, save_note
+from mcsmoe.checkpoint.resume import Store
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, write_safetensors
-from mcsmoe.errors import CheckpointError
+from mcsmoe.errors import StatisticsError, UnknownNameError
 
 STATISTICS = "statistics.safetensors"
 PROVENANCE = "provenance.json"
 MEASURED = "measured.safetensors"
-KEPT = "sums.json"
+KEPT = "sums"
+"""The note of which layers are kept."""
+
+
+ALSO: dict[str, tuple[str, ...]] = {
+    "norms": ("norms", "gated_norms"),
+    "outputs": ("all_outputs", "output_gram"),
+    "pair-errors": ("pair_errors",),
+    "correlation": (),
+    "gradients": (),
+    "exact-fisher": (),
+}
+"""What can be collected beside what always is, with the sums that it adds; what has none lies in files of its own."""
 
 
 @dataclass
 class LayerStatistics:
     """Sums over the T real tokens of one layer with E experts and inputs of width d; all float64.
 
-    Paper §3 with the saliency family of later pruning work (REAP): x an input, h = R x its router logits,
-    g_e the gate where e is among the selected experts (else 0), f_e(x) the output of expert e, n_e the
-    tokens selecting e. Selection is taken before any capacity limit, so every token counts and no expert's
-    output is cut.
+    x is an input, h = R x its router logits (paper §3), g_e the gate where e is among the selected experts (else 0),
+    f_e(x) the output of expert e, n_e the tokens selecting e. Selection is taken before any capacity limit, so every
+    token counts and no expert's output is cut. Sums that `ALSO` lists are there where they were asked for.
     """
 
     tokens: Tensor  # []: T
     coselection: Tensor  # [E, E]: tokens that select both experts; the diagonal is n_e
     gates: Tensor  # [E]: Σ g_e
-    norms: Tensor  # [E]: Σ ‖f_e(x)‖ over tokens of e
-    gated_norms: Tensor  # [E]: Σ g_e ‖f_e(x)‖
     logits_gram: Tensor  # [E, E]: Σ h hᵀ
     input_gram: Tensor  # [d, d]: Σ x xᵀ
     input_sums: Tensor  # [E, d]: Σ x over tokens of e
     input_abs_sums: Tensor  # [E, d]: Σ |x| over tokens of e
     input_square_sums: Tensor  # [E, d]: Σ x² over tokens of e
-    output_sums: Tensor  # [E, d]: Σ f_e(x) over tokens of e
+    norms: Tensor | None = None  # [E]: Σ ‖f_e(x)‖ over tokens of e
+    gated_norms: Tensor | None = None  # [E]: Σ g_e ‖f_e(x)‖
     all_outputs: Tensor | None = None  # [E, d]: Σ f_e(x) over all T tokens
     output_gram: Tensor | None = None  # [E, E]: Σ ⟨f_i(x), f_j(x)⟩ over all T tokens
     pair_errors: Tensor | None = None  # [E, E]: Σ ‖f_i(x) − f_ij(x)‖² over tokens of i, f_ij the averaged pair
-    hidden_gram: Tensor | None = None  # [E, f, f]: Σ z zᵀ over tokens of e, z the hidden activations
-    output_hidden: Tensor | None = None  # [E, d, f]: Σ f_e(x) zᵀ over tokens of e
 
     @classmethod
-    def zeros(cls, experts: int, d_model: int, d_ff: int = 0, also: Collection[str] = (), device: Any = "cpu") -> Self:
-        """No token seen yet; of the optional sums those that `also` names, as `collect.also` does."""
+    def zeros(cls, experts: int, d_model: int, also: Collection[str] = (), device: Any = "cpu") -> Self:
+        """No token seen yet, with the sums that `also` adds. Raises `UnknownNameError` for an entry not in `ALSO`."""
+        for entry in also:
+            if entry not in ALSO:
+                raise UnknownNameError("entry of also", entry, ALSO)
 
         def zero(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
 
-        E, d, f = experts, d_model, d_ff
-        optional: dict[str, Tensor] = {}
-        if "outputs" in also:
-            optional |= {"all_outputs": zero(E, d), "output_gram": zero(E, E)}
-        if "pair-errors" in also:
-            optional |= {"pair_errors": zero(E, E)}
-        if "activations" in also:
-            optional |= {"hidden_gram": zero(E, f, f), "output_hidden": zero(E, d, f)}
+        E, d = experts, d_model
+        optional = {
+            "norms": (E,),
+            "gated_norms": (E,),
+            "all_outputs": (E, d),
+            "output_gram": (E, E),
+            "pair_errors": (E, E),
+        }
         return cls(
             tokens=zero(),
             coselection=zero(E, E),
             gates=zero(E),
-            norms=zero(E),
-            gated_norms=zero(E),
             logits_gram=zero(E, E),
             input_gram=zero(d, d),
             input_sums=zero(E, d),
             input_abs_sums=zero(E, d),
             input_square_sums=zero(E, d),
-            output_sums=zero(E, d),
-            **optional,
+            **{name: zero(*optional[name]) for entry in also for name in ALSO[entry]},
         )
 
     @property
@@ -90,20 +97,6 @@ class LayerStatistics:
     def frequency(self) -> Tensor:
         """Activation frequency ν_e = n_e / Σ n [E] (paper §3.2); zeros when no token was seen."""
         return self.counts / self.counts.sum().clamp(min=1)
-
-    def saliency(self, b: int, alpha: int, beta: int) -> Tensor:
-        """S_e = n_e^{-b} Σ g^α ‖f_e(x)‖^β [E] for b, α, β in {0, 1}; 0 for an expert that no token selects.
-
-        (0,0,0) frequency, (0,1,0) soft count, (0,0,1) EAN, (1,0,1) MAN, (1,1,1) REAP. Raises `KeyError`
-        otherwise.
-        """
-        sums = {
-            (0, 0): self.counts,
-            (1, 0): self.gates,
-            (0, 1): self.norms,
-            (1, 1): self.gated_norms,
-        }[alpha, beta]
-        return sums / {0: torch.ones_like(sums), 1: self.counts.clamp(min=1)}[b]
 
     def tensors(self) -> dict[str, Tensor]:
         """The sums that are there, by name."""
@@ -163,39 +156,37 @@ class RoutingStatistics:
     def load(cls, directory: Path) -> Self:
         """Read what `save` wrote, in memory that the file backs: what is not looked at takes none.
 
-        Raises `CheckpointError` when it is missing or damaged.
+        Raises `StatisticsError` when it is missing or damaged.
         """
         try:
             sums, measured = _read(directory / STATISTICS), _read(directory / MEASURED)
             provenance = json.loads((directory / PROVENANCE).read_text())
             layers = {name: LayerStatistics(**sums[name]) for name in provenance.pop("tokens")}
         except FileNotFoundError as error:
-            raise CheckpointError(f"no routing statistics in {directory} ({error}): run collect") from None
+            raise StatisticsError(f"no routing statistics in {directory} ({error})") from None
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"routing statistics in {directory} are damaged ({error}): run collect again"
-            ) from None
+            raise StatisticsError(f"routing statistics in {directory} are damaged ({error})") from None
         return cls(layers, provenance, measured)
 
 
 class StatisticsWriter:
     """Writes `RoutingStatistics` layer by layer into an existing directory; one layer is in memory at a time.
 
-    Layers that are kept lie in `notes` until all are there, and are found there again by another writer; without it,
-    nothing is left of an interrupted one. Of several processes one writes; the others have None for a directory.
+    `store` keeps layers until all are there, and another writer finds them there again; without it, nothing is left of
+    an interrupted one. Of several processes one writes; the others have None for a directory.
     """
 
-    def __init__(self, directory: Path | None, notes: Path | None = None) -> None:
-        self._directory, self._notes = directory, notes
+    def __init__(self, directory: Path | None, store: Store | None = None) -> None:
+        self._directory, self._store = directory, store
         self._stack = ExitStack()
         self.tokens: dict[str, int] = {}
         """Tokens of each layer that is kept."""
 
     def __enter__(self) -> Self:
-        if self._directory is not None and self._notes is None:
-            self._notes = Path(self._stack.enter_context(TemporaryDirectory(dir=self._directory)))
-        if self._notes is not None and (self._notes / KEPT).is_file():
-            self.tokens = json.loads((self._notes / KEPT).read_text())
+        if self._directory is not None and self._store is None:
+            self._store = Store(Path(self._stack.enter_context(TemporaryDirectory(dir=self._directory))))
+        if self._store is not None and KEPT in self._store:
+            self.tokens = self._store.load(KEPT).values
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -203,25 +194,22 @@ class StatisticsWriter:
 
     def keep(self, name: str, layer: LayerStatistics) -> None:
         """Take the next layer, in the order of the forward pass."""
-        if self._notes is None:
+        if self._store is None:
             return
-        save_note(self._part(name), _flat({name: layer.tensors()}))
+        self._store.keep(f"{name}.sums", layer.tensors())
         self.tokens[name] = int(layer.tokens)
-        write_json(self._notes / KEPT, self.tokens)
-
-    def _part(self, name: str) -> Path:
-        assert self._notes is not None
-        return self._notes / f"{name}.sums"
+        self._store.keep(KEPT, {}, self.tokens)
 
     def finish(self, provenance: Mapping[str, Any], measured: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Make one file of all layers, and write what goes with them."""
-        if self._directory is None:
+        if self._directory is None or self._store is None:
             return
+        store = self._store
 
         def pieces() -> Iterator[Piece]:
             for name in self.tokens:
-                for key, value in load_note(self._part(name))[0].items():
-                    yield Piece(key, None, value)
+                for key, value in store.load(f"{name}.sums").tensors.items():
+                    yield Piece(f"{name}/{key}", None, value)
 
         specs = {piece.tensor: TensorSpec(piece.value.dtype, tuple(piece.value.shape)) for piece in pieces()}
         write_safetensors(self._directory / STATISTICS, specs, pieces())

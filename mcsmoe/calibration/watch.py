@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from mcsmoe.calibration.journal import Journal
 from mcsmoe.calibration.lockstep import Enough, lockstep
 from mcsmoe.checkpoint.streamed import blocks_of, device_of
-from mcsmoe.families.layer import Family, MoELayer, Routing
+from mcsmoe.families import Family, MoELayer, Routing
 from mcsmoe.progress import progress
 from mcsmoe.tasks.batches import IGNORED, model_inputs
 
 Batch = Mapping[str, Tensor]
-Masks = Callable[[Batch, bool], Mapping[str, Tensor]]
-"""(batch, whether the model is causal) → the positions that count, by stack."""
 See = Callable[[MoELayer, Tensor, Routing], None]
+"""(layer, inputs x [T, d] of its experts, what the router did with them) → what is learnt of them."""
 
 
 def real_tokens(batch: Batch, causal: bool) -> dict[str, Tensor]:
@@ -32,11 +31,6 @@ def real_tokens(batch: Batch, causal: bool) -> dict[str, Tensor]:
     return {"decoder": attention} if causal else {"encoder": attention, "decoder": batch["labels"] != IGNORED}
 
 
-def every_token(batch: Batch, causal: bool) -> dict[str, Tensor]:
-    """All positions, padding too, as the reference implementation counts them."""
-    return {name: torch.ones_like(mask) for name, mask in real_tokens(batch, causal).items()}
-
-
 @torch.no_grad()
 def watching(
     model: nn.Module,
@@ -44,10 +38,12 @@ def watching(
     layers: Sequence[MoELayer],
     batches: Iterable[Batch],
     see: See,
-    masks: Masks = real_tokens,
     journal: Journal | None = None,
+    outputs: bool = False,
 ) -> Iterator[MoELayer]:
     """Call `see(layer, x [T, d], routing of x)` with the T real tokens of each layer and batch, in their order.
+
+    With `outputs`, `routing.outputs` are there: what the selected experts gave when the model ran them.
 
     A layer is yielded when it has seen all batches, in the order of `layers`, which is that of the forward
     pass: for a model that is streamed before the next block is loaded, else at the end. No pass goes further than
@@ -59,7 +55,7 @@ def watching(
         return
     training, blocks, device = model.training, blocks_of(model), device_of(model)
     routed: dict[str, Routing] = {}
-    kept: dict[str, Tensor] = {}
+    real: dict[str, Tensor] = {}
 
     def after_router(layer: MoELayer) -> Callable[..., None]:
         block = model.get_submodule(layer.path)
@@ -70,20 +66,32 @@ def watching(
 
         return hook
 
+    def show(layer: MoELayer, x: Tensor, routing: Routing) -> None:
+        # `x` is what the experts see: the router's input may be normalised, or not yet projected.
+        x = x.flatten(0, -2)  # [B·S, d]
+        if routing.scale is not None:
+            assert routing.inputs is not None
+            x = routing.inputs * routing.scale
+        here = real[layer.stack].flatten().to(x.device)  # [B·S]
+        kinds = {kind: value[here] for kind, value in vars(routing).items() if value is not None}
+        see(layer, x[here], Routing(**kinds))
+        if layer is layers[-1]:
+            raise Enough
+
     def before_experts(layer: MoELayer) -> Callable[..., None]:
-        # What the experts see: the router's input may be normalised, or not yet projected.
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            routing, x = routed.pop(layer.name), inputs[0].flatten(0, -2)  # [B·S, d]
-            if routing.scale is not None:
-                assert routing.inputs is not None
-                x = routing.inputs * routing.scale
-            real = kept[layer.stack].flatten().to(x.device)  # [B·S]
-            kinds = {kind: value[real] for kind, value in vars(routing).items() if value is not None}
-            see(layer, x[real], Routing(**kinds))
-            if layer is layers[-1]:
-                raise Enough
+            show(layer, inputs[0], routed.pop(layer.name))
 
         return hook
+
+    def apart(layer: MoELayer, experts: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def forward(*inputs: Tensor) -> Tensor:
+            routing = routed.pop(layer.name)
+            each, mixed = family.expert_outputs(experts, routing, *inputs)
+            show(layer, inputs[0], replace(routing, outputs=each))
+            return mixed
+
+        return forward
 
     def forward(batch: Batch) -> None:
         inputs = {name: value.to(device) for name, value in model_inputs(batch, family.causal).items()}
@@ -95,10 +103,14 @@ def watching(
         for layer in layers:
             router, experts = model.get_submodule(layer.router_path), model.get_submodule(layer.experts_path)
             stack.callback(router.register_forward_hook(after_router(layer)).remove)
-            stack.callback(experts.register_forward_pre_hook(before_experts(layer)).remove)
+            if outputs:
+                experts.forward = apart(layer, experts.forward)
+                stack.callback(delattr, experts, "forward")
+            else:
+                stack.callback(experts.register_forward_pre_hook(before_experts(layer)).remove)
         if blocks is None:
             for batch in progress(batches, "calibration batches", late=True):
-                kept.update(masks(batch, family.causal))
+                real.update(real_tokens(batch, family.causal))
                 with suppress(Enough):
                     forward(batch)
             yield from layers
@@ -107,7 +119,7 @@ def watching(
         forwards = [partial(forward, batch) for batch in sample]
 
         def enter(i: int) -> None:
-            kept.update(masks(sample[i], family.causal))
+            real.update(real_tokens(sample[i], family.causal))
 
         for block in lockstep(model, blocks, forwards, enter, journal):
             while left and left[0].path.startswith(f"{block}."):
@@ -121,10 +133,9 @@ def watch(
     layers: Sequence[MoELayer],
     batches: Iterable[Batch],
     see: See,
-    masks: Masks = real_tokens,
 ) -> None:
     """`watching` to the end."""
-    for _ in watching(model, family, layers, batches, see, masks):
+    for _ in watching(model, family, layers, batches, see):
         pass
 
 
@@ -134,7 +145,6 @@ def one_by_one(
     layers: Sequence[MoELayer],
     batches: Sequence[Batch],
     see: See,
-    masks: Masks = real_tokens,
 ) -> Iterator[MoELayer]:
     """`watching`, where no layer may be seen before the one before it was yielded: what it showed is in memory.
 
@@ -142,21 +152,15 @@ def one_by_one(
     """
     at_once = [layers] if blocks_of(model) else [[layer] for layer in layers]
     for part in at_once:
-        yield from watching(model, family, part, batches, see, masks)
+        yield from watching(model, family, part, batches, see)
 
 
-def count(
-    model: nn.Module,
-    family: Family,
-    layers: Sequence[MoELayer],
-    batches: Iterable[Batch],
-    masks: Masks = real_tokens,
-) -> dict[str, Tensor]:
+def count(model: nn.Module, family: Family, layers: Sequence[MoELayer], batches: Iterable[Batch]) -> dict[str, Tensor]:
     """Tokens that select each expert, before any capacity limit, by layer: [E] int64."""
     counts = {layer.name: torch.zeros(layer.experts, dtype=torch.int64) for layer in layers}
 
     def see(layer: MoELayer, x: Tensor, routing: Routing) -> None:
         counts[layer.name] += torch.bincount(routing.index.flatten().cpu(), minlength=layer.experts)
 
-    watch(model, family, layers, batches, see, masks)
+    watch(model, family, layers, batches, see)
     return counts

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.registry import FAMILIES, family_of, language_config
+from mcsmoe.families import FAMILIES, family_of, language_config
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # What transformers, safetensors and torch raise for damaged, missing or ill-fitting files.

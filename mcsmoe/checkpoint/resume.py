@@ -18,49 +18,82 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mcsmoe.checkpoint.output import check_room, exchange, settle, write_json
-from mcsmoe.checkpoint.shards import SHARDS
 from mcsmoe.checkpoint.writer import raw
 from mcsmoe.errors import CheckpointError
 
-TEXT = "text"
+VALUES = "values"
 
 
-def save_note(path: Path, tensors: Mapping[str, Tensor], text: str = "") -> None:
-    """Write tensors, and a text with them. Raises `DiskFullError` before anything is written."""
-    check_room(path, sum(value.nbytes for value in tensors.values()))
-    unfinished = path.with_name(f".{path.name}")
-    save_file(dict(tensors), unfinished, {TEXT: text})
-    settle(unfinished, path)
+class Note(NamedTuple):
+    """An intermediate result: tensors by name, and anything that JSON can say."""
+
+    tensors: dict[str, Tensor]
+    values: Any
 
 
-def load_note(path: Path) -> tuple[dict[str, Tensor], str]:
-    """What `save_note` wrote, in memory that the file backs."""
-    with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()[TEXT]  # noqa: SIM118
+class Store:
+    """Intermediate results in a directory, a file each, which is there as a whole or not at all.
+
+    `store.keep("decoder.1.matches", {"perm": perm}, {"reference": 3})`, and in this run or in a later one
+    `store.load("decoder.1.matches")`. Whoever keeps a note gives its name an ending that no other kind of note has.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def keep(self, name: str, tensors: Mapping[str, Tensor], values: Any = None) -> None:
+        """Write a note, which takes the place of an older one. Raises `DiskFullError` before anything is written.
+
+        Tensors may be on any device and share memory.
+        """
+        self.directory.mkdir(exist_ok=True)
+        path, unfinished = self.directory / name, self.directory / f".{name}"
+        check_room(path, sum(value.nbytes for value in tensors.values()))
+        copies = {key: value.cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
+        save_file(copies, unfinished, {VALUES: json.dumps(values)})
+        settle(unfinished, path)
+
+    def load(self, name: str) -> Note:
+        """A note that is there; its tensors lie in memory that the file backs."""
+        with safe_open(self.directory / name, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return Note(tensors, json.loads(file.metadata()[VALUES]))
+
+    def drop(self, name: str) -> None:
+        """Remove a note, if it is there."""
+        (self.directory / name).unlink(missing_ok=True)
+
+    def names(self) -> set[str]:
+        """Those of all notes."""
+        return {path.name for path in self.directory.glob("[!.]*")}
+
+    def __contains__(self, name: str) -> bool:
+        return (self.directory / name).is_file()
 
 
 FORMAT = 1
 """Number of the layout of what is kept; another number is another key."""
 LIBRARIES = ("numpy", "scipy", "torch")
+OURS = ("mcsmoe", "stages")
 HEAD = 2**20
 """Bytes at the start of each file that are looked at: all of a small one, the header of a large one."""
 
 
 class Staging(NamedTuple):
-    """`output` becomes the output; `notes` are intermediate results that later runs with the same key find again."""
+    """`output` becomes the output; later runs with the same key find again what is in `store`."""
 
     output: Path
-    notes: Path
+    store: Store
 
 
 @contextmanager
 def resumable_directory(path: Path, key: Mapping[str, Any]) -> Iterator[Staging]:
     """Yield a directory `.{name}.partial` beside `path`, whose `output` takes the place of `path` on success.
 
-    After an interruption (Ctrl-C, kill −9, a full disk) finished shards and notes stay there, for the next run
-    with the same `key`: JSON values that tell everything that bytes depend on. Versions of libraries and the
-    number of threads are added here. Another key starts anew. A `CheckpointError` says that what was read or
-    written is wrong, and nothing stays. Neither does an interruption before the first shard or note is finished.
+    After an interruption (Ctrl-C, kill −9, a full disk) what is in the output and in the store stays there, for the
+    next run with the same `key`: JSON values that tell everything that bytes depend on. Versions of libraries and
+    the number of threads are added here. Another key starts anew. A `CheckpointError` says that what was read or
+    written is wrong, and nothing stays. Neither does it where the store is empty.
     Raises `CheckpointError` where another process is writing the same output.
     """
     path = Path(path)
@@ -69,15 +102,17 @@ def resumable_directory(path: Path, key: Mapping[str, Any]) -> Iterator[Staging]
     lock = os.open(scratch, os.O_RDONLY)
     try:
         _lock(lock, path)
+        staging = Staging(scratch / "new", Store(scratch / "notes"))
         keep = False
         try:
-            yield _open(scratch, dict(key) | _surroundings())
+            _start(staging, scratch / "key.json", dict(key) | _surroundings())
+            yield staging
             shutil.rmtree(scratch / "old", ignore_errors=True)
-            exchange(scratch / "new", path)
+            exchange(staging.output, path)
         except CheckpointError:
             raise
         except BaseException as error:
-            keep = any((scratch / "new").glob(SHARDS)) or any((scratch / "notes").glob("*"))
+            keep = bool(staging.store.names())
             if keep and isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt("finished layers are kept") from None
             raise
@@ -96,18 +131,14 @@ def _lock(directory: int, path: Path) -> None:
         raise CheckpointError(f"{path}: another process is writing it; wait for it or stop it") from None
 
 
-def _open(scratch: Path, key: dict[str, Any]) -> Staging:
-    staging = Staging(scratch / "new", scratch / "notes")
-    text = json.dumps(key, sort_keys=True)
-    stamp = scratch / "key.json"
-    if not stamp.is_file() or json.dumps(json.loads(stamp.read_text()), sort_keys=True) != text:
-        stamp.unlink(missing_ok=True)
-        for directory in staging:
-            shutil.rmtree(directory, ignore_errors=True)
+def _start(staging: Staging, stamp: Path, key: dict[str, Any]) -> None:
+    """Go on with what is there, if it was made with `key`."""
+    if not stamp.is_file() or json.loads(stamp.read_text()) != json.loads(json.dumps(key)):
+        stamp.unlink(missing_ok=True)  # first: half of what was made with a key must not pass for all of it
+        shutil.rmtree(staging.output, ignore_errors=True)
+        shutil.rmtree(staging.store.directory, ignore_errors=True)
         write_json(stamp, key)
-    for directory in staging:
-        directory.mkdir(exist_ok=True)
-    return staging
+    staging.output.mkdir(exist_ok=True)
 
 
 def _surroundings() -> dict[str, Any]:
@@ -124,8 +155,13 @@ def identity(directory: Path) -> dict[str, list[Any]]:
     }
 
 
-def source_code(modules: Iterable[str]) -> str:
-    """A hash of the Python files of modules and whole packages by name."""
+def source_code(plugins: Iterable[str] = ()) -> str:
+    """A hash of the Python files of this project, and of plugins: modules or whole packages by name."""
+    return code_hash([*OURS, *plugins])
+
+
+def code_hash(modules: Iterable[str]) -> str:
+    """A hash of the Python files of modules, or whole packages, by name."""
     files: list[Path] = []
     for name in modules:
         spec = find_spec(name)

@@ -13,32 +13,8 @@ from mcsmoe.checkpoint.output import check_room_for
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.writer import Piece, Written, written_pieces
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.experts import expert_shares
-from mcsmoe.families.layer import MoELayer, TensorSource
-from mcsmoe.families.registry import family_of, merged_layers
-
-
-class _Memory(TensorSource):
-    """The tensors of a loaded model; of a module that is on the disk, all are read at once and those of one kept."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._state = model.state_dict()
-        self._path, self._read = "", dict[str, Tensor]()
-
-    def tensor(self, name: str) -> Tensor:
-        """The tensor under `name`."""
-        value: Tensor = self._state[name]
-        if not value.is_meta:
-            return value
-        from accelerate.utils.modeling import align_module_device
-
-        path, _, leaf = name.rpartition(".")
-        if path != self._path:
-            module = self._model.get_submodule(path)
-            with align_module_device(module):
-                self._path, self._read = path, {**module._parameters, **module._buffers}
-        return self._read[leaf].detach()
+from mcsmoe.families import MoELayer, TensorSource, family_of, merged_layers
+from mcsmoe.families.experts import InMemory, expert_shares
 
 
 def held(model: Any, names: Collection[str]) -> Iterator[Piece]:
@@ -46,7 +22,7 @@ def held(model: Any, names: Collection[str]) -> Iterator[Piece]:
 
     Tensors that loading ignores are left out. Raises `CheckpointError` for any other that the model does not have.
     """
-    source, family = _Memory(model), family_of(model.config)
+    source, family = InMemory(model), family_of(model.config)
     layers = family.layers(model.config) if merged_layers(model.config) is None else []
     inside = set()
     for layer in layers:
@@ -56,7 +32,7 @@ def held(model: Any, names: Collection[str]) -> Iterator[Piece]:
     others = [name for name in names if name not in inside]
     in_memory = family.merged_names(model.config, others) if layers else {name: name for name in others}
     for name, ours in in_memory.items():
-        yield Piece(name, None, source.tensor(ours))
+        yield Piece(name, None, source.tensor(ours).detach())
 
 
 def check_held(model: Any, checkpoint: Checkpoint) -> None:
@@ -73,7 +49,7 @@ def check_held(model: Any, checkpoint: Checkpoint) -> None:
 
 def _share(layer: MoELayer, kinds: Collection[str], source: TensorSource, expert: int) -> Tensor:
     """One expert's tensors `kinds` as they lie together on disk."""
-    values = {kind: layer.in_memory[kind].read(source, expert) for kind in kinds}
+    values = {kind: layer.in_memory[kind].read(source, expert).detach() for kind in kinds}
     first, place = next(iter(values.values())), layer.places[next(iter(kinds))]
     shape = (sum(len(value) for value in values.values()), *first.shape[1:])
     share = first.new_empty(shape[::-1] if place.transposed else shape)

@@ -1,6 +1,5 @@
 """The weights of a checkpoint, in one file or in shards; shards that are finished are not written again."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,13 +11,13 @@ from torch import Tensor
 
 from mcsmoe.checkpoint.output import check_room, settle, write_json
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS
+from mcsmoe.checkpoint.resume import Store
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, write_safetensors
 from mcsmoe.progress import progress
 
 SHARD_BYTES = 5 * 10**9
 """Weights up to this size are one file. transformers' own limit, ten times that, would leave little to go on with
 after an interruption."""
-SHARDS = "model-*.safetensors"
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,12 @@ def _whole(names: Iterable[str], read: Callable[[str], Tensor]) -> Iterator[Piec
 
 
 def write_parts(
-    directory: Path, parts: Sequence[Part], description: str = "write", notes: Path | None = None
+    directory: Path, parts: Sequence[Part], description: str = "write", store: Store | None = None
 ) -> Written:
     """Write all parts into `directory`: as one file up to `SHARD_BYTES`, else each as a shard, and their index.
 
-    Gives what was written. In `notes`, that of each shard is kept. A shard gets its name when its bytes are on the
-    disk; one that has its name and a note is taken as it is, and its pieces are not asked for: who calls vouches that
+    Gives what was written; `store` keeps that of each shard. A shard gets its name when its bytes are on the disk; one
+    that has its name and is in the store is taken as it is, and its pieces are not asked for: who calls vouches that
     it was written from the same. Peak memory is that of the pieces. Bytes written, of those still to write, show as
     progress of `description`. Raises what `write_safetensors` raises.
     """
@@ -71,9 +70,8 @@ def write_parts(
     written: Written = {}
     todo = dict(files)
     for name in files:
-        note = notes and _note(notes, name)
-        if note and note.is_file() and (directory / name).is_file():
-            written |= json.loads(note.read_text())
+        if store and name in store and (directory / name).is_file():
+            written |= store.load(name).values
             del todo[name]
     check_room(directory / INDEX, sum(part.size_bytes for part in todo.values()))
     if 0 < len(todo) < len(files):
@@ -84,17 +82,13 @@ def write_parts(
             unfinished = directory / f".{name}"
             ours = write_safetensors(unfinished, part.specs, _counted(part.pieces(), bar))
             written |= ours
-            if notes:
-                write_json(_note(notes, name), ours)
+            if store:
+                store.keep(name, {}, ours)
             settle(unfinished, directory / name)
     weight_map = {tensor: name for name, part in files.items() for tensor in part.specs}
     total = sum(part.size_bytes for part in parts)
     write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
     return written
-
-
-def _note(notes: Path, shard: str) -> Path:
-    return notes / f"{shard}.json"
 
 
 def _bytes_of(parts: Iterable[Part], description: str) -> Any:

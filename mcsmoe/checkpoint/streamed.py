@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from mcsmoe.checkpoint.load import load_config
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.layer import Family, MoELayer
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import Family, MoELayer, empty_model, family_of, skeleton
 
 LARGE = 2**20
 """Bytes from which a block of memory is the system's own."""
@@ -155,18 +154,6 @@ def device_of(model: nn.Module) -> torch.device:
     return blocks.device if blocks else next(model.parameters()).device
 
 
-def empty_model(config: Any, dtype: torch.dtype | None = None) -> Any:
-    """The model of a configuration; weights have no memory, values that are computed from the configuration do."""
-    import transformers
-    from accelerate import init_empty_weights
-
-    import mcsmoe.modeling  # noqa: F401 - registers the classes that are ours
-
-    auto_class = getattr(transformers, family_of(config).auto_class)
-    with init_empty_weights(include_buffers=False):
-        return auto_class.from_config(config, dtype=dtype or config.dtype or torch.float32)
-
-
 @dataclass(frozen=True)
 class Footprint:
     """Bytes of a model's weights: all of them, those outside the blocks, those of its largest block and tensor."""
@@ -179,8 +166,7 @@ class Footprint:
     @classmethod
     def of(cls, config: Any) -> "Footprint":
         """That of a configuration; no weights are needed. A model without sparse layers is one block."""
-        model = empty_model(config)
-        model.tie_weights()
+        model = skeleton(config)
         unique = {id(value): (name, value.nbytes) for name, value in _named(model).items()}  # some are tied
         sizes = dict(unique.values())
         blocks = [f"{name}." for name in block_names(model, family_of(config).layers(config))] or [""]

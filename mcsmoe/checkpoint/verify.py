@@ -1,28 +1,24 @@
 """A checkpoint is done when it was verified: inventory, reload here, reload without this package."""
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mcsmoe.checkpoint.fresh import fresh_logits
 from mcsmoe.checkpoint.load import load_model, offloading
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.save import check_held
 from mcsmoe.checkpoint.writer import Written, differing
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.registry import configuration, family_of, merged_layers
+from mcsmoe.families import family_of, merged_layers, skeleton
 from mcsmoe.progress import progress
 
 BATCH, SOURCE, TARGET = 4, 16, 8
+Seen = TypeVar("Seen")
 
 
 def probe_batch(vocab_size: int, causal: bool) -> dict[str, Tensor]:
@@ -35,25 +31,6 @@ def probe_batch(vocab_size: int, causal: bool) -> dict[str, Tensor]:
     }
     target = torch.randint(vocab_size, (BATCH, TARGET), generator=generator)
     return batch if causal else batch | {"decoder_input_ids": target}
-
-
-FRESH_PROCESS = """
-import json, sys
-sys.modules["mcsmoe"] = None  # whoever loads the checkpoint does not have this package
-import torch, transformers
-from safetensors.torch import load_file, save_file
-directory, probe, result, threads, auto_class, remote_code, offload = sys.argv[1:]
-torch.set_num_threads(int(threads))
-transformers.logging.set_verbosity_error()
-model, report = getattr(transformers, auto_class).from_pretrained(
-    directory, trust_remote_code=remote_code == "remote", local_files_only=True, output_loading_info=True,
-    **json.loads(offload))
-bad = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
-if bad:
-    sys.exit(f"loading report: {bad}")
-with torch.no_grad():
-    save_file({"logits": model.eval()(**load_file(probe)).logits.contiguous()}, result)
-"""
 
 
 def verify_checkpoint(
@@ -78,15 +55,16 @@ def verify_checkpoint(
     directory = Path(directory)
     checkpoint = Checkpoint(directory)
     check_inventory(checkpoint, written)
-    with _reloaded(checkpoint, memory_limit) as model:
-        with torch.no_grad():
-            logits = model(**probe).logits
-        ours = model.is_remote_code()
-        del model
+
+    @torch.no_grad()
+    def look(model: Any) -> tuple[Tensor, bool]:
+        return model(**probe).logits, model.is_remote_code()
+
+    logits, ours = _reload(checkpoint, memory_limit, look)
     if expected_logits is not None:
         _check_equal(logits, expected_logits, f"{directory}: reloaded")
     if ours:
-        fresh = _logits_in_fresh_process(checkpoint, probe, "remote", memory_limit)
+        fresh = fresh_logits(checkpoint, probe, remote_code=True, memory_limit=memory_limit)
         _check_equal(fresh, logits, f"{directory}: reloaded by remote code")
 
 
@@ -101,24 +79,20 @@ def verify_stock(
     """
     checkpoint = Checkpoint(directory)
     check_inventory(checkpoint, written)
-    with _reloaded(checkpoint, memory_limit):
-        pass
+    _reload(checkpoint, memory_limit, lambda model: None)
     # Code lies beside models of ours only; any other is not run.
-    code = "remote" if any(directory.glob("*.py")) else "stock"
-    logits = _logits_in_fresh_process(checkpoint, probe, code, memory_limit)
+    ours = any(directory.glob("*.py"))
+    logits = fresh_logits(checkpoint, probe, remote_code=ours, memory_limit=memory_limit)
     if not logits.isfinite().all():
         raise CheckpointError(f"{directory}: logits in a fresh process are not finite")
 
 
-@contextmanager
-def _reloaded(checkpoint: Checkpoint, memory_limit: int | None) -> Iterator[Any]:
-    """The model of a checkpoint, compared with it tensor by tensor."""
+def _reload(checkpoint: Checkpoint, memory_limit: int | None, look: Callable[[Any], Seen]) -> Seen:
+    """Load a checkpoint, compare the model with it tensor by tensor, and give what `look` sees of the model."""
     with tempfile.TemporaryDirectory() as scratch:
-        offload = offloading(checkpoint.size_bytes, memory_limit, scratch)
-        model = load_model(checkpoint.directory, offload=offload)
+        model = load_model(checkpoint.directory, offload=offloading(checkpoint.size_bytes, memory_limit, scratch))
         check_held(model, checkpoint)
-        yield model
-        del model
+        return look(model)
 
 
 def check_inventory(checkpoint: Checkpoint, written: Written) -> None:
@@ -159,14 +133,8 @@ def _expected_tensors(
 
     `names` are those of the checkpoint.
     """
-    import transformers
-
-    family = family_of(config)
-    auto_class = getattr(transformers, family.auto_class)
-    described = configuration(config)
-    precision: torch.dtype = described.dtype or torch.float32
-    with torch.device("meta"):
-        model = auto_class.from_config(described, dtype=precision)
+    family, model = family_of(config), skeleton(config)
+    precision: torch.dtype = model.config.dtype
     loaded: dict[str, Tensor] = dict(model.state_dict())
     tied: set[str] = set(getattr(model, "all_tied_weights_keys", {}))
     if merged_layers(config) is not None:
@@ -184,37 +152,6 @@ def _expected_tensors(
     on_disk: dict[str, str] = {new: old for old, new in family.merged_names(config, inside).items()}
     others = {on_disk.get(name, name): value for name, value in loaded.items() if name not in held}
     return experts | others, {on_disk.get(name, name) for name in tied}, precision
-
-
-def _logits_in_fresh_process(
-    checkpoint: Checkpoint, probe: Mapping[str, Tensor], code: str, memory_limit: int | None
-) -> Tensor:
-    directory = checkpoint.directory
-    with tempfile.TemporaryDirectory() as scratch:
-        batch, result = Path(scratch) / "probe.safetensors", Path(scratch) / "result.safetensors"
-        save_file({name: value.contiguous() for name, value in probe.items()}, batch)
-        # Modules are cached under a scratch home, so that no older remote code answers.
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": scratch}
-        arguments = [
-            str(directory.resolve()),
-            str(batch),
-            str(result),
-            str(torch.get_num_threads()),
-            family_of(checkpoint.config).auto_class,
-            code,
-            json.dumps(offloading(checkpoint.size_bytes, memory_limit, scratch)),
-        ]
-        run = subprocess.run(
-            [sys.executable, "-I", "-c", FRESH_PROCESS, *arguments],
-            env=environment,
-            cwd=scratch,
-            capture_output=True,
-            text=True,
-        )
-        if run.returncode != 0:
-            last = (run.stderr.strip().splitlines() or ["no message"])[-1]
-            raise CheckpointError(f"{directory}: does not load in a fresh process: {last}")
-        return load_file(result)["logits"]
 
 
 def _check_equal(found: Tensor, expected: Tensor, what: str) -> None:

@@ -84,9 +84,9 @@ class CubicSchedule:
         """Schedule for `steps` steps in all. Raises `ParameterError` if the two holds do not fit."""
         if settings.initial_warmup + settings.final_warmup > 1:
             raise ParameterError(
-                "compress.final_warmup",
+                "final_warmup",
                 settings.final_warmup,
-                f"with compress.initial_warmup = {settings.initial_warmup} their sum must not exceed 1",
+                f"with `initial_warmup` = {settings.initial_warmup} their sum must not exceed 1",
             )
         start = round(settings.initial_warmup * steps)
         end = max(start, steps - round(settings.final_warmup * steps))

@@ -72,11 +72,11 @@ def _check_one(name: str, shape: Shape, settings: Compress, value_bytes: int) ->
     while_kept = "" if structure == "none" else f" while {settings.final_ratio:.4g} of its {structure}s are kept"
     problem = f"{name} [{d_out}, {d_in}] would not shrink at rank {rank}{while_kept}"
     if largest < 1:
-        raise ParameterError("compress.final_ratio", settings.final_ratio, f"{problem}; lower it")
+        raise ParameterError("final_ratio", settings.final_ratio, f"{problem}; lower it")
     if settings.rank is not None:
-        raise ParameterError("compress.rank", rank, f"{problem}; use a rank of at most {largest}")
+        raise ParameterError("rank", rank, f"{problem}; use a rank of at most {largest}")
     limit = floor(Fraction((largest + 1) * (d_out + d_in), d_out * d_in) * 10**4) / 10**4
-    raise ParameterError("compress.rank_ratio", settings.rank_ratio, f"{problem}; use a ratio below {limit:.4f}")
+    raise ParameterError("rank_ratio", settings.rank_ratio, f"{problem}; use a ratio below {limit:.4f}")
 
 
 def _check_largest_kept(shapes: list[Shape], settings: Compress, value_bytes: int) -> None:
@@ -91,7 +91,7 @@ def _check_largest_kept(shapes: list[Shape], settings: Compress, value_bytes: in
         left -= min(left, count)
     if after >= before:
         raise ParameterError(
-            "compress.final_ratio",
+            "final_ratio",
             settings.final_ratio,
             f"the experts could grow from {before} to {after} bytes if the largest {structure}s are kept; "
             "lower it, or the rank",

@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.families.registry import FAMILIES, merged_layers, sparse_layers
+from mcsmoe.families import FAMILIES, merged_layers, sparse_layers
 from mcsmoe.tasks.batches import collate, is_causal, model_inputs
 from mcsmoe.tasks.task import Encoded
 

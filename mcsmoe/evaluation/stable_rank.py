@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mcsmoe.families.layer import Family, MoELayer, TensorSource
+from mcsmoe.families import Family, MoELayer, TensorSource
 
 
 def stable_rank(weight: Tensor) -> Tensor:

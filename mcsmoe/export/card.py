@@ -17,7 +17,7 @@ from mcsmoe.recipes.recipe import Recipe, known_recipes, load_recipe
 from mcsmoe.report.table import COSTS, Metric, percent, title
 from mcsmoe.tasks.task import TASKS
 
-METRICS = Path("metrics/evaluate")
+METRICS = Path("artifacts/figures/scores")
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,7 @@ def model_card(params: Params, mapped: Mapped, plan: Plan, output: Path, router:
 
 def _front(params: Params) -> dict[str, Any]:
     """A local directory is no model that a hub could link to."""
-    source = params.model.source
-    base = {} if source is None or Path(source).exists() else {"base_model": source}
+    base = {} if params.model.hub is None else {"base_model": params.model.hub}
     return {"library_name": "transformers"} | base | {"tags": TAGS}
 
 

@@ -84,7 +84,7 @@ def check_linear(data: RouterData) -> None:
     if change > ROUNDING * data.logits.abs().max():
         raise CheckpointError(
             f"{data.layer}: logits of the source's router differ from its tokens times the checkpoint's rows, by up to "
-            f"{change:.3g}: no rows can be fitted; use --router dominant"
+            f"{change:.3g}: no rows can be fitted; take those of 'dominant'"
         )
 
 

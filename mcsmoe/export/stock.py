@@ -10,15 +10,15 @@ from torch import Tensor
 
 from mcsmoe.checkpoint.output import copy_companions
 from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.resume import Store
 from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, piece_shape
-from mcsmoe.errors import CheckpointError
+from mcsmoe.errors import CheckpointError, PlanError
 from mcsmoe.export.config import with_expert_count
+from mcsmoe.families import Family, MoELayer, family_of, merged_layers
 from mcsmoe.families.experts import expert_shares
-from mcsmoe.families.layer import Family, MoELayer
-from mcsmoe.families.registry import family_of, merged_layers
-from mcsmoe.grouping.plan import PLAN, LayerPlan, Plan
+from mcsmoe.grouping.plan import LayerPlan, Plan
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ def open_mapped(source: Checkpoint, checkpoint: Checkpoint, plan: Path) -> Mappe
     """Read how `checkpoint` was made of `source`, by the plan in the directory `plan`.
 
     Raises `CheckpointError` where one of them is not of its kind, where experts were compressed, and where the three
-    do not belong together.
+    do not belong together; `PlanError` where it is the plan that is missing or another's.
     """
     described = merged_layers(checkpoint.config)
     if not described:
         raise CheckpointError(f"{checkpoint.directory}: not a merged checkpoint, as merge and distill write them")
     if merged_layers(source.config) is not None:
-        raise CheckpointError(f"{source.directory}: merged already; --source is the stock model, as permute writes it")
+        raise CheckpointError(f"{source.directory}: merged already; it must be the stock model")
     compressed = [name for name, layer in described.items() if "structure" in layer]
     if compressed:
         raise CheckpointError(
@@ -71,8 +71,6 @@ def open_mapped(source: Checkpoint, checkpoint: Checkpoint, plan: Path) -> Mappe
     if checkpoint.config["model_type"] != merged["model_type"] or set(kept) != {layer.name for layer in layers}:
         raise _apart(source, checkpoint, "another model")
     _check_shapes(source, checkpoint, family, layers, kept)
-    if not (plan / PLAN).is_file():
-        raise CheckpointError(f"{plan}: no {PLAN}; say --plan artifacts/merge/METHOD, where merge wrote it")
     planned = Plan.load(plan).layers
     members = {layer.name: _members(checkpoint, family, layer, kept[layer.name]) for layer in layers}
     dominants = {layer.name: _dominants(layer.name, members[layer.name], planned) for layer in layers}
@@ -104,13 +102,13 @@ def _dominants(layer: str, members: Sequence[Sequence[int]], planned: Mapping[st
     for group in members:
         found = group if len(group) == 1 else [e for e in group if e in chosen]
         if len(found) != 1:
-            raise CheckpointError(f"the plan is not that of the checkpoint: {layer} has a group {group}; see --plan")
+            raise PlanError(f"the plan is not that of the checkpoint: {layer} has a group {group}")
         dominants.append(found[0])
     return dominants
 
 
 def _apart(source: Checkpoint, checkpoint: Checkpoint, what: str) -> CheckpointError:
-    return CheckpointError(f"{checkpoint.directory} was not made of {source.directory}: {what}; see --source")
+    return CheckpointError(f"{checkpoint.directory} was not made of {source.directory}: {what}")
 
 
 def check_stock(mapped: Mapped) -> None:
@@ -122,11 +120,11 @@ def check_stock(mapped: Mapped) -> None:
         if untouched:
             raise CheckpointError(
                 f"{directory}: {', '.join(untouched)} keep all their experts, others do not; a stock config has one "
-                "number for all layers: merge without merge.exclude and with merge.budget = uniform (m-smoe-uniform)"
+                "number for all layers: merge without `exclude` and with `budget` = uniform (m-smoe-uniform)"
             )
         raise CheckpointError(
             f"{directory}: layers keep {min(kept.values())} to {max(kept.values())} experts; a stock config has one "
-            "number for all layers: merge with merge.budget = uniform, as the recipe m-smoe-uniform does"
+            "number for all layers: merge with `budget` = uniform, as the recipe m-smoe-uniform does"
         )
     for layer in mapped.layers:
         reason = _cannot_route(layer, kept[layer.name])
@@ -153,11 +151,11 @@ def _cannot_route(layer: MoELayer, kept: int) -> str | None:
     return None
 
 
-def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, notes: Path | None = None) -> Written:
+def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, store: Store | None = None) -> Written:
     """Write the mapped checkpoint in the names and the layout of its source into `directory`.
 
     `routers` are tensors that differ from the mapped checkpoint's, by their name there. Peak memory is a tensor of
-    one expert and its copy: no more for more layers. Gives what was written; for shards and `notes` see `write_parts`.
+    one expert and its copy: no more for more layers. Gives what was written; for shards and `store` see `write_parts`.
     Raises `CheckpointError` for values that are not finite, `DiskFullError` without room.
     """
     source, checkpoint, family = mapped.source, mapped.checkpoint, mapped.family
@@ -182,7 +180,7 @@ def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, 
     for tensor, name in mapped.others.items():
         shape = tuple(routers[name].shape) if name in routers else checkpoint.shape(name)
         others[tensor] = TensorSpec(checkpoint.dtype(name), shape)
-    written = write_parts(directory, [*parts, *other_parts(others, other)], "export", notes)
+    written = write_parts(directory, [*parts, *other_parts(others, other)], "export", store)
     (directory / "config.json").write_bytes(config.encode())
     write_remote_code(source.config, directory)
     copy_companions(source.directory, directory)

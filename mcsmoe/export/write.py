@@ -15,7 +15,7 @@ from mcsmoe.checkpoint.verify import probe_batch, verify_stock
 from mcsmoe.errors import CheckpointError
 from mcsmoe.export.routers import ROWS, RouterData, Rule, agreement
 from mcsmoe.export.stock import Mapped, check_stock, write_stock
-from mcsmoe.families.layer import MoELayer, Routing
+from mcsmoe.families import MoELayer, Routing
 from mcsmoe.progress import progress
 
 Agreement = Mapping[str, float]
@@ -100,7 +100,7 @@ def export_model(
         "source": identity(model.directory),
         "checkpoint": identity(mapped.checkpoint.directory),
         "routers": tensor_hash(routers),
-        "code": source_code(["mcsmoe"]),
+        "code": source_code(),
     }
     with resumable_directory(output, key) as staging:
         written = write_stock(mapped, routers, *staging)

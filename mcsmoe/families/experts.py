@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcsmoe.families.configs import configuration
+from mcsmoe.families.family import family_of
 from mcsmoe.families.layer import Activation, Expert, Layout, MoELayer, Role, TensorSource
-from mcsmoe.families.registry import configuration, family_of
 
 
 def read_expert(checkpoint: TensorSource, layer: MoELayer, expert: int) -> Expert:
@@ -18,19 +19,36 @@ def read_expert(checkpoint: TensorSource, layer: MoELayer, expert: int) -> Exper
 
 
 class InMemory(TensorSource):
-    """The parameters of a loaded model as a `TensorSource`."""
+    """Parameters and buffers of a loaded model.
+
+    Those of a module that accelerate left on the disk are read together, and the last such module's are kept.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
+        self._path, self._read = "", dict[str, Tensor | None]()
 
     def tensor(self, name: str) -> Tensor:
-        """The parameter under `name`."""
-        return self._model.get_parameter(name)
+        """The parameter or buffer under `name`."""
+        path, _, leaf = name.rpartition(".")
+        module = self._model.get_submodule(path)
+        value: Tensor = getattr(module, leaf)
+        if not value.is_meta:
+            return value
+        from accelerate.utils.modeling import align_module_device
+
+        if path != self._path:
+            with align_module_device(module):
+                self._path, self._read = path, {**module._parameters, **module._buffers}
+        read = self._read[leaf]
+        assert read is not None
+        return read
 
 
 def expert_in_memory(model: nn.Module, layer: MoELayer, expert: int) -> Expert:
     """The tensors of one expert of a loaded stock model."""
-    return {name: place.read(InMemory(model), expert) for name, place in layer.in_memory.items()}
+    source = InMemory(model)
+    return {name: place.read(source, expert) for name, place in layer.in_memory.items()}
 
 
 def hidden(expert: Expert, layout: Layout, activation: Activation, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Causal language models whose experts have the common interface of transformers 5: one adapter for all of them.
+"""Causal language models whose experts have the common interface of transformers 5: one class for all of them.
 
 What differs between them (names of modules, sizes, how activations are gated) is read from the stock class, built
 without weights; names on disk come from transformers' own conversion rules.
@@ -8,78 +8,151 @@ import copy
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.interface import Experts, common
-from mcsmoe.families.layer import Family, GroupLimit, MoELayer, Place, Routing
-from mcsmoe.families.names import FUSED, MERGED
+from mcsmoe.families.configs import merged_layers, values_of
+from mcsmoe.families.family import Family, register
+from mcsmoe.families.layer import Activation, GroupLimit, Layout, MoELayer, Place, Role, Routing
 from mcsmoe.families.naming import Naming
-from mcsmoe.families.registry import FAMILIES, configuration, merged_layers
+from mcsmoe.families.skeletons import skeleton
+from mcsmoe.model_types import FUSED, MERGED
 
+FLAGS = ("has_gate", "has_bias", "is_transposed", "is_concatenated", "num_experts", "down_proj")
+"""What a module with the common interface has; most are set by transformers' decorator."""
 ROUTERS = ("gate", "router")
 """What the router is called in the module that also owns the experts."""
-EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+TOP_K = ("num_experts_per_tok", "moe_k", "moe_topk", "top_k")
+"""What the number of experts that a token selects is called, in a configuration or a module."""
 OLDER_COUNTS = {"qwen3_moe": "num_experts"}
 """Of all families here that transformers 4.57 knows, the one whose number of experts has a new name in 5."""
 
-
-def routing(block: nn.Module, output: tuple[Tensor, ...]) -> Routing:
-    """What a router did: it returns (logits, gates, selected experts, …)."""
-    logits, gates, index = (value.flatten(0, -2) for value in output[:3])
-    return Routing(logits, index, gates)
+GATED = {"gate": Role.GATE, "up": Role.UP, "down": Role.DOWN}
+PLAIN = {"up": Role.UP, "down": Role.DOWN}
+BIASES = {"gate": Role.GATE_BIAS, "up": Role.UP_BIAS, "down": Role.DOWN_BIAS}
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What a family says of itself that differs from most: see `Family`, and `common` for `experts`.
+class Experts:
+    """The experts of one layer: how many, their sizes, and where their module has each tensor of `layout`.
 
-    `configuration` and `modeling` name the files of remote code.
+    `places` name tensors as the module does.
     """
 
-    experts: Callable[[Any], Experts | None] = common
-    routing: Callable[[nn.Module, Any], Routing] = routing
-    expert_counts: tuple[str, ...] = EXPERT_COUNTS
-    configuration: str = "configuration_mcsmoe_fused"
-    modeling: str = "modeling_mcsmoe_fused"
+    count: int
+    d_model: int
+    d_ff: int
+    layout: Layout
+    places: Mapping[str, Place]
+    activation: Activation
 
 
-MOST = Kind()
+class Fused(Family):
+    """A family with the common interface; what does not hold for one is overridden in a subclass."""
+
+    auto_class = "AutoModelForCausalLM"
+    expert_counts: tuple[str, ...] = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+    configuration, modeling = "configuration_mcsmoe_fused", "modeling_mcsmoe_fused"
+    """Files of remote code."""
+
+    def __init__(self, model_type: str) -> None:
+        super().__init__(model_type)
+        self.older_count = OLDER_COUNTS.get(model_type)
+
+    def experts(self, module: Any) -> Experts | None:
+        """What a module of the stock model says of the experts that it is; None where it is none."""
+        return _flagged(module) if all(hasattr(module, flag) for flag in FLAGS) else None
+
+    def routing(self, block: nn.Module, output: Any) -> Routing:
+        """What a router did: it returns (logits, gates, selected experts, …)."""
+        logits, gates, index = (value.flatten(0, -2) for value in output[:3])
+        return Routing(logits, index, gates)
+
+    def expert_outputs(
+        self, experts: Callable[..., Tensor], routing: Routing, *arguments: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Each pair of a token and an expert that it selects, run as a token of its own with the gate 1."""
+        x, index, gates = arguments
+        tokens = x.flatten(0, -2).repeat_interleave(index.shape[1], 0)  # [T·k, d]
+        each = experts(tokens, index.reshape(-1, 1), torch.ones_like(gates).reshape(-1, 1)).reshape(*index.shape, -1)
+        return each, (each * gates[..., None]).sum(1).to(each.dtype).reshape(x.shape)
+
+    def layers(self, config: Any) -> list[MoELayer]:
+        """The sparse layers, in order of the forward pass. Raises `CheckpointError` where no router is found."""
+        model = skeleton(_stock(config))
+        naming = Naming(model)
+        return [_layer(model, naming, path, experts) for path, experts in self._all_experts(model).items()]
+
+    def auto_map(self, config: Any) -> dict[str, str]:
+        """Classes of remote code are called after the stock ones: `MCSMoEMixtralForCausalLM`."""
+        model = skeleton(_stock(config))
+        return {
+            "AutoConfig": f"{self.configuration}.MCSMoE{type(model.config).__name__}",
+            self.auto_class: f"{self.modeling}.MCSMoE{type(model).__name__}",
+        }
+
+    def merged_entry(self, layer: MoELayer) -> dict[str, Any]:
+        """Where the layer is: one class of remote code serves all families."""
+        return {"path": layer.path, "router": layer.router_path.rpartition(".")[2]}
+
+    def merged_names(self, config: Any, names: Collection[str]) -> dict[str, str]:
+        """What lies on disk under older names has those of the modules when merged."""
+        model = skeleton(_stock(config))
+        known = Naming(model).others(self._outside(model))
+        ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
+        unknown = [n for n in names if n not in known and not any(pattern.search(n) for pattern in ignored)]
+        if unknown:
+            raise CheckpointError(f"{len(unknown)} tensors that the model does not have, the first is {min(unknown)}")
+        return {name: known[name] for name in names if name in known}
+
+    def expert_axes(self, config: Any) -> dict[str, int]:
+        """Where shapes change when the configuration has twice as many experts."""
+        stock = _stock(config)
+        model, twice = skeleton(stock), skeleton(_doubled(stock, self.expert_counts)).state_dict()
+        return {
+            name: axis
+            for name, value in self._outside(model).items()
+            for axis, (size, other) in enumerate(zip(value.shape, twice[name].shape))
+            if size != other
+        }
+
+    def _all_experts(self, model: nn.Module) -> dict[str, Experts]:
+        """All experts of a stock model, by the path of their module."""
+        found = {path: self.experts(module) for path, module in model.named_modules() if path}
+        return {path: experts for path, experts in found.items() if experts is not None}
+
+    def _outside(self, model: nn.Module) -> dict[str, Tensor]:
+        """Tensors that are no experts', by their name in memory."""
+        inside = tuple(f"{path}." for path in self._all_experts(model))
+        return {name: value for name, value in model.state_dict().items() if not name.startswith(inside)}
 
 
-def skeleton(config: Any) -> Any:
-    """The stock model of a configuration (object or config.json, stock or merged), without memory for weights."""
-    import transformers
-
-    values = dict(config) if isinstance(config, Mapping) else config.to_dict()
-    stock = {key: value for key, value in values.items() if key not in ("auto_map", "architectures")}
-    stock["model_type"] = values["model_type"].removeprefix(MERGED)
+def _stock(config: Any) -> dict[str, Any]:
+    """The configuration, stock or merged, as that of the stock model."""
+    values = values_of(config)
     merged = merged_layers(values)
-    if merged is not None:
-        # Where a stock class has a field of this name, it lists the sparse layers by number.
-        stock["moe_layers"] = [int(name.rpartition(".")[2]) for name in merged]
-    with torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(configuration(stock))
+    if merged is None:
+        return values
+    # Where a stock class has a field of this name, it lists the sparse layers by number.
+    numbers = [int(name.rpartition(".")[2]) for name in merged]
+    return values | {"model_type": values["model_type"].removeprefix(MERGED), "moe_layers": numbers}
 
 
-def layers(config: Any, kind: Kind = MOST) -> list[MoELayer]:
-    """The sparse layers, in order of the forward pass. Raises `CheckpointError` where no router is found."""
-    model = skeleton(config)
-    naming = Naming(model)
-    return [_layer(model, naming, path, experts) for path, experts in _experts(model, kind).items()]
+def _doubled(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    twice = copy.deepcopy(dict(values))
+    for name in names:
+        *owners, last = name.split(".")
+        inside: Any = reduce(lambda value, owner: value.get(owner) or {}, owners, twice)
+        if last in inside:
+            inside[last] *= 2
+    return twice
 
 
-def _experts(model: nn.Module, kind: Kind) -> dict[str, Experts]:
-    """What `kind` knows as experts, by the path of the module."""
-    found = {path: kind.experts(module) for path, module in model.named_modules() if path}
-    return {path: experts for path, experts in found.items() if experts is not None}
-
-
-def _layer(model: nn.Module, naming: Naming, path: str, experts: Experts) -> MoELayer:
+def _layer(model: Any, naming: Naming, path: str, experts: Experts) -> MoELayer:
     owner = path.rpartition(".")[0]
     block: Any = model.get_submodule(owner)
     router = next((name for name, _ in block.named_children() if name in ROUTERS), None)
@@ -115,9 +188,8 @@ def _on_disk(naming: Naming, place: Place, name: str) -> Place:
 
 
 def _top_k(config: Any, block: Any, router: str) -> int:
-    names = ("num_experts_per_tok", "moe_k", "moe_topk", "top_k")
     for owner in (config, getattr(block, router), block):
-        for name in names:
+        for name in TOP_K:
             value = getattr(owner, name, None)
             if isinstance(value, int):
                 return value
@@ -132,103 +204,62 @@ def _limit(router: Any) -> GroupLimit | None:
     return GroupLimit(router.num_group, router.topk_group, scored=1 if method else 2)
 
 
-def merged_config(config: Any, experts: Mapping[str, int], kind: Kind = MOST) -> dict[str, Any]:
-    """The config.json of the merged model: `experts[layer name]` dense experts a layer, all else unchanged.
-
-    Layers that `experts` leaves out keep all of theirs.
-    """
-    values = dict(config) if isinstance(config, Mapping) else config.to_dict()
-    model = skeleton(config)
-    moe_layers = {
-        layer.name: {
-            "path": layer.path,
-            "router": layer.router_path.rpartition(".")[2],
-            "experts": experts.get(layer.name, layer.experts),
-        }
-        for layer in layers(config, kind)
-    }
-    name = f"MCSMoE{type(model).__name__}"
-    return values | {
-        "model_type": MERGED + values["model_type"],
-        "architectures": [name],
-        "auto_map": {
-            "AutoConfig": f"{kind.configuration}.MCSMoE{type(model.config).__name__}",
-            "AutoModelForCausalLM": f"{kind.modeling}.{name}",
-        },
-        "moe_layers": moe_layers,
-    }
+def _flagged(module: Any) -> Experts:
+    """What the flags tell."""
+    d_model, d_ff = module.down_proj.shape[1:]
+    if module.is_transposed:
+        d_model, d_ff = d_ff, d_model
+    weights = GATED if module.has_gate else PLAIN
+    biases = {f"{name}_bias": BIASES[name] for name in weights} if module.has_bias else {}
+    layout = weights | biases
+    places = {name: _place(module, name, d_ff) for name in layout}
+    return Experts(module.num_experts, d_model, d_ff, layout, places, _gated(module))
 
 
-def merged_tensor(layer: MoELayer, name: str) -> str:
-    """The stack [K, ...] of one kind of expert tensor."""
-    return f"{layer.experts_path}.{name}" + (".weight" if layer.layout[name].is_weight else "")
+def _place(module: Any, name: str, d_ff: int) -> Place:
+    """Gate and up lie in one stack, one after the other or row by row in turn."""
+    kind, bias = name.removesuffix("_bias"), name.endswith("_bias")
+    stack = f"{kind}_proj"
+    rows = None
+    if module.has_gate and kind != "down":
+        stack = "gate_up_proj"
+        rows = halves(d_ff)[kind] if module.is_concatenated else slice(("gate", "up").index(kind), None, 2)
+    return Place(f"{stack}{'_bias' if bias else ''}", rows, module.is_transposed and not bias)
 
 
-def merged_map(layer: MoELayer) -> str:
-    """The index map E → K [E], int64."""
-    return f"{layer.router_path}.expert_map"
+def halves(d_ff: int) -> dict[str, slice]:
+    """Rows of gate and up where they lie one after the other: gate_up_proj [E, 2f, d] → gate 0:f, up f:2f."""
+    return {"gate": slice(0, d_ff), "up": slice(d_ff, 2 * d_ff)}
 
 
-def merged_names(config: Any, names: Collection[str], kind: Kind = MOST) -> dict[str, str]:
-    """Name on disk → name in the merged checkpoint, of what is no expert; tensors that loading ignores are left out.
+def _gated(module: Any) -> Activation:
+    def gated(gate: Tensor | None, up: Tensor) -> Tensor:
+        if gate is None:
+            plain: Tensor = module.act_fn(up)
+            return plain
+        both = torch.cat([gate, up], -1) if module.is_concatenated else torch.stack([gate, up], -1).flatten(-2)
+        inner: Tensor = module._apply_gate(both)
+        return inner
 
-    Raises `CheckpointError` for a tensor that the model does not have.
-    """
-    model = skeleton(config)
-    inside = tuple(f"{path}." for path in _experts(model, kind))
-    known = Naming(model).others(name for name in model.state_dict() if not name.startswith(inside))
-    ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
-    unknown = [n for n in names if n not in known and not any(pattern.search(n) for pattern in ignored)]
-    if unknown:
-        raise CheckpointError(f"{len(unknown)} tensors that the model does not have, the first is {min(unknown)}")
-    return {name: known[name] for name in names if name in known}
+    return gated
 
 
-def expert_axes(config: Any, kind: Kind = MOST) -> dict[str, int]:
-    """Where shapes change when the configuration has twice as many experts."""
-    values = dict(config) if isinstance(config, Mapping) else config.to_dict()
-    twice = skeleton(_doubled(values, kind.expert_counts)).state_dict()
-    model = skeleton(values)
-    inside = tuple(f"{path}." for path in _experts(model, kind))
-    return {
-        name: axis
-        for name, value in model.state_dict().items()
-        if not name.startswith(inside)
-        for axis, (size, other) in enumerate(zip(value.shape, twice[name].shape))
-        if size != other
-    }
+def gated_by(act: Any) -> Activation:
+    """act(gate) ⊙ up."""
+
+    def gated(gate: Tensor | None, up: Tensor) -> Tensor:
+        inner: Tensor = act(gate) * up
+        return inner
+
+    return gated
 
 
-def _doubled(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    twice = copy.deepcopy(dict(values))
-    for name in names:
-        *owners, last = name.split(".")
-        inside: Any = reduce(lambda value, owner: value.get(owner) or {}, owners, twice)
-        if last in inside:
-            inside[last] *= 2
-    return twice
+class FSGPT(Fused):
+    """Fairseq's mixture-of-experts GPT, a class of this package that travels beside the weights."""
 
-
-def register(model_type: str, kind: Kind = MOST) -> None:
-    """File a family and its merged form."""
-    for each in (model_type, MERGED + model_type):
-        FAMILIES.register(each)(
-            Family(
-                model_type=each,
-                auto_class="AutoModelForCausalLM",
-                layers=partial(layers, kind=kind),
-                routing=kind.routing,
-                merged_config=partial(merged_config, kind=kind),
-                merged_tensor=merged_tensor,
-                merged_map=merged_map,
-                merged_names=partial(merged_names, kind=kind),
-                expert_counts=kind.expert_counts,
-                expert_axes=partial(expert_axes, kind=kind),
-                older_count=OLDER_COUNTS.get(model_type),
-            )
-        )
+    configuration, modeling = "configuration_mcsmoe_fsgpt", "modeling_mcsmoe_fsgpt"
 
 
 for model_type in FUSED:
-    register(model_type)
-register("fsgpt_moe", Kind(configuration="configuration_mcsmoe_fsgpt", modeling="modeling_mcsmoe_fsgpt"))
+    register(Fused(model_type))
+register(FSGPT("fsgpt_moe"))

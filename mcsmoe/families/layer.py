@@ -1,11 +1,11 @@
-"""An expert, a sparse layer and a family, as data: what algorithms know of a model."""
+"""An expert and a sparse layer as data: what algorithms know of a model."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 Expert = dict[str, Tensor]
 """The tensors of one expert by their name in the layer's `Layout` (Switch: `wi` [f, d], `wo` [d, f])."""
@@ -156,7 +156,8 @@ class Routing:
 
     Gates are the weights with which expert outputs are summed; selection is taken before any capacity limit.
     `inputs` [T, d] are what the router saw, which need not be what the experts see; `watch` fills them in.
-    Where experts see these inputs multiplied by something, `scale` [T, 1] is that.
+    Where experts see these inputs multiplied by something, `scale` [T, 1] is that. `outputs` [T, k, d], which `watch`
+    fills in where they are asked for, are those of the selected experts, not multiplied by gates nor cut by capacity.
     """
 
     logits: Tensor
@@ -164,40 +165,4 @@ class Routing:
     gates: Tensor
     inputs: Tensor | None = None
     scale: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Family:
-    """A model family: how to find its sparse layers, watch its routers and write its merged form."""
-
-    model_type: str
-    auto_class: str  # name of the transformers Auto class, e.g. AutoModelForSeq2SeqLM
-    layers: Callable[[Any], list[MoELayer]]
-    """config → its sparse layers, in order of the forward pass."""
-    routing: Callable[[nn.Module, Any], Routing]
-    """(module that owns router and experts, the router's output) → `Routing`, flattened over batch and positions."""
-    merged_config: Callable[[Any, Mapping[str, int]], dict[str, Any]]
-    """(source config, experts kept by layer name) → config.json of the merged model class."""
-    merged_tensor: Callable[[MoELayer, str], str]
-    """(layer, tensor name) → name of the stacked tensor [K, ...] in the merged checkpoint."""
-    merged_map: Callable[[MoELayer], str]
-    """layer → name of the index map E → K in the merged checkpoint."""
-    merged_names: Callable[[Any, Collection[str]], dict[str, str]]
-    """(source config, names of the source checkpoint's tensors that are no experts) → their names when merged."""
-    expert_counts: tuple[str, ...]
-    """What the number of experts is called in config.json; a file has one of these names, or more that agree.
-
-    "a.b" is the b of the object a.
-    """
-    expert_axes: Callable[[Any], dict[str, int]]
-    """source config → the axis that counts experts in each tensor that has one and is no expert's (router rows,
-    biases of routers, corrections of their scores), by its name in the merged checkpoint."""
-    dense_config: Callable[[Any], dict[str, Any]] | None = None
-    """source config → configuration of a dense model of the same active size, the baseline; None: there is none."""
-    older_count: str | None = None
-    """What transformers before 5 calls the number of experts, where 5 saves it under another name."""
-
-    @property
-    def causal(self) -> bool:
-        """True for decoder-only language models; all their sparse layers have the stack "decoder"."""
-        return self.auto_class == "AutoModelForCausalLM"
+    outputs: Tensor | None = None

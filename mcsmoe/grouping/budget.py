@@ -9,11 +9,11 @@ from torch import Tensor
 from mcsmoe.errors import ParameterError
 from mcsmoe.registry import Registry
 
-Frequencies = Mapping[str, Tensor]
-"""ν [E] of each merged layer, in the order of the forward pass."""
+Importances = Mapping[str, Tensor]
+"""Importance [E] of the experts of each merged layer, in the order of the forward pass."""
 
-Budget = Callable[[Frequencies, float, int | None], dict[str, list[int]]]
-"""(frequencies, groups a layer, most members of a group) → dominant experts of each layer, most used first."""
+Budget = Callable[[Importances, float, int | None], dict[str, list[int]]]
+"""(importances, groups a layer, most members of a group) → dominant experts of each layer, most important first."""
 
 BUDGETS: Registry[Budget] = Registry("budget", "mcsmoe.grouping")
 
@@ -28,18 +28,13 @@ def least_groups(experts: int, capacity: int | None) -> int:
     return 1 if capacity is None else -(-experts // capacity)
 
 
-def check(
-    groups: float, experts: Mapping[str, int], budget: str, capacity: int | None = None, name: str = "merge.groups"
-) -> None:
-    """Raise `ParameterError` when `groups` a layer cannot be had from layers with so many experts each.
-
-    `name` is the parameter that `groups` comes from.
-    """
+def check(groups: float, experts: Mapping[str, int], budget: str, capacity: int | None = None) -> None:
+    """Raise `ParameterError` when `groups` a layer cannot be had from layers with so many experts each."""
     if groups < 1:
-        raise ParameterError(name, groups, "every merged layer keeps at least one group")
+        raise ParameterError("groups", groups, "every merged layer keeps at least one group")
     if budget == "uniform":
         if groups != int(groups):
-            raise ParameterError(name, groups, "a uniform budget needs a whole number")
+            raise ParameterError("groups", groups, "a uniform budget needs a whole number")
         room, asked = min(experts.values(), default=0), int(groups)
         least = max((least_groups(count, capacity) for count in experts.values()), default=0)
         what = "the smallest merged layer"
@@ -48,39 +43,38 @@ def check(
         least = sum(least_groups(count, capacity) for count in experts.values())
         what = "all merged layers together"
     if experts and asked > room:
-        raise ParameterError(name, groups, f"{asked} groups asked of {what} with {room} experts; lower it")
+        raise ParameterError("groups", groups, f"{asked} groups asked of {what} with {room} experts; lower it")
     if asked < least:
-        raise ParameterError(
-            "merge.capacity", capacity, f"{name} = {groups} gives {asked} groups where {least} are needed; raise one"
-        )
+        given = f"`groups` = {groups} gives {asked} groups where {least} are needed; raise one"
+        raise ParameterError("capacity", capacity, given)
 
 
-def by_use(frequency: Tensor) -> list[int]:
-    """Experts in descending frequency [E], ties in ascending order of their ids."""
-    return torch.argsort(frequency, descending=True, stable=True).tolist()
+def by_importance(importance: Tensor) -> list[int]:
+    """Experts in descending importance [E], ties in ascending order of their ids."""
+    return torch.argsort(importance, descending=True, stable=True).tolist()
 
 
 @BUDGETS.register("global")
-def global_budget(frequencies: Frequencies, groups: float, capacity: int | None = None) -> dict[str, list[int]]:
+def global_budget(importances: Importances, groups: float, capacity: int | None = None) -> dict[str, list[int]]:
     """Exactly K_tot = groups × layers dominant experts over all merged layers (paper §3.2).
 
-    Every layer keeps its most used expert, or as many as `capacity` asks for; the other slots go to the
-    highest ν of all layers, ties to the earlier layer, then to the lower id.
+    Every layer keeps its most important expert, or as many as `capacity` asks for; the other slots go to the
+    most important of all layers, ties to the earlier layer, then to the lower id.
     """
-    check(groups, {name: len(nu) for name, nu in frequencies.items()}, "global", capacity)
-    ranked = {name: by_use(nu) for name, nu in frequencies.items()}
+    check(groups, {name: len(values) for name, values in importances.items()}, "global", capacity)
+    ranked = {name: by_importance(values) for name, values in importances.items()}
     chosen = {name: order[: least_groups(len(order), capacity)] for name, order in ranked.items()}
     rest = [(name, e) for name, order in ranked.items() for e in order[len(chosen[name]) :]]
-    nu = torch.tensor([float(frequencies[name][e]) for name, e in rest], dtype=torch.float64)
+    values = torch.tensor([float(importances[name][e]) for name, e in rest], dtype=torch.float64)
     given = sum(len(order) for order in chosen.values())
-    for i in by_use(nu)[: total_groups(groups, len(frequencies)) - given]:
+    for i in by_importance(values)[: total_groups(groups, len(importances)) - given]:
         name, e = rest[i]
         chosen[name].append(e)
     return chosen
 
 
 @BUDGETS.register("uniform")
-def uniform_budget(frequencies: Frequencies, groups: float, capacity: int | None = None) -> dict[str, list[int]]:
-    """The `groups` most used experts of every layer; `groups` is a whole number."""
-    check(groups, {name: len(nu) for name, nu in frequencies.items()}, "uniform", capacity)
-    return {name: by_use(nu)[: int(groups)] for name, nu in frequencies.items()}
+def uniform_budget(importances: Importances, groups: float, capacity: int | None = None) -> dict[str, list[int]]:
+    """The `groups` most important experts of every layer; `groups` is a whole number."""
+    check(groups, {name: len(values) for name, values in importances.items()}, "uniform", capacity)
+    return {name: by_importance(values)[: int(groups)] for name, values in importances.items()}

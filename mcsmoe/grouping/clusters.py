@@ -1,4 +1,4 @@
-"""Groupers by cluster analysis: from clusters that a library finds to exactly K groups in the order of their use."""
+"""Groupers by cluster analysis: from clusters that a library finds to exactly K groups, the most important first."""
 
 import warnings
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
 
-from mcsmoe.grouping.budget import by_use
+from mcsmoe.grouping.budget import by_importance
 from mcsmoe.grouping.group import GROUPERS, Grouper, Problem
 
 DECIMALS = 12
@@ -25,13 +25,13 @@ def grouper(clustering: Clustering) -> Grouper:
 
     @wraps(clustering)
     def group(problem: Problem) -> Tensor:
-        experts, groups = len(problem.frequency), len(problem.dominant)
+        experts, groups = len(problem.importance), len(problem.dominant)
         if groups in (1, experts):
             labels = torch.arange(experts) % groups  # no choice: spare the similarity
         else:
             similarity = problem.similarity().double().round(decimals=DECIMALS)
             labels = exactly(groups, clustering(similarity, groups, problem.seed), similarity)
-        return most_used_first(labels, problem.frequency)
+        return most_important_first(labels, problem.importance)
 
     return group
 
@@ -51,10 +51,10 @@ def exactly(groups: int, labels: Tensor, similarity: Tensor) -> Tensor:
     return labels
 
 
-def most_used_first(labels: Tensor, frequency: Tensor) -> Tensor:
-    """`labels` [E] renumbered: groups in descending order of their most used member, ties to the lower id."""
+def most_important_first(labels: Tensor, importance: Tensor) -> Tensor:
+    """`labels` [E] renumbered: groups in descending order of their most important member, ties to the lower id."""
     new: dict[int, int] = {}
-    for e in by_use(frequency):
+    for e in by_importance(importance):
         new.setdefault(int(labels[e]), len(new))
     return torch.tensor([new[label] for label in labels.tolist()])
 
@@ -133,8 +133,8 @@ def spectral(similarity: Tensor, groups: int, seed: int) -> Tensor:
 @GROUPERS.register("random")
 def random(problem: Problem) -> Tensor:
     """Labels [E]: K experts drawn at random found the groups, each other one joins any with equal chance."""
-    experts, groups = len(problem.frequency), len(problem.dominant)
+    experts, groups = len(problem.importance), len(problem.dominant)
     generator = torch.Generator().manual_seed(problem.seed)
     labels = torch.randint(groups, (experts,), generator=generator)
     labels[torch.randperm(experts, generator=generator)[:groups]] = torch.arange(groups)
-    return most_used_first(labels, problem.frequency)
+    return most_important_first(labels, problem.importance)

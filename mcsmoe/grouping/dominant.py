@@ -5,24 +5,23 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mcsmoe.grouping.budget import by_use
-from mcsmoe.grouping.group import GROUPERS, Problem, keeps_to_capacity
+from mcsmoe.grouping.budget import by_importance
+from mcsmoe.grouping.group import GROUPERS, Problem
 
 
-@GROUPERS.register("routing-guided")
-@keeps_to_capacity
+@GROUPERS.register("routing-guided", capacity=True)
 def routing_guided(problem: Problem) -> Tensor:
-    """Labels [E]: each dominant expert founds a group; the others, most used first, join the most similar one.
+    """Labels [E]: each dominant expert founds a group; the others, most important first, join the most similar one.
 
     Paper §3.2. A group with `capacity` members, its dominant expert included, takes no more. Equal
-    similarities go to the more used dominant expert.
+    similarities go to the more important dominant expert.
     """
-    experts, dominant = len(problem.frequency), list(problem.dominant)
+    experts, dominant = len(problem.importance), list(problem.dominant)
     similarity = problem.similarity()[:, dominant]  # [E, K]
     labels = torch.full((experts,), -1)
     labels[dominant] = torch.arange(len(dominant))
     room = torch.full((len(dominant),), (experts if problem.capacity is None else problem.capacity) - 1)
-    for e in by_use(problem.frequency):
+    for e in by_importance(problem.importance):
         if labels[e] < 0:
             k = similarity[e].masked_fill(room == 0, -torch.inf).argmax()  # the first of equal ones
             labels[e] = k
@@ -34,7 +33,7 @@ def routing_guided(problem: Problem) -> Tensor:
 def non_dominant_into_one(problem: Problem) -> Tensor:
     """Labels [E]: K−1 dominant experts stay single, all others become one."""
     single = len(problem.dominant) - 1
-    labels = torch.full((len(problem.frequency),), single)
+    labels = torch.full((len(problem.importance),), single)
     labels[list(problem.dominant[:single])] = torch.arange(single)
     return labels
 
@@ -52,8 +51,7 @@ def non_dominant(problem: Problem) -> Tensor:
     return labels
 
 
-@GROUPERS.register("none")
-@keeps_to_capacity
+@GROUPERS.register("none", capacity=True)
 def identity(problem: Problem) -> Tensor:
     """Labels 0 … E−1."""
-    return torch.arange(len(problem.frequency))
+    return torch.arange(len(problem.importance))

@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcsmoe.errors import CheckpointError
+from mcsmoe.errors import PlanError
 
 PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
 class Group:
-    """Experts that become one. `members` ascend and include `dominant`; `weights` are their frequencies ν."""
+    """Experts that become one. `members` ascend and include `dominant`; `weights` are their importances,
+    activation frequencies ν where the recipe names no other.
+    """
 
     dominant: int
     members: tuple[int, ...]
@@ -45,9 +47,9 @@ class LayerPlan:
         return labels
 
     @classmethod
-    def untouched(cls, frequency: Tensor) -> "LayerPlan":
-        """Every expert by itself, in its place; `frequency` is [E]."""
-        return cls(tuple(Group(e, (e,), (float(nu),)) for e, nu in enumerate(frequency)), merged=False)
+    def untouched(cls, importance: Tensor) -> "LayerPlan":
+        """Every expert by itself, in its place; `importance` is [E]."""
+        return cls(tuple(Group(e, (e,), (float(weight),)) for e, weight in enumerate(importance)), merged=False)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Plan:
     """A whole merge: the layers' groups, and how the members of a group are aligned and combined.
 
     With `keep` nothing is merged yet: experts are dropped one after another while the model trains, until
-    `keep` are left over all layers but those in `excluded`.
+    `keep` are left over all layers but those in `excluded`, which stay as they are in every step, compression too.
     """
 
     method: str
@@ -81,7 +83,7 @@ class Plan:
 
     @classmethod
     def load(cls, directory: Path) -> "Plan":
-        """Read what `save` wrote. Raises `CheckpointError` when it is missing or no plan."""
+        """Read what `save` wrote. Raises `PlanError` when it is missing or no plan."""
         path = directory / PLAN
         try:
             values = json.loads(path.read_text())
@@ -95,9 +97,9 @@ class Plan:
             }
             return cls(**values | {"excluded": tuple(values["excluded"])}, layers=layers)
         except FileNotFoundError:
-            raise CheckpointError(f"no plan at {path}: run merge") from None
+            raise PlanError(f"{directory}: no {PLAN}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path} is not a plan ({error}): run merge again") from None
+            raise PlanError(f"{path} is not a plan ({error})") from None
 
 
 def _one_line_a_group(values: dict[str, Any]) -> str:

@@ -9,10 +9,8 @@ from mcsmoe.registry import Registry
 Policy = Callable[[LayerPlan], LayerPlan]
 """The plan of a merged layer → the same with the policy applied."""
 
-EXCLUDING = {"exclude"}
-"""Policies that give experts no probability, which not every family's router can do."""
-
-POLICIES: Registry[Policy] = Registry("router policy", "mcsmoe.grouping")
+POLICIES: Registry[Policy] = Registry("router policy", "mcsmoe.grouping", excludes=False)
+"""A policy that `excludes` gives experts no probability, which not every family's router can do."""
 
 
 @POLICIES.register("map")
@@ -21,7 +19,7 @@ def keep_and_map(plan: LayerPlan) -> LayerPlan:
     return plan
 
 
-@POLICIES.register("exclude")
+@POLICIES.register("exclude", excludes=True)
 def exclude(plan: LayerPlan) -> LayerPlan:
     """Each group is its dominant expert alone; the others are dropped, their logits −∞ before the softmax.
 

@@ -18,18 +18,18 @@ from mcsmoe.calibration.observer import LayerTokens, Observer
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.output import copy_companions, write_json
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
+from mcsmoe.checkpoint.resume import Store, identity, resumable_directory, source_code
 from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.verify import probe_batch, verify_checkpoint
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
 from mcsmoe.errors import CheckpointError
+from mcsmoe.families import Expert, Family, MoELayer, TensorSource, family_of
 from mcsmoe.families.experts import read_expert
-from mcsmoe.families.layer import Expert, Family, MoELayer, TensorSource
-from mcsmoe.families.registry import family_of
 from mcsmoe.grouping.plan import Group, Plan
 from mcsmoe.merging.rules import RULES, Members
 from mcsmoe.progress import progress
+from mcsmoe.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,11 @@ class Material:
 Align = Callable[[TensorSource, MoELayer, int, Sequence[int], Material], dict[int, Tensor]]
 """(checkpoint, layer, reference, other members) → new order [f] of each member's neurons; none: as it is."""
 
+ALIGNMENTS: Registry[Align] = Registry("alignment", "mcsmoe.merging", looks=False)
+"""An alignment that `looks` asks for calibration tokens: it calls `Material.tokens`."""
 
+
+@ALIGNMENTS.register("weight")
 def by_weight(
     source: TensorSource, layer: MoELayer, reference: int, others: Sequence[int], material: Material
 ) -> dict[int, Tensor]:
@@ -55,6 +59,7 @@ def by_weight(
     return {e: assign(weight_similarity(target, read_expert(source, layer, e), layer.layout)) for e in shown}
 
 
+@ALIGNMENTS.register("activation", looks=True)
 def by_activation(
     source: TensorSource, layer: MoELayer, reference: int, others: Sequence[int], material: Material
 ) -> dict[int, Tensor]:
@@ -64,6 +69,7 @@ def by_activation(
     return {e: assign(activation_similarity(moments)) for e, moments in shown}
 
 
+@ALIGNMENTS.register("none")
 def unaligned(
     source: TensorSource, layer: MoELayer, reference: int, others: Sequence[int], material: Material
 ) -> dict[int, Tensor]:
@@ -71,18 +77,29 @@ def unaligned(
     return {}
 
 
-ALIGNMENTS: dict[str, Align] = {"weight": by_weight, "activation": by_activation, "none": unaligned}
-GROUP_REFERENCES: dict[str, Callable[[Group], int]] = {
-    "dominant": lambda group: group.dominant,
-    "first": lambda group: group.members[0],
-}
+Reference = Callable[[Group], int]
+"""Group → the member that the others are aligned to."""
+
+REFERENCES: Registry[Reference] = Registry("reference", "mcsmoe.merging")
+
+
+@REFERENCES.register("dominant")
+def dominant(group: Group) -> int:
+    """The dominant expert, as the paper says (§3.1)."""
+    return group.dominant
+
+
+@REFERENCES.register("first")
+def first(group: Group) -> int:
+    """The member with the lowest id, as in the reference implementation."""
+    return group.members[0]
 
 
 def merge_group(source: TensorSource, layer: MoELayer, group: Group, plan: Plan, material: Material) -> Expert:
     """One merged expert: the members, aligned to the plan's reference, combined by its rule."""
     if len(group.members) == 1:
         return read_expert(source, layer, group.members[0])
-    reference = GROUP_REFERENCES[plan.reference](group)
+    reference = REFERENCES[plan.reference](group)
     others = [e for e in group.members if e != reference]
     orders = ALIGNMENTS[plan.alignment](source, layer, reference, others, material)
 
@@ -116,13 +133,13 @@ def merged_pieces(
 
 
 def write_merged(
-    source: Checkpoint, plan: Plan, material: Material, directory: Path, notes: Path | None = None
+    source: Checkpoint, plan: Plan, material: Material, directory: Path, store: Store | None = None
 ) -> Written:
     """Write `source` with `plan` applied into `directory`, group by group.
 
     Peak memory is the greater of m + 1 experts, m the members of the largest group, with rules that sum weights
-    up, and, while members are aligned by weights, two experts, 4 f² bytes of costs and a tensor of each in float32: no
-    more for more layers or groups. Gives what was written; for shards and `notes` see `write_parts`.
+    up, and, while members are aligned by weights, two experts, 4 f² bytes of similarities and a tensor of each in
+    float32: no more for more layers or groups. Gives what was written; for shards and `notes` see `write_parts`.
     Raises `CheckpointError` where `source` is no stock checkpoint or holds NaN, `DiskFullError` without
     room.
     """
@@ -143,7 +160,7 @@ def write_merged(
     others = {new: old for old, new in renamed.items()}
     rest = {new: TensorSpec(source.dtype(old), source.shape(old)) for new, old in others.items()}
     everything = [*parts, *other_parts(rest, lambda name: source.tensor(others[name]))]
-    written = write_parts(directory, everything, f"merge {plan.method}", notes)
+    written = write_parts(directory, everything, f"merge {plan.method}", store)
     config = family.merged_config(source.config, plan.experts)
     write_json(directory / "config.json", config)
     write_remote_code(config, directory)
@@ -173,7 +190,7 @@ def merge_model(
         "sampling": observer.sampling.values,
         "plan": plan.to_json(),
         "seed": seed,
-        "code": source_code(["mcsmoe"]),
+        "code": source_code(),
     }
     with resumable_directory(output, key) as staging:
         with observer:

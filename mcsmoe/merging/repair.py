@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mcsmoe.alignment.matching import deviation
 from mcsmoe.calibration.statistics import LayerStatistics
-from mcsmoe.families.layer import Expert, Role
+from mcsmoe.families import Expert, Role
 from mcsmoe.merging.rules import RULES, Members, combine
 
 IN_PROJECTIONS = {Role.GATE: Role.GATE_BIAS, Role.UP: Role.UP_BIAS}

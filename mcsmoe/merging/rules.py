@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mcsmoe.calibration.statistics import LayerStatistics
-from mcsmoe.families.layer import Expert, MoELayer
+from mcsmoe.families import Expert, MoELayer
 from mcsmoe.registry import Registry
 
 
@@ -20,7 +20,7 @@ class Members:
     """
 
     experts: Sequence[Expert]
-    weights: Tensor  # [m] float64: activation frequencies ν
+    weights: Tensor  # [m] float64: importances, shares of the layer; activation frequencies ν by default
     dominant: int  # place of the dominant expert among the members
     layer: MoELayer
     statistics: LayerStatistics
@@ -32,12 +32,8 @@ class Members:
 Rule = Callable[[Members], Expert]
 """At least two members → the merged expert, in their dtypes. A single member is kept as it is without a rule."""
 
-RULES: Registry[Rule] = Registry("merging rule", "mcsmoe.merging")
-
-LOOKING = ("zipit-activation",)
-"""Rules that look at tokens."""
-NEEDS = {"fisher": "gradients", "exact-fisher": "exact-fisher"}
-"""What `collect.also` must list for a rule that cannot do without."""
+RULES: Registry[Rule] = Registry("merging rule", "mcsmoe.merging", needs=None, looks=False)
+"""A rule `needs` an entry of `also`, or `looks` at calibration tokens: it calls `Members.inputs`."""
 
 
 BLOCK = 2**18
@@ -77,13 +73,13 @@ def by_blocks(formula: Callable[[Sequence[Tensor]], Tensor], tensors: Sequence[T
 
 @RULES.register("frequency")
 def frequency(members: Members) -> Expert:
-    """W = Σ ν_e W_e / Σ ν_e (paper eq. 2); the plain mean where no member is ever used."""
+    """W = Σ ν_e W_e / Σ ν_e (paper eq. 2), ν the recipe's importance; the plain mean where no member has any."""
     return combine(members.experts, members.weights)
 
 
 @RULES.register("average")
 def average(members: Members) -> Expert:
-    """W = Σ W_e / m, whatever the frequencies (the paper's baseline "averaging")."""
+    """W = Σ W_e / m, whatever the weights (the paper's baseline "averaging")."""
     return combine(members.experts, torch.ones_like(members.weights))
 
 
@@ -106,7 +102,7 @@ def dominant(members: Members) -> Expert:
     return members.experts[members.dominant]
 
 
-@RULES.register("fisher")
+@RULES.register("fisher", needs="gradients")
 def fisher(members: Members) -> Expert:
     """W = Σ F_e ⊙ W_e / Σ F_e, element by element, F the empirical Fisher information of each weight.
 
@@ -116,7 +112,7 @@ def fisher(members: Members) -> Expert:
     return _by_information(members, "fisher")
 
 
-@RULES.register("exact-fisher")
+@RULES.register("exact-fisher", needs="exact-fisher")
 def exact_fisher(members: Members) -> Expert:
     """The same with labels drawn from the model's own distribution, as Fisher information is defined."""
     return _by_information(members, "exact-fisher")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mcsmoe.alignment.activations import activations
 from mcsmoe.alignment.matching import ActivationMoments, activation_similarity, by_neuron
-from mcsmoe.families.layer import Expert, Layout, Role
+from mcsmoe.families import Expert, Layout, Role
 from mcsmoe.merging.rules import RULES, Members
 
 
@@ -18,12 +18,12 @@ from mcsmoe.merging.rules import RULES, Members
 def zipit(members: Members) -> Expert:
     """Of the m·f neurons of all members f are left; alike by the cosine of their weights.
 
-    Peak memory is 2 (m·f)² doubles (m·f = 12288: 2.4 GB); `merge.capacity` bounds m.
+    Peak memory is 2 (m·f)² doubles (m·f = 12288: 2.4 GB); a group's capacity bounds m.
     """
     return _zipped(members, _cosines(_weights(members)))
 
 
-@RULES.register("zipit-activation")
+@RULES.register("zipit-activation", looks=True)
 def zipit_activation(members: Members) -> Expert:
     """The same, alike by the correlation of activations on the tokens routed to any member.
 

@@ -10,7 +10,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
 )
 
-from mcsmoe.families.names import FUSED
+from mcsmoe.model_types import FUSED
 from mcsmoe.modeling.configuration_fsgpt_moe import FSGPTMoEConfig
 from mcsmoe.modeling.configuration_mcsmoe_switch import MCSMoESwitchConfig
 from mcsmoe.modeling.modeling_fsgpt_moe import FSGPTMoEForCausalLM

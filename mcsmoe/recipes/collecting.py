@@ -29,13 +29,13 @@ def collect_model(observer: Observer, output: Path, also: Collection[str], gradi
         "also": [*also],
         "gradient_samples": gradient_samples,
         "device": str(processes.device),
-        "code": source_code(["mcsmoe"]),
+        "code": source_code(),
     }
     first, alone = processes.index == 0, processes.count == 1
     with ExitStack() as stack:
-        directory, notes = stack.enter_context(resumable_directory(output, key)) if first else (None, None)
-        writer = stack.enter_context(StatisticsWriter(directory, notes if alone else None))
-        journal = Journal(notes, processes.device) if notes and alone else None
+        directory, store = stack.enter_context(resumable_directory(output, key)) if first else (None, None)
+        writer = stack.enter_context(StatisticsWriter(directory, store if alone else None))
+        journal = Journal(store, processes.device) if store and alone else None
         stack.enter_context(observer)
         module, batches, reduce = observer.module, observer.batches, processes.reduce
         left = [layer for layer in model.layers if layer.name not in writer.tokens]

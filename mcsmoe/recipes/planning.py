@@ -6,11 +6,11 @@ from torch import Tensor
 
 from mcsmoe.calibration.gradients import Gradients
 from mcsmoe.calibration.statistics import RoutingStatistics
-from mcsmoe.errors import CheckpointError
-from mcsmoe.families.layer import MoELayer, TensorSource
-from mcsmoe.families.registry import excluded_layers
+from mcsmoe.errors import StatisticsError
+from mcsmoe.families import MoELayer, TensorSource, excluded_layers
 from mcsmoe.grouping.budget import BUDGETS, total_groups
-from mcsmoe.grouping.group import GROUPERS, Grouping, group
+from mcsmoe.grouping.group import Grouping, group
+from mcsmoe.grouping.importance import IMPORTANCES
 from mcsmoe.grouping.plan import LayerPlan, Plan
 from mcsmoe.grouping.policies import POLICIES
 from mcsmoe.params import Merge
@@ -30,15 +30,13 @@ def make_plan(
 ) -> Plan:
     """The groups of every layer of the checkpoint `source`.
 
-    Raises `CheckpointError` for statistics of another checkpoint or without what the similarity needs,
+    Raises `StatisticsError` for statistics of another checkpoint or without what the recipe needs,
     `ParameterError` for a budget that cannot be had.
     """
     expected = {layer.name: layer.experts for layer in layers}
     found = {name: len(layer.counts) for name, layer in statistics.layers.items()}
     if found != expected:
-        raise CheckpointError(
-            f"routing statistics of another checkpoint: experts {found}, not {expected}; run collect again"
-        )
+        raise StatisticsError(f"routing statistics of another checkpoint: experts {found}, not {expected}")
     merge = recipe.with_budget(merge)
     excluded = excluded_layers(merge.exclude, layers)
     by_name = {layer.name: layer for layer in layers}
@@ -48,14 +46,14 @@ def make_plan(
         evidence = Evidence(by_name[name], statistics[name], source, gradients, measured, seed)
         return similarity(recipe.similarity)(evidence)
 
-    grouping = Grouping(GROUPERS[recipe.grouping], BUDGETS[merge.budget], merge.groups, measure, merge.capacity, seed)
+    importance = IMPORTANCES[recipe.importance]
+    grouping = Grouping(recipe.grouping, BUDGETS[merge.budget], merge.groups, measure, merge.capacity, seed, importance)
+    keep = None
     if recipe.progressive:
-        groups = {name: LayerPlan.untouched(layer.frequency) for name, layer in statistics.layers.items()}
+        groups = {name: LayerPlan.untouched(importance(layer)) for name, layer in statistics.layers.items()}
         keep = total_groups(merge.groups, len(groups) - len(excluded))
-        plan = Plan(method, recipe.rule, recipe.alignment, recipe.reference, groups, keep, tuple(excluded))
     else:
         groups = group(statistics, excluded, grouping)
         policy = POLICIES[recipe.router]
         groups = {name: policy(layer) if layer.merged else layer for name, layer in groups.items()}
-        plan = Plan(method, recipe.rule, recipe.alignment, recipe.reference, groups)
-    return plan
+    return Plan(method, recipe.rule, recipe.alignment, recipe.reference, groups, keep, tuple(excluded))

@@ -8,23 +8,28 @@ import yaml
 from pydantic import ValidationError
 
 from mcsmoe.errors import ParameterError, UnknownNameError
-from mcsmoe.families.layer import MoELayer
-from mcsmoe.families.registry import excluded_layers
-from mcsmoe.grouping.budget import check
+from mcsmoe.families import MoELayer, excluded_layers
+from mcsmoe.fields import Section
+from mcsmoe.grouping.budget import BUDGETS, check
 from mcsmoe.grouping.group import GROUPERS, check_capacity
-from mcsmoe.grouping.policies import EXCLUDING
-from mcsmoe.merging.rules import NEEDS
-from mcsmoe.params import Merge, Params, Section
-from mcsmoe.similarity.evidence import needs
+from mcsmoe.grouping.importance import IMPORTANCES
+from mcsmoe.grouping.policies import POLICIES
+from mcsmoe.merging.apply import ALIGNMENTS, REFERENCES
+from mcsmoe.merging.rules import RULES
+from mcsmoe.params import Merge, Params
+from mcsmoe.registry import Registry
+from mcsmoe.similarity.evidence import REVERSE, SIMILARITIES, needs
 
-DIRECTORY = Path(__file__).parent
+DIRECTORIES = (Path("recipes"), Path(__file__).parent)
+"""Where recipes are, the user's own first: that of a name is found there before that of this package."""
 
 
 class Recipe(Section):
     """A method: what is compared, how experts are grouped, aligned and combined, what the router does.
 
-    `groups` and `budget` override those of `merge`; `reference` is whom the members of a group are aligned
-    to. With `progressive`, experts are dropped during distillation instead of being merged before it.
+    `groups` and `budget` override those of `merge`; `reference` is whom the members of a group are aligned to;
+    `importance` says which experts are dominant, and how much each member of a group weighs. With `progressive`,
+    experts are dropped during distillation instead of being merged before it.
     """
 
     similarity: str
@@ -32,6 +37,7 @@ class Recipe(Section):
     alignment: str
     reference: str
     rule: str
+    importance: str = "frequency"
     router: str = "map"
     progressive: bool = False
     groups: float | None = None
@@ -42,10 +48,25 @@ class Recipe(Section):
         own = {key: value for key in ("groups", "budget") if (value := getattr(self, key)) is not None}
         return merge.model_copy(update=own | ({"capacity": None} if "groups" in own else {}))
 
+    @property
+    def looks(self) -> bool:
+        """Whether merging looks at calibration tokens, which takes the model and passes over the sample."""
+        return any((ALIGNMENTS.fact(self.alignment, "looks"), RULES.fact(self.rule, "looks")))
+
+    @property
+    def needs(self) -> dict[str, str]:
+        """The entry of `collect.also` that a part of the recipe cannot do without, by what the part is called."""
+        found = {
+            f"similarity {self.similarity!r}": needs(self.similarity),
+            f"rule {self.rule!r}": RULES.fact(self.rule, "needs"),
+            f"importance {self.importance!r}": IMPORTANCES.fact(self.importance, "needs"),
+        }
+        return {what: entry for what, entry in found.items() if entry is not None}
+
 
 def known_recipes() -> list[str]:
-    """Names of the recipes of this package."""
-    return sorted(path.stem for path in DIRECTORY.glob("*.yaml"))
+    """Names of the recipes in `recipes/` of the working directory, and of those of this package."""
+    return sorted({path.stem for directory in DIRECTORIES for path in directory.glob("*.yaml")})
 
 
 def load_recipe(name: str, params: Params) -> Recipe:
@@ -68,7 +89,8 @@ def _read(name: str) -> dict[str, Any]:
     """The values of a recipe file; `like` names another one that it changes."""
     if name not in known_recipes():
         raise UnknownNameError("method", name, known_recipes())
-    values: dict[str, Any] = yaml.safe_load((DIRECTORY / f"{name}.yaml").read_text())
+    files = [directory / f"{name}.yaml" for directory in DIRECTORIES]
+    values: dict[str, Any] = yaml.safe_load(next(file for file in files if file.is_file()).read_text())
     return _read(values.pop("like")) | values if "like" in values else values
 
 
@@ -77,19 +99,13 @@ def _shown(value: Any) -> Any:
 
 
 def _check_names(name: str, recipe: Recipe) -> None:
-    from mcsmoe.grouping.budget import BUDGETS
-    from mcsmoe.grouping.group import GROUPERS
-    from mcsmoe.grouping.policies import POLICIES
-    from mcsmoe.merging.apply import ALIGNMENTS, GROUP_REFERENCES
-    from mcsmoe.merging.rules import RULES
-    from mcsmoe.similarity.evidence import REVERSE, SIMILARITIES
-
     known: dict[str, list[str]] = {
         "similarity": list(SIMILARITIES),
         "grouping": list(GROUPERS),
         "alignment": list(ALIGNMENTS),
-        "reference": list(GROUP_REFERENCES),
+        "reference": list(REFERENCES),
         "rule": list(RULES),
+        "importance": list(IMPORTANCES),
         "router": list(POLICIES),
     }
     values = recipe.model_dump() | {"similarity": recipe.similarity.removeprefix(REVERSE)}
@@ -98,6 +114,20 @@ def _check_names(name: str, recipe: Recipe) -> None:
     for key, names in known.items():
         if values[key] not in names:
             raise UnknownNameError(f"recipes.{name}.{key}", values[key], names)
+
+
+def parts(recipe: Recipe) -> list[tuple[Registry[Any], str]]:
+    """What a recipe is made of: the name of each method, with the registry that has it."""
+    found: list[tuple[Registry[Any], str]] = [
+        (SIMILARITIES, recipe.similarity.removeprefix(REVERSE)),
+        (IMPORTANCES, recipe.importance),
+        (GROUPERS, recipe.grouping),
+        (ALIGNMENTS, recipe.alignment),
+        (REFERENCES, recipe.reference),
+        (RULES, recipe.rule),
+        (POLICIES, recipe.router),
+    ]
+    return found if recipe.budget is None else [*found, (BUDGETS, recipe.budget)]
 
 
 def validate_recipes(params: Params, layers: Sequence[MoELayer] | None = None) -> None:
@@ -120,14 +150,18 @@ def validate_recipes(params: Params, layers: Sequence[MoELayer] | None = None) -
     experts = {layer.name: layer.experts for layer in layers if layer.name not in excluded}
     for name, recipe in recipes.items():
         merge = recipe.with_budget(params.merge)
-        parameter = "merge.groups" if recipe.groups is None else f"recipes.{name}.groups"
-        check(merge.groups, experts, merge.budget, merge.capacity, parameter)
-        check_capacity(GROUPERS[recipe.grouping], merge.capacity, f"grouping {recipe.grouping!r} of method {name!r}")
+        try:
+            check(merge.groups, experts, merge.budget, merge.capacity)
+        except ParameterError as error:
+            if recipe.groups is None:
+                raise
+            raise ParameterError(f"recipes.{name}.groups", error.value, error.allowed) from None
+        check_capacity(recipe.grouping, merge.capacity, name)
 
 
 def _check_router(recipes: Mapping[str, Recipe]) -> None:
     for name, recipe in recipes.items():
-        if recipe.progressive or recipe.router in EXCLUDING:
+        if recipe.progressive or POLICIES.fact(recipe.router, "excludes"):
             what = "progressive" if recipe.progressive else "router"
             raise ParameterError(
                 f"recipes.{name}.{what}",
@@ -137,12 +171,6 @@ def _check_router(recipes: Mapping[str, Recipe]) -> None:
 
 
 def _check_collected(name: str, recipe: Recipe, params: Params) -> None:
-    wanted = {
-        f"similarity {recipe.similarity!r}": needs(recipe.similarity),
-        f"rule {recipe.rule!r}": NEEDS.get(recipe.rule),
-    }
-    for what, entry in wanted.items():
-        if entry is not None and entry not in params.collect.also:
-            raise ParameterError(
-                "collect.also", params.collect.also, f"{what} of method {name!r} needs {entry!r} in it"
-            )
+    for what, entry in recipe.needs.items():
+        if entry not in params.collect.also:
+            raise ParameterError("also", params.collect.also, f"{what} of method {name!r} needs {entry!r} in it")

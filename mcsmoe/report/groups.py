@@ -10,6 +10,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from mcsmoe.grouping.plan import Plan
 from mcsmoe.report.figure import EMPTY, FAINT, INK, PALETTE, SEQUENTIAL, STYLE, inline
 from mcsmoe.report.section import Section, section
 from mcsmoe.report.use import MethodUse
@@ -75,6 +76,15 @@ def similarity_groups(similarity: Mapping[str, np.ndarray], groups: Mapping[str,
         bar.ax.tick_params(length=0)
         bar.set_label("similarity", color=INK)
     return figure
+
+
+def framed(plan: Plan) -> dict[str, Groups]:
+    """The groups of each layer that a plan merges, the dominant expert of each first."""
+    return {
+        name: [[group.dominant, *(e for e in group.members if e != group.dominant)] for group in layer.groups]
+        for name, layer in plan.layers.items()
+        if layer.merged
+    }
 
 
 def _panel(

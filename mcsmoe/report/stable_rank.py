@@ -1,4 +1,4 @@
-"""Section: how many dimensions the experts use before merging, after it, and after distillation."""
+"""How many dimensions the experts use before merging, after it, and after distillation: the picture and its section."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +14,9 @@ MARKERS = {"before": ("o", FAINT), "merged": ("s", PALETTE[1]), "distilled": ("D
 
 Ranks = Mapping[str, float]
 """Layer → mean stable rank over its experts and their weights."""
+
+Rows = Sequence[Mapping[str, Any]]
+"""A row has a moment, a layer and its stable rank."""
 
 
 def stable_rank_figure(method: str, moments: Mapping[str, Ranks]) -> Figure:
@@ -37,12 +40,18 @@ def stable_rank_figure(method: str, moments: Mapping[str, Ranks]) -> Figure:
     return figure
 
 
-def stable_rank_section(ranks: Mapping[str, Sequence[Mapping[str, Any]]]) -> Section:
-    """`ranks` holds, by method, rows of a moment, a layer and its stable rank."""
-    pictures = []
-    for i, (method, rows) in enumerate(ranks.items()):
-        moments: dict[str, dict[str, float]] = {}
-        for row in rows:
-            moments.setdefault(row["moment"], {})[row["layer"]] = row["stable_rank"]
-        pictures.append(inline(stable_rank_figure(method, moments), f"rank-{i}", f"stable rank of experts, {method}"))
+def stable_rank_section(ranks: Mapping[str, Rows]) -> Section:
+    """`ranks` holds the rows of each method."""
+    pictures = [
+        inline(stable_rank_figure(method, moments(rows)), f"rank-{i}", f"stable rank of experts, {method}")
+        for i, (method, rows) in enumerate(ranks.items())
+    ]
     return section("Stable rank", "stable_rank.html", pictures=pictures)
+
+
+def moments(rows: Rows) -> dict[str, dict[str, float]]:
+    """The stable rank by moment and layer."""
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        found.setdefault(row["moment"], {})[row["layer"]] = row["stable_rank"]
+    return found

@@ -1,4 +1,4 @@
-"""How much each expert is used, before merging and after it, as rows that `dvc plots` and the report show."""
+"""How much each expert is used, before merging and after it, as rows that plots and the report show."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

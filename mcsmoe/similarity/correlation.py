@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from mcsmoe.alignment.assignment import assign
 from mcsmoe.calibration.collect import Reduce, alone
-from mcsmoe.calibration.watch import Batch, Masks, real_tokens, watch
+from mcsmoe.calibration.watch import Batch, watch
 from mcsmoe.checkpoint.streamed import device_of
+from mcsmoe.families import Family, MoELayer, Routing
 from mcsmoe.families.experts import expert_in_memory, hidden
-from mcsmoe.families.layer import Family, MoELayer, Routing
 
 BLOCK_BYTES = 4 * 2**30
 """Most bytes of the sums of f² products that pairs of experts take at once; more pairs take further passes."""
@@ -100,7 +100,6 @@ def measure_correlations(
     layers: Sequence[MoELayer],
     batches: Sequence[Batch],
     *,
-    masks: Masks = real_tokens,
     reduce: Reduce = alone,
     block_bytes: int = BLOCK_BYTES,
 ) -> dict[str, dict[str, Tensor]]:
@@ -110,7 +109,7 @@ def measure_correlations(
     block of pairs takes one pass over the batches.
     """
     return {
-        layer.name: _measure(model, family, layer, batches, masks, reduce, max(1, block_bytes // (8 * layer.d_ff**2)))
+        layer.name: _measure(model, family, layer, batches, reduce, max(1, block_bytes // (8 * layer.d_ff**2)))
         for layer in layers
     }
 
@@ -120,7 +119,6 @@ def _measure(
     family: Family,
     layer: MoELayer,
     batches: Sequence[Batch],
-    masks: Masks,
     reduce: Reduce,
     pairs_at_once: int,
 ) -> dict[str, Tensor]:
@@ -136,7 +134,7 @@ def _measure(
                 for rows in chosen[:, e].nonzero().flatten().split(CHUNK):
                     _add(moments, model, layer, e, chosen[rows], x[rows])
 
-        watch(model, family, [layer], batches, see, masks)
+        watch(model, family, [layer], batches, see)
         # One pair at a time, because an assignment is solved for one.
         for (i, j), correlation in zip(pairs.T.tolist(), moments.reduced(reduce).correlations(), strict=True):
             for name, measure in MEASURES.items():

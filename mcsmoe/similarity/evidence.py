@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mcsmoe.calibration.gradients import Gradients
 from mcsmoe.calibration.statistics import LayerStatistics
-from mcsmoe.errors import CheckpointError
-from mcsmoe.families.layer import MoELayer, TensorSource
+from mcsmoe.errors import StatisticsError
+from mcsmoe.families import MoELayer, TensorSource
 from mcsmoe.registry import Registry
 
 T = TypeVar("T")
@@ -37,18 +37,8 @@ class Evidence:
 Similarity = Callable[[Evidence], Tensor]
 """Evidence of a layer → [E, E] float64, symmetric, in [0, 1], diagonal 1."""
 
-SIMILARITIES: Registry[Similarity] = Registry("similarity", "mcsmoe.similarity")
-
-NEEDS = {
-    "expert-output": "outputs",
-    "expert-output.mean": "outputs",
-    "feature-correlation.lsa": "correlation",
-    "feature-correlation.max": "correlation",
-    "gradient": "gradients",
-    "mse": "pair-errors",
-    "weight-gradient": "gradients",
-}
-"""What `collect.also` must list for a similarity that cannot do without."""
+SIMILARITIES: Registry[Similarity] = Registry("similarity", "mcsmoe.similarity", needs=None)
+"""A similarity `needs` an entry of `also` where routing statistics do not suffice."""
 
 
 def similarity(name: str) -> Similarity:
@@ -60,14 +50,15 @@ def similarity(name: str) -> Similarity:
 
 
 def needs(name: str) -> str | None:
-    """The entry of `collect.also` without which a similarity cannot be computed; None: routing statistics do."""
-    return NEEDS.get(name.removeprefix(REVERSE))
+    """The entry of `also` without which a similarity cannot be computed; None: routing statistics do."""
+    entry: str | None = SIMILARITIES.fact(name.removeprefix(REVERSE), "needs")
+    return entry
 
 
 def collected(value: T | None, name: str) -> T:
-    """What similarity `name` needs. Raises `CheckpointError` where it was not collected."""
+    """What similarity `name` needs. Raises `StatisticsError` where it was not collected."""
     if value is None:
-        raise CheckpointError(f"similarity {name!r} needs collect.also to list {needs(name)!r}")
+        raise StatisticsError(f"similarity {name!r} needs {needs(name)!r}, which was not collected")
     return value
 
 

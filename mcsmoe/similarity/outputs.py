@@ -6,7 +6,7 @@ from torch import Tensor
 from mcsmoe.similarity.evidence import SIMILARITIES, Evidence, collected, cosine
 
 
-@SIMILARITIES.register("expert-output")
+@SIMILARITIES.register("expert-output", needs="outputs")
 def expert_output(evidence: Evidence) -> Tensor:
     """cos′ [E, E] of the outputs f_e(x) on all tokens, one after another: from Σ ⟨f_i(x), f_j(x)⟩.
 
@@ -15,7 +15,7 @@ def expert_output(evidence: Evidence) -> Tensor:
     return cosine(collected(evidence.statistics.output_gram, "expert-output"))
 
 
-@SIMILARITIES.register("expert-output.mean")
+@SIMILARITIES.register("expert-output.mean", needs="outputs")
 def expert_output_mean(evidence: Evidence) -> Tensor:
     """cos′ [E, E] of E_x f_e(x) over all tokens, whichever expert they select.
 
@@ -25,7 +25,7 @@ def expert_output_mean(evidence: Evidence) -> Tensor:
     return cosine(sums @ sums.T)
 
 
-@SIMILARITIES.register("mse")
+@SIMILARITIES.register("mse", needs="pair-errors")
 def mse(evidence: Evidence) -> Tensor:
     """1/(1 + SSE/n) [E, E]: SSE = Σ ‖f_i(x) − f_ij(x)‖² over the tokens of i, and the same over those of j.
 
@@ -39,13 +39,13 @@ def mse(evidence: Evidence) -> Tensor:
     return torch.where(tokens > 0, 1 / (1 + errors / tokens.clamp(min=1)), 0.5).fill_diagonal_(1.0)
 
 
-@SIMILARITIES.register("feature-correlation.lsa")
+@SIMILARITIES.register("feature-correlation.lsa", needs="correlation")
 def feature_correlation_lsa(evidence: Evidence) -> Tensor:
     """Mean (1 + ρ)/2 [E, E] over hidden neurons assigned for the greatest total, on tokens of either expert."""
     return collected(evidence.measured.get("correlation.lsa"), "feature-correlation.lsa").clone()
 
 
-@SIMILARITIES.register("feature-correlation.max")
+@SIMILARITIES.register("feature-correlation.max", needs="correlation")
 def feature_correlation_max(evidence: Evidence) -> Tensor:
     """Mean (1 + ρ)/2 [E, E] of each hidden neuron with the one that fits it best, on tokens of either expert.
 

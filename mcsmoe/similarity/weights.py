@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mcsmoe.families.layer import Role
+from mcsmoe.families import Role
 from mcsmoe.similarity.evidence import SIMILARITIES, Evidence, collected, cosine
 
 CHUNK = 2**23
@@ -52,7 +52,7 @@ def weight_feature(evidence: Evidence) -> Tensor:
     return cosine(gram(part * norms for name in names for part in weights(evidence, name)))
 
 
-@SIMILARITIES.register("gradient")
+@SIMILARITIES.register("gradient", needs="gradients")
 def gradient(evidence: Evidence) -> Tensor:
     """cos′(∇W_i, ∇W_j) [E, E] of the task loss summed over calibration; W_e holds all tensors of expert e.
 
@@ -61,7 +61,7 @@ def gradient(evidence: Evidence) -> Tensor:
     return cosine(gram(part for name in evidence.layer.layout for part in gradients(evidence, name, "gradient")))
 
 
-@SIMILARITIES.register("weight-gradient")
+@SIMILARITIES.register("weight-gradient", needs="gradients")
 def weight_gradient(evidence: Evidence) -> Tensor:
     """cos′(W_i ⊙ ∇W_i, W_j ⊙ ∇W_j) [E, E] of the task loss summed over calibration; all tensors of an expert.
 

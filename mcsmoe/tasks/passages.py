@@ -39,11 +39,11 @@ class LanguageModelling:
         """
         length = settings.max_source_length
         if length < 2:
-            raise ParameterError("task.max_source_length", length, "must be at least 2: a token and one to predict")
+            raise ParameterError("max_source_length", length, "must be at least 2: a token and one to predict")
         passages = tokenizer([e.source for e in examples], add_special_tokens=False)["input_ids"]
         ids = list(chain.from_iterable([*passage, tokenizer.eos_token_id] for passage in passages))[:-1]
         if len(ids) < 2:
-            raise DataError(f"task.data = {settings.data!r}: there are no two tokens in {len(examples)} passages")
+            raise DataError(f"{settings.data or settings.hub}: there are no two tokens in {len(examples)} passages")
         blocks = [ids[start : start + length] for start in range(0, len(ids), length)]
         return [Encoded(block[:1], block[1:]) for block in blocks if len(block) > 1]
 
@@ -91,9 +91,9 @@ class Denoise:
         noise, spans = _budget(length)
         if noise + spans + 1 > settings.max_target_length:
             raise ParameterError(
-                "task.max_target_length",
+                "max_target_length",
                 settings.max_target_length,
-                f"must be at least {noise + spans + 1} for max_source_length {settings.max_source_length}",
+                f"must be at least {noise + spans + 1} for `max_source_length` = {settings.max_source_length}",
             )
         ids = tokenizer([e.source for e in examples], add_special_tokens=False)["input_ids"]
         sentinels = np.array(tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(spans)]))

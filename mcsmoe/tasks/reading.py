@@ -4,73 +4,58 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from mcsmoe.errors import DataError, ParameterError
+from mcsmoe.fields import find_directory
 from mcsmoe.params import Task as TaskParams
 from mcsmoe.tasks.task import Example, Source, Split
 
 READERS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
-def find_directory(path: str) -> Path | None:
-    """A relative path is looked up in the working directory, then in its parents.
-
-    Queued DVC experiments run in a directory of their own below the project: there, too, `../data` must be found.
-    """
-    if Path(path).is_absolute():
-        return Path(path) if Path(path).is_dir() else None
-    here = Path.cwd()
-    return next((p / path for p in (here, *here.parents) if (p / path).is_dir()), None)
-
-
-def looks_local(name: str) -> bool:
-    """True for what can only be a path: a hub id has at most one slash and no leading dot or tilde."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1
-
-
 def read_passages(settings: TaskParams, source: Source, split: Split) -> list[Example]:
-    """Running text, one example a row: its source and target both are `task.column`, else the data set's own column."""
+    """Running text, an example a row: source and target both are `settings.column`, else the data set's own column."""
     column = settings.column or source.columns[0]
     rows = _read(settings, replace(source, columns=(column,)), split)
     return [Example(row[column], row[column]) for row in rows]
 
 
 def read_rows(settings: TaskParams, source: Source, split: Split) -> list[dict[str, Any]]:
-    """All rows of a split, at most its limit; from the task's own data set where `task.data` names none.
+    """All rows of a split, of train at most its limit; from the task's own data set where none is named.
 
-    Raises `DataError` naming what is missing, `ParameterError` for a column that is not asked for.
+    Raises `DataError` naming what is missing in the data, `ParameterError` for data that is not there, or a column
+    that is not asked for.
     """
     if settings.column is not None:
         columns = ", ".join(source.columns)
-        raise ParameterError("task.column", settings.column, f"task {settings.name!r} reads {columns}; set it to null")
+        raise ParameterError("column", settings.column, f"task {settings.name!r} reads {columns}; set it to null")
     return _read(settings, source, split)
 
 
 def _read(settings: TaskParams, source: Source, split: Split) -> list[dict[str, Any]]:
-    data, name = settings.data or source.hub, source.splits[split]
-    if data is None:
-        raise DataError(f"task.data = None: task {settings.name!r} needs a local directory or a hub id")
-    directory = find_directory(data)
-    if directory is None and looks_local(data):
-        raise DataError(f"task.data = {data!r}: there is no such directory; give one, or a hub id")
-    rows = _local(directory, name) if directory else _hub(data, settings, source, name)
+    data, hub, name = settings.data, settings.hub or source.hub, source.splits[split]
+    if data is not None:
+        rows = _local(data, name)
+    elif hub is not None:
+        rows = _hub(hub, settings, source, name)
+    else:
+        raise ParameterError("data", None, f"task {settings.name!r} needs a local directory, or a hub id in `hub`")
     missing = sorted(set(source.columns) - set(rows.column_names))
     if missing:
-        raise DataError(
-            f"task.data = {data!r}, split {name!r}: column {missing[0]!r} is missing; "
-            f"there are {', '.join(rows.column_names)}"
-        )
-    limit = settings.train_limit if split == "train" else settings.test_limit
+        there = ", ".join(rows.column_names)
+        raise DataError(f"{data or hub}, split {name!r}: column {missing[0]!r} is missing; there are {there}")
+    limit = settings.train_limit if split == "train" else None
     return list(rows.select(range(min(limit or len(rows), len(rows)))))
 
 
-def _local(directory: Path, split: str) -> Any:
+def _local(data: str, split: str) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
-
+    directory = find_directory(data)
+    if not directory.is_dir():
+        raise ParameterError("data", data, "there is no such directory; a hub id stands in `hub`")
     for ending, reader in READERS.items():
         file = directory / f"{split}{ending}"
         if file.is_file():
@@ -95,10 +80,8 @@ def _hub(data: str, settings: TaskParams, source: Source, split: str) -> Any:
     try:
         return datasets.load_dataset(data, subset, split=split, revision=revision)
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"task.data = {data!r} (subset {subset!r}, revision {revision!r}): neither a local directory "
-            f"nor a data set that the hub gives: {error}"
-        ) from None
+        what = f"no data set that the hub gives (subset {subset!r}, revision {revision!r})"
+        raise ParameterError("hub", data, f"{what}: {error}") from None
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
@@ -115,7 +98,7 @@ def hold_out(examples: Sequence[Example], count: int, seed: int) -> tuple[list[E
     Raises `ParameterError` when nothing would be left to train on.
     """
     if count >= len(examples):
-        raise ParameterError("task.selection", count, f"must be below the number of training examples, {len(examples)}")
+        raise ParameterError("selection", count, f"must be below the number of training examples, {len(examples)}")
     held = set(random.Random(seed).sample(range(len(examples)), count))
     train = [e for i, e in enumerate(examples) if i not in held]
     return train, [examples[i] for i in sorted(held)]

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mcsmoe.errors import DataError
+from mcsmoe.errors import ParameterError
 from mcsmoe.params import Task as TaskParams
 from mcsmoe.tasks.score import Score, share
 from mcsmoe.tasks.task import TASKS, Encoded, Example, Prediction, Split
@@ -62,10 +62,10 @@ class Skills(TextTask):
     lengths = (12, 12)
 
     def examples(self, settings: TaskParams, split: Split) -> list[Example]:
-        """`train_limit`/`test_limit` examples, or `SIZES`; the same for every training seed."""
-        if settings.data is not None:
-            raise DataError(f"task.data = {settings.data!r}: task 'skills' is built in; set task.data to null")
-        size = (settings.train_limit if split == "train" else settings.test_limit) or SIZES[split]
+        """`SIZES` examples, or `train_limit` of train; the same for every training seed."""
+        if settings.data or settings.hub:
+            raise ParameterError("data", settings.data or settings.hub, "task 'skills' is built in; set it to null")
+        size = (settings.train_limit if split == "train" else None) or SIZES[split]
         seen = {e.source for e in self.examples(settings, "train")} if split == "test" else set()
         rng = random.Random(SEEDS[split])
         drawn: list[Example] = []

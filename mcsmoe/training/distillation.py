@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mcsmoe.calibration.watch import real_tokens
 from mcsmoe.distributed import shard
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import family_of
 from mcsmoe.params import Compress, Distill, Distillation, Params
 from mcsmoe.tasks.batches import IGNORED, Batch, is_causal, model_inputs
 from mcsmoe.tasks.reading import hold_out

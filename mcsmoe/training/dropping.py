@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mcsmoe.calibration.watch import real_tokens
 from mcsmoe.compression.factorise import MergedModel
-from mcsmoe.families.layer import Family, MoELayer
+from mcsmoe.families import Family, MoELayer
 from mcsmoe.tasks.batches import Batch
 from mcsmoe.training.loop import Fit, Losses
 

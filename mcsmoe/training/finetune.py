@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from mcsmoe.calibration.watch import real_tokens
 from mcsmoe.checkpoint.output import check_room_for
 from mcsmoe.evaluation.quality import likelihood
-from mcsmoe.families.layer import Family, MoELayer
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import Family, MoELayer, family_of
 from mcsmoe.params import Finetune, Params
 from mcsmoe.tasks.batches import IGNORED, Batch, model_inputs
 from mcsmoe.tasks.reading import hold_out

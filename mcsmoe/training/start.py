@@ -5,7 +5,7 @@ from typing import Any
 
 from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
 from mcsmoe.errors import ParameterError
-from mcsmoe.families.registry import family_of, sparse_layers
+from mcsmoe.families import family_of, sparse_layers
 from mcsmoe.params import Model
 from mcsmoe.tasks.task import Example
 from mcsmoe.tasks.tokenizer import train_tokenizer
@@ -18,8 +18,8 @@ def check_model(settings: Model) -> Any:
 
     Raises `CheckpointError` or `ParameterError`.
     """
-    if settings.source is not None:
-        return load_config(settings.source, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    if settings.origin is not None:
+        return load_config(settings.origin, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
     return _configuration(settings, {})
 
 
@@ -28,12 +28,12 @@ def start_model(settings: Model, examples: Sequence[Example]) -> tuple[Any, Any]
 
     Random weights follow torch's global seed. Raises `CheckpointError` or `ParameterError`.
     """
-    if settings.source is not None:
+    if settings.origin is not None:
         origin: dict[str, Any] = {
             "revision": settings.revision,
             "trust_remote_code": settings.trust_remote_code,
         }
-        return load_model(settings.source, **origin), load_tokenizer(settings.source, **origin)
+        return load_model(settings.origin, **origin), load_tokenizer(settings.origin, **origin)
     assert settings.tokenizer is not None  # params refuse it
     causal = family_of(check_model(settings)).causal
     texts = (text for e in examples for text in dict.fromkeys((e.source, e.target)))
@@ -46,33 +46,35 @@ def check_dense(settings: Model, config: Any) -> None:
 
     Raises `ParameterError`, or `CheckpointError` for a checkpoint that is not there.
     """
-    if settings.source is None:
-        if family_of(config).dense_config is None:
-            raise ParameterError("methods.dense", ["dense"], f"{config.model_type} has no dense counterpart")
-    elif settings.dense_source is None:
-        raise ParameterError("model.dense_source", None, "methods.dense needs a dense checkpoint beside model.source")
-    elif sparse_layers(load_config(settings.dense_source, trust_remote_code=settings.trust_remote_code)):
-        raise ParameterError("model.dense_source", settings.dense_source, "has experts; name a dense model")
+    if settings.origin is None:
+        if family_of(config).dense_type is None:
+            raise ParameterError("dense", ["dense"], f"{config.model_type} has no dense counterpart")
+    elif settings.dense_origin is None:
+        raise ParameterError("dense_source", None, "a model with a source needs a dense checkpoint beside it")
+    elif sparse_layers(load_config(settings.dense_origin, trust_remote_code=settings.trust_remote_code)):
+        raise ParameterError(
+            "dense_source", settings.dense_source or settings.dense_hub, "it has experts; name a dense model"
+        )
 
 
 def start_dense(settings: Model, config: Any, tokenizer: Any) -> Any:
     """The dense baseline of a model with configuration `config`, with as many active parameters a token.
 
-    A checkpoint's where the full model has a `source`, else random weights. Raises what `check_dense` raises,
+    A checkpoint's where the full model starts from one, else random weights. Raises what `check_dense` raises,
     and `ParameterError` for a checkpoint whose vocabulary is smaller than the tokenizer's.
     """
     check_dense(settings, config)
-    dense_config = family_of(config).dense_config
-    if settings.source is None and dense_config is not None:
+    if settings.origin is None:
         import transformers
 
-        return _random_model(transformers.AutoConfig.for_model(**dense_config(config)))
-    model = load_model(str(settings.dense_source), trust_remote_code=settings.trust_remote_code)
+        return _random_model(transformers.AutoConfig.for_model(**family_of(config).dense_config(config)))
+    assert settings.dense_origin is not None  # checked above
+    model = load_model(settings.dense_origin, trust_remote_code=settings.trust_remote_code)
     if model.config.vocab_size < len(tokenizer):
         raise ParameterError(
-            "model.dense_source",
-            settings.dense_source,
-            f"has {model.config.vocab_size} tokens, the tokenizer of model.source {len(tokenizer)}",
+            "dense_source",
+            settings.dense_source or settings.dense_hub,
+            f"has {model.config.vocab_size} tokens, the full model's tokenizer {len(tokenizer)}",
         )
     return model
 
@@ -98,11 +100,11 @@ def _configuration(settings: Model, ids: dict[str, int]) -> Any:
     values = dict(settings.config)
     model_type = values.pop("model_type", None)
     if model_type not in transformers.CONFIG_MAPPING:
-        raise ParameterError("model.config.model_type", model_type, "must name a model type of transformers")
+        raise ParameterError("config.model_type", model_type, "must name a model type of transformers")
     known = transformers.AutoConfig.for_model(model_type)
     for name in values:
         if not hasattr(known, name):
-            raise ParameterError(f"model.config.{name}", values[name], f"{model_type} has no such field")
+            raise ParameterError(f"config.{name}", values[name], f"{model_type} has no such field")
         if name in FROM_TOKENIZER:
-            raise ParameterError(f"model.config.{name}", values[name], "is set by the tokenizer; leave it out")
+            raise ParameterError(f"config.{name}", values[name], "is set by the tokenizer; leave it out")
     return transformers.AutoConfig.for_model(model_type, **values, **ids)

@@ -4,17 +4,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mcsmoe.checkpoint.load import load_model, load_tokenizer
-from mcsmoe.checkpoint.output import atomic_directory, check_room, copy_companions, write_json
+from mcsmoe.checkpoint.output import atomic_directory, check_room, copy_companions
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint, read_json
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.shards import other_parts, write_parts
-from mcsmoe.checkpoint.streamed import empty_model
 from mcsmoe.checkpoint.verify import check_inventory
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, written_pieces
-from mcsmoe.families.registry import configuration, language_config
+from mcsmoe.families import configuration, empty_model, language_config, skeleton
 from mcsmoe.params import Model
 
 # Hub repositories hold the same weights in other formats, too.
@@ -22,16 +19,16 @@ WANTED = ["*.safetensors", "*.bin", "*.json", "*.txt", "*.model", "*.jinja"]
 UNWANTED = ["*/*", "consolidated*"]
 
 
-def take(settings: Model, output: Path, curve: Path) -> None:
-    """Write the checkpoint that `model.source` names to `output`, and a training curve without points.
+def take(settings: Model, output: Path) -> None:
+    """Write the checkpoint that the full model starts from to `output`.
 
     Files in safetensors are copied, whatever their size, and of a model that reads more than text the tensors of its
     language model, one by one; a quantised checkpoint, or one in `.bin`, is loaded into
     memory and saved anew, in the precision that transformers restores. Raises `CheckpointError` where names, shapes
     or values are not those of the model, `DiskFullError` without room; `output` is then as it was.
     """
-    assert settings.source is not None  # params refuse it
-    directory = _local(settings.source, settings.revision)
+    assert settings.origin is not None  # params refuse it
+    directory = _local(settings.origin, settings.revision)
     with atomic_directory(output) as scratch:
         if _readable(directory):
             source = Checkpoint(directory)
@@ -41,12 +38,11 @@ def take(settings: Model, output: Path, curve: Path) -> None:
             model = _anew(load_model(directory, trust_remote_code=trust))
             written = save_model(model, load_tokenizer(directory, trust_remote_code=trust), scratch)
         check_inventory(Checkpoint(scratch), written)
-    write_json(curve, [])
 
 
-def _local(source: str, revision: str | None) -> Path:
-    if Path(source).is_dir():
-        return Path(source)
+def _local(source: Path | str, revision: str | None) -> Path:
+    if isinstance(source, Path):
+        return source
     from huggingface_hub import snapshot_download
 
     found = snapshot_download(source, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED)
@@ -60,8 +56,7 @@ def _readable(directory: Path) -> bool:
 
 def _anew(model: Any) -> Any:
     """The model as if it had never been quantised: one that was is saved under its quantised names."""
-    with torch.device("meta"):
-        same = type(model)(model.config)
+    same = empty_model(model.config, model.dtype, type(model))
     same.load_state_dict(model.state_dict(), assign=True)
     same.tie_weights()
     same.generation_config = model.generation_config
@@ -82,8 +77,8 @@ def _copy(source: Checkpoint, target: Path) -> Written:
 def _cut_out(source: Checkpoint, target: Path) -> Written:
     """The language model in `source`, as transformers would save it."""
     config = language_config(configuration(source.config))
-    model = empty_model(config)
-    config.architectures = [type(model).__name__]
+    model = skeleton(config)
+    config.architectures, config.dtype = [type(model).__name__], model.config.dtype
     config.save_pretrained(target)
     inside = f"{model.base_model_prefix}."
     names = {name.removeprefix(inside): name for name in source.names() if name.startswith(inside)}

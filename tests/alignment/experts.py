@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mcsmoe.families.layer import Activation, Expert, Layout, MoELayer, Role, TensorSource
+from mcsmoe.families import Activation, Expert, Layout, MoELayer, Role, TensorSource
 
 PLAIN: Layout = {"wi": Role.UP, "wo": Role.DOWN}
 GATED: Layout = {

@@ -8,8 +8,8 @@ from mcsmoe.alignment.activations import activation_moments, activations, pair_m
 from mcsmoe.alignment.matching import permute
 from mcsmoe.alignment.permute import activation_matches
 from mcsmoe.calibration.observer import LayerTokens
+from mcsmoe.families import Layout
 from mcsmoe.families.experts import hidden
-from mcsmoe.families.layer import Layout
 from tests.alignment.experts import GATED, PLAIN, RELU, InMemory, noisy, random_expert
 from tests.merging.members import D, F, make_layer, random_experts, tokens
 

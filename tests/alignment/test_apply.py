@@ -4,8 +4,8 @@ from safetensors.torch import load_file
 
 from mcsmoe.alignment.assignment import assign
 from mcsmoe.alignment.matching import align, permute, weight_similarity
+from mcsmoe.families import Layout, Role
 from mcsmoe.families.experts import forward
-from mcsmoe.families.layer import Layout, Role
 from tests.alignment.experts import GATED, PLAIN, activation, noisy, random_expert
 from tests.shared import GOLDEN, needs_golden
 
@@ -42,15 +42,15 @@ def test_a_planted_permutation_is_found(layout: Layout, dtype: torch.dtype):
     assert torch.equal(aligned[next(iter(layout))], expert[next(iter(layout))][perm.argsort()])
 
 
-def test_cost_is_the_sum_over_all_projections():
+def test_similarity_is_the_sum_over_all_projections():
     generator = torch.Generator().manual_seed(3)
     a, b = (random_expert(GATED, 5, 3, generator) for _ in range(2))
-    cost = weight_similarity(a, b, GATED)
+    similarity = weight_similarity(a, b, GATED)
     for i in range(5):
         for j in range(5):
             expected = sum(a[n][i] @ b[n][j] for n in ("w1", "w3")) + a["w2"][:, i] @ b["w2"][:, j]
             expected += a["b1"][i] * b["b1"][j] + a["b3"][i] * b["b3"][j]
-            assert cost[i, j] == pytest.approx(float(expected), abs=1e-5)
+            assert similarity[i, j] == pytest.approx(float(expected), abs=1e-5)
 
 
 @needs_golden

@@ -5,8 +5,8 @@ import torch
 
 from mcsmoe.alignment.permute import largest_change
 from mcsmoe.errors import CheckpointError
+from mcsmoe.families import sparse_layers
 from mcsmoe.families.experts import expert_in_memory
-from mcsmoe.families.registry import sparse_layers
 from tests.families.models import batch, small_model
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import family_of
 from tests.models import VOCABULARY, tiny_switch
 
 ROWS = 7

@@ -8,14 +8,13 @@ from torch import Tensor
 
 from mcsmoe.calibration.collect import collect
 from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
-from mcsmoe.calibration.watch import count, every_token
-from mcsmoe.errors import CheckpointError
-from mcsmoe.families.layer import MoELayer
-from mcsmoe.families.registry import family_of
+from mcsmoe.calibration.watch import count
+from mcsmoe.errors import CheckpointError, UnknownNameError
+from mcsmoe.families import MoELayer, family_of
 from tests.calibration.samples import ROWS, batches, exact_switch, samples
 from tests.models import VOCABULARY, tiny_switch
 
-ALSO = ["outputs", "pair-errors", "activations"]
+ALSO = ["norms", "outputs", "pair-errors"]
 
 
 def measure(model: Any, parts: list[dict[str, Tensor]], **options: Any) -> RoutingStatistics:
@@ -36,12 +35,12 @@ def by_hand(model: Any, layer: MoELayer, parts: list[dict[str, Tensor]]) -> Laye
     block = model.get_submodule(layer.path)
     seen: list[Tensor] = []
     handle = block.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    sums = LayerStatistics.zeros(layer.experts, layer.d_model, layer.d_ff, ALSO)
+    sums = LayerStatistics.zeros(layer.experts, layer.d_model, ALSO)
+    assert sums.norms is not None
+    assert sums.gated_norms is not None
     assert sums.all_outputs is not None
     assert sums.output_gram is not None
     assert sums.pair_errors is not None
-    assert sums.hidden_gram is not None
-    assert sums.output_hidden is not None
     wi = torch.stack([block.experts[f"expert_{e}"].wi.weight.detach() for e in range(layer.experts)])
     wo = torch.stack([block.experts[f"expert_{e}"].wo.weight.detach() for e in range(layer.experts)])
     for part in parts:
@@ -54,8 +53,7 @@ def by_hand(model: Any, layer: MoELayer, parts: list[dict[str, Tensor]]) -> Laye
                     continue
                 h = block.router.classifier.weight.detach() @ x
                 e, g = int(h.argmax()), h.softmax(0).max()
-                z = (wi[e] @ x).relu()
-                y = wo[e] @ z
+                y = wo[e] @ (wi[e] @ x).relu()
                 sums.tokens += 1
                 sums.coselection[e, e] += 1
                 sums.gates[e] += g
@@ -66,9 +64,6 @@ def by_hand(model: Any, layer: MoELayer, parts: list[dict[str, Tensor]]) -> Laye
                 sums.input_sums[e] += x
                 sums.input_abs_sums[e] += x.abs()
                 sums.input_square_sums[e] += x**2
-                sums.output_sums[e] += y
-                sums.hidden_gram[e] += torch.outer(z, z)
-                sums.output_hidden[e] += torch.outer(y, z)
                 every = torch.stack([wo[i] @ (wi[i] @ x).relu() for i in range(layer.experts)])
                 sums.all_outputs += every
                 sums.output_gram += every @ every.T
@@ -106,12 +101,6 @@ def test_padding_never_counts_and_no_token_is_dropped():
         assert int(layer.tokens) == int(layer.counts.sum()) == (encoder if name.startswith("enc") else decoder)
 
 
-def test_every_token_counts_padding_too():
-    part = batches(samples(), ROWS)
-    found = measure(exact_switch(), part, masks=every_token)
-    assert int(found["encoder.1"].tokens) == part[0]["input_ids"].numel()
-
-
 def test_shards_add_up():
     model, parts = exact_switch(), batches(samples(), 2)
     assert_close(measure(model, parts[::2]) + measure(model, parts[1::2]), measure(model, parts))
@@ -128,35 +117,66 @@ def test_processes_share_the_sample():
 def test_tokens_over_capacity_stay_with_the_expert_they_selected():
     full, cramped = exact_switch(), exact_switch(expert_capacity=1)
     # The first sparse layer sees the same inputs, whatever the capacity.
-    roomy, tight = (measure(model, batches(samples(), 3))["encoder.1"] for model in (full, cramped))
+    parts = batches(samples(), 3)
+    roomy, tight = (measure(model, parts, also=["norms"])["encoder.1"] for model in (full, cramped))
     assert torch.equal(roomy.counts, tight.counts)
-    torch.testing.assert_close(roomy.output_sums, tight.output_sums)
+    for name in ("norms", "gated_norms"):
+        torch.testing.assert_close(roomy.tensors()[name], tight.tensors()[name])
+
+
+@pytest.mark.parametrize("capacity", [1, 1000])
+def test_looking_at_outputs_leaves_what_the_model_does_with_them(capacity: int):
+    """Layers behind the first see what the experts before them gave, without what capacity cuts off."""
+    model, parts = exact_switch(expert_capacity=capacity), batches(samples(), 3)
+    plain, looked = (measure(model, parts, also=also) for also in ([], ["norms"]))
+    for name, layer in plain.layers.items():
+        for key, value in layer.tensors().items():
+            torch.testing.assert_close(value, looked[name].tensors()[key], rtol=0, atol=1e-12)
+
+
+def test_no_expert_runs_twice_on_a_token():
+    model, parts = exact_switch(), batches(samples(), 3)
+    rows = []
+    for layer in family_of(model.config).layers(model.config):
+        for expert in model.get_submodule(layer.experts_path).values():
+            expert.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    measure(model, parts, also=["norms"])
+    positions = sum(part[key].numel() for part in parts for key in ("input_ids", "labels"))
+    assert sum(rows) == 2 * positions  # two sparse layers in each stack, and one expert a token
+
+
+def test_an_entry_that_nobody_knows_is_refused():
+    with pytest.raises(UnknownNameError, match="'activations'; known: correlation, exact-fisher, gradients, norms"):
+        measure(exact_switch(), batches(samples(), 3), also=["activations"])
 
 
 def test_measuring_twice_gives_the_same_and_leaves_the_model_alone():
     model = tiny_switch(dropout_rate=0.5, router_jitter_noise=0.5).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    first, second = (measure(model, batches(samples(), 3)) for _ in range(2))
+    first, second = (measure(model, batches(samples(), 3), also=["norms"]) for _ in range(2))
     assert_close(first, second, 0)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_hooks_go_when_a_batch_fails():
+@pytest.mark.parametrize("also", [[], ["norms"]])
+def test_nothing_stays_in_the_model_when_a_batch_fails(also: list[str]):
     model = tiny_switch()
     with pytest.raises(IndexError):
-        measure(model, [{k: v + VOCABULARY for k, v in batches(samples(), 3)[0].items()}])
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+        measure(model, [{k: v + VOCABULARY for k, v in batches(samples(), 3)[0].items()}], also=also)
+    assert not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in model.modules())
 
 
-def test_nan_is_reported_by_layer():
+@pytest.mark.parametrize(("also", "layer"), [(["norms"], "decoder.1"), ([], "decoder.3")])
+def test_nan_is_reported_by_the_first_layer_that_shows_it(also: list[str], layer: str):
+    """Where no output is looked at, that is the layer behind."""
     model = tiny_switch()
     with torch.no_grad():
         model.decoder.block[1].layer[2].mlp.experts["expert_0"].wo.weight[0, 0] = torch.nan
         model.decoder.block[1].layer[2].mlp.router.classifier.weight[0] += 10
-    with pytest.raises(CheckpointError, match=r"decoder\.1 are not finite"):
-        measure(model, batches(samples(), 3))
+    with pytest.raises(CheckpointError, match=f"{layer} are not finite"):
+        measure(model, batches(samples(), 3), also=also)
 
 
 def test_count_is_the_count_of_the_statistics():

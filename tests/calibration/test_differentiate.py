@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from mcsmoe.calibration import gradients as differentiate
 from mcsmoe.calibration.gradients import GRADIENTS, Gradients, likely, rows, write_gradients
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.layer import MoELayer
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import MoELayer, family_of
 from tests.calibration.samples import Row, batches, exact_switch, kill, samples
 
 VOCABULARY = 9
@@ -175,8 +174,8 @@ def test_single_precision_is_the_least(tmp_path: Path):
 @pytest.mark.parametrize(("kind", "entry"), [("gradient", "gradients"), ("exact-fisher", "exact-fisher")])
 def test_what_was_not_collected_is_named(tmp_path: Path, kind: str, entry: str):
     _, layers = model_and_layers()
-    with pytest.raises(CheckpointError, match=f"no {kind} of {layers[0].name}; collect.also must list '{entry}'"):
+    with pytest.raises(CheckpointError, match=f"no {kind} of {layers[0].name}; '{entry}' was not collected"):
         Gradients(tmp_path).read(kind, layers[0], 0)
     found = write(tmp_path, batches(few(1), 1), [{"gradients": "exact-fisher"}.get(entry, "gradients")])
-    with pytest.raises(CheckpointError, match=f"must list '{entry}'"):
+    with pytest.raises(CheckpointError, match=f"'{entry}' was not collected"):
         found.read(kind, layers[0], 0)

@@ -6,8 +6,8 @@ import torch
 from mcsmoe.calibration import collect as every_expert
 from mcsmoe.calibration.collect import add_outputs, add_pair_errors
 from mcsmoe.calibration.statistics import LayerStatistics
+from mcsmoe.families import Expert, MoELayer, Role
 from mcsmoe.families.experts import forward
-from mcsmoe.families.layer import Expert, MoELayer, Role
 from tests.merging.members import make_layer
 
 E, D, F, T = 4, 5, 7, 23
@@ -56,7 +56,7 @@ def test_against_experts_with_averaged_weights(layout, activation, monkeypatch):
 
     for size in (every_expert.CHUNK, 3):
         monkeypatch.setattr(every_expert, "CHUNK", size)
-        sums = LayerStatistics.zeros(E, D, F, ["outputs", "pair-errors"])
+        sums = LayerStatistics.zeros(E, D, ["outputs", "pair-errors"])
         add_outputs(sums, layer, x, experts.__getitem__)
         add_pair_errors(sums, layer, x, chosen, experts.__getitem__)
         torch.testing.assert_close(sums.pair_errors, errors)

@@ -11,9 +11,10 @@ from mcsmoe.calibration import collect as module
 from mcsmoe.calibration.collect import collect_layers
 from mcsmoe.calibration.journal import Call, Journal
 from mcsmoe.calibration.statistics import LayerStatistics
+from mcsmoe.checkpoint.resume import Store
 from mcsmoe.checkpoint.streamed import Blocks, load_streamed
 from mcsmoe.errors import CheckpointError, DiskFullError
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import family_of
 from tests.calibration.test_streamed import MODELS, ragged, save
 from tests.checkpoint.damage import change_config
 
@@ -26,7 +27,7 @@ class Run(NamedTuple):
     seen: list[str]
 
 
-def run(directory: Path, notes: Path | None, done: Any = (), stop: tuple[str, int] | None = None) -> Run:
+def run(directory: Path, store: Store | None, done: Any = (), stop: tuple[str, int] | None = None) -> Run:
     """Collect from all layers but those `done`; Ctrl-C comes at the n-th look at the layer that `stop` names."""
     model, found = load_streamed(directory), Run({}, [], [])
     family, load, accumulate = family_of(model.config), Blocks.load, module.accumulate
@@ -42,7 +43,7 @@ def run(directory: Path, notes: Path | None, done: Any = (), stop: tuple[str, in
         accumulate(sums, layer, *rest)
 
     layers = [layer for layer in family.layers(model.config) if layer.name not in done]
-    journal = Journal(notes) if notes else None
+    journal = Journal(store) if store else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Blocks, "load", counted)
         patch.setattr(module, "accumulate", interrupted)
@@ -63,11 +64,11 @@ def equal(found: dict[str, LayerStatistics], expected: dict[str, LayerStatistics
 
 @pytest.mark.parametrize("model_type", MODELS)
 def test_no_block_before_the_layer_runs_again(model_type: str, tmp_path: Path):
-    directory, notes = save(model_type, tmp_path / "model"), tmp_path
+    directory, store = save(model_type, tmp_path / "model"), Store(tmp_path / "notes")
     whole = run(directory, None)
     last = list(whole.sums)[-1]
-    before = run(directory, notes, stop=(last, 2))
-    after = run(directory, notes, done=before.sums)
+    before = run(directory, store, stop=(last, 2))
+    after = run(directory, store, done=before.sums)
     assert equal({**before.sums, **after.sums}, whole.sums)
     assert before.loaded == whole.loaded
     assert after.loaded == whole.loaded[-1:]
@@ -76,12 +77,12 @@ def test_no_block_before_the_layer_runs_again(model_type: str, tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["encoder.1", "encoder.3", "decoder.1", "decoder.3"])
 def test_interrupted_anywhere_and_more_than_once(name: str, tmp_path: Path):
-    directory = save("switch_transformers", tmp_path / "model")
+    directory, store = save("switch_transformers", tmp_path / "model"), Store(tmp_path / "notes")
     sums: dict[str, LayerStatistics] = {}
     whole = run(directory, None)
     loaded: list[str] = []
     for look in (1, 3, 0):
-        part = run(directory, tmp_path, sums, (name, look))
+        part = run(directory, store, sums, (name, look))
         sums |= part.sums
         loaded += part.loaded
     assert equal(sums, whole.sums)
@@ -89,21 +90,21 @@ def test_interrupted_anywhere_and_more_than_once(name: str, tmp_path: Path):
     assert len(again) == 1  # the one that was interrupted twice
     assert sorted(loaded) == sorted(whole.loaded + 2 * again)
     # Of each stack, what came out of its last block but the last of all.
-    left = {path.name.rpartition(".")[0].rpartition(".")[0] for path in tmp_path.glob("*.pass")}
+    left = {note.rpartition(".")[0].rpartition(".")[0] for note in store.names() if note.endswith(".pass")}
     assert left == {"encoder.block.3", "decoder.block.2"}
 
 
 def test_passes_that_are_not_where_they_were_are_refused(tmp_path: Path):
-    directory = save("mixtral", tmp_path / "model")
-    before = run(directory, tmp_path, stop=("decoder.1", 1))
+    directory, store = save("mixtral", tmp_path / "model"), Store(tmp_path / "notes")
+    before = run(directory, store, stop=("decoder.1", 1))
     change_config(directory, lambda values: values["rope_parameters"].update(rope_theta=5.0))
     with pytest.raises(CheckpointError, match="passes do not go on as they stopped"):
-        run(directory, tmp_path, done=before.sums)
+        run(directory, store, done=before.sums)
 
 
 @pytest.mark.parametrize("wrap", [lambda output: {"hidden": output}, lambda output: output[:, ::2]])
 def test_what_cannot_be_kept_starts_anew(wrap: Any, tmp_path: Path):
-    journal = Journal(tmp_path)
+    journal = Journal(Store(tmp_path))
     journal.keep("layers.0", 0, wrap(torch.zeros(1, 4, 2)))
     journal.passed("layers.0", [Call("layers.1", (), {})])
     assert list(tmp_path.iterdir()) == []
@@ -112,10 +113,10 @@ def test_what_cannot_be_kept_starts_anew(wrap: Any, tmp_path: Path):
 def test_outputs_come_back_as_they_lay_in_memory(tmp_path: Path):
     turned = torch.arange(24.0).view(2, 3, 4).permute(2, 0, 1)
     output = (turned, None, (torch.ones(1, 2, dtype=torch.bfloat16),))
-    journal = Journal(tmp_path)
+    journal = Journal(Store(tmp_path))
     journal.keep("layers.0", 0, output)
     journal.passed("layers.0", [Call("layers.1", (turned,), {"mask": None})])
-    again = Journal(tmp_path)
+    again = Journal(Store(tmp_path))
     found = again.output("layers", 0)
     assert torch.equal(found[0], turned)
     assert found[0].stride() == turned.stride()
@@ -129,4 +130,4 @@ def test_outputs_come_back_as_they_lay_in_memory(tmp_path: Path):
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(DiskFullError, match="bytes needed"):
-        Journal(tmp_path).keep("layers.0", 0, torch.zeros(8))
+        Journal(Store(tmp_path)).keep("layers.0", 0, torch.zeros(8))

@@ -12,8 +12,8 @@ from mcsmoe.calibration.sample import Sampling
 from mcsmoe.calibration.watch import count
 from mcsmoe.checkpoint.streamed import blocks_of
 from mcsmoe.errors import MemoryLimitError
+from mcsmoe.families import family_of
 from mcsmoe.families.experts import forward
-from mcsmoe.families.registry import family_of
 from mcsmoe.model import Model
 from mcsmoe.params import Tokenizer
 from mcsmoe.tasks.task import TASKS
@@ -115,6 +115,21 @@ def test_tokens_come_in_any_order_and_the_model_goes_at_the_end(directory: Path,
         assert (blocks_of(module) is not None) == streamed
     assert all(value.is_meta for value in module.parameters())
     assert not any(each._forward_hooks or each._forward_pre_hooks for each in module.modules())
+
+
+def test_a_pass_goes_no_further_than_the_layer_that_is_asked_for(directory: Path):
+    model, ran = Model(directory), []
+    first, second = model.layers[:2]
+    with Observer(model, Sampling(TASK, samples=10, batch_size=10, seed=0), "test", tokens=True) as observer:
+        for layer in (first, second):
+            router = observer.module.get_submodule(layer.router_path)
+            router.register_forward_hook(lambda *_, name=layer.name: ran.append(name))
+        found = [observer.tokens(layer) for layer in (first, first)]
+        assert found[0] is found[1]
+        assert ran == [first.name]
+        found += [observer.tokens(layer) for layer in (second, first)]
+        assert ran == [first.name, first.name, second.name, first.name]  # the second layer lies behind the first
+        assert torch.equal(found[0].inputs, found[3].inputs)
 
 
 def test_nothing_is_loaded_or_drawn_before_it_is_asked_for(directory: Path, tmp_path: Path):

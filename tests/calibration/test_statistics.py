@@ -1,17 +1,19 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
-from mcsmoe.calibration.statistics import MEASURED, PROVENANCE, STATISTICS, LayerStatistics, RoutingStatistics
-from mcsmoe.errors import CheckpointError
+from mcsmoe.calibration.statistics import ALSO, MEASURED, PROVENANCE, STATISTICS, LayerStatistics, RoutingStatistics
+from mcsmoe.errors import StatisticsError, UnknownNameError
+from mcsmoe.params import Collect
 
-ALSO = ["outputs", "pair-errors", "activations"]
+ENTRIES = ["norms", "outputs", "pair-errors"]
 
 
 def random_layer(seed: int, *also: str) -> LayerStatistics:
     generator = torch.Generator().manual_seed(seed)
-    empty = LayerStatistics.zeros(3, 4, 5, also)
+    empty = LayerStatistics.zeros(3, 4, also)
     return empty.map(lambda value: torch.rand(value.shape, generator=generator, dtype=torch.float64))
 
 
@@ -21,26 +23,33 @@ def equal(a: LayerStatistics, b: LayerStatistics) -> bool:
 
 
 def test_everything_is_float64():
-    assert {value.dtype for value in LayerStatistics.zeros(3, 4, 5, ALSO).tensors().values()} == {torch.float64}
+    assert {value.dtype for value in LayerStatistics.zeros(3, 4, ENTRIES).tensors().values()} == {torch.float64}
 
 
 def test_adding_adds_every_sum():
-    a, b = random_layer(0, *ALSO), random_layer(1, *ALSO)
+    a, b = random_layer(0, *ENTRIES), random_layer(1, *ENTRIES)
     total = a + b
     for name, value in total.tensors().items():
         assert torch.equal(value, a.tensors()[name] + b.tensors()[name])
 
 
 def test_only_what_is_asked_for_takes_memory():
-    always = set(LayerStatistics.zeros(3, 4, 5).tensors())
+    always = set(LayerStatistics.zeros(3, 4).tensors())
     extra = {
+        "norms": {"norms", "gated_norms"},
         "outputs": {"all_outputs", "output_gram"},
         "pair-errors": {"pair_errors"},
-        "activations": {"hidden_gram", "output_hidden"},
     }
     for entry, names in extra.items():
-        assert LayerStatistics.zeros(3, 4, 5, [entry]).tensors().keys() == always | names
-    assert LayerStatistics.zeros(3, 4, 5, ALSO).tensors().keys() == always.union(*extra.values())
+        assert LayerStatistics.zeros(3, 4, [entry]).tensors().keys() == always | names
+    assert LayerStatistics.zeros(3, 4, ENTRIES).tensors().keys() == always.union(*extra.values())
+
+
+def test_what_can_be_collected_is_what_params_allow():
+    assert get_args(get_args(Collect.model_fields["also"].annotation)[0]) == tuple(ALSO)
+    LayerStatistics.zeros(3, 4, ALSO)
+    with pytest.raises(UnknownNameError, match="'output'; known: correlation, exact-fisher, gradients, norms, outputs"):
+        LayerStatistics.zeros(3, 4, ["output"])
 
 
 def test_statistics_of_different_kinds_do_not_add():
@@ -73,22 +82,7 @@ def test_frequency():
     assert layer.frequency.tolist() == [0.75, 0, 0.25]
 
 
-def test_saliency_family():
-    layer = random_layer(2)
-    layer.coselection[1, 1] = 0
-    layer.norms[1] = layer.gated_norms[1] = 0
-    layer.coselection[0, 0], layer.coselection[2, 2] = 4, 5
-    assert torch.equal(layer.saliency(0, 0, 0), layer.counts)
-    assert torch.equal(layer.saliency(0, 1, 0), layer.gates)
-    assert torch.equal(layer.saliency(0, 0, 1), layer.norms)
-    expected = [float(layer.norms[0]) / 4, 0, float(layer.norms[2]) / 5]
-    assert layer.saliency(1, 0, 1).tolist() == pytest.approx(expected)
-    assert layer.saliency(1, 1, 1)[1] == 0
-    with pytest.raises(KeyError):
-        layer.saliency(0, 2, 0)
-
-
-@pytest.mark.parametrize("also", [[], ALSO])
+@pytest.mark.parametrize("also", [[], ENTRIES])
 @pytest.mark.parametrize("measured", [{}, {"decoder.1": {"correlation.lsa": torch.eye(3), "x": torch.ones(3, 3)}}])
 def test_save_and_load(tmp_path: Path, also: list[str], measured: dict[str, dict[str, torch.Tensor]]):
     layers = {"encoder.1": random_layer(0, *also), "decoder.1": random_layer(1, *also)}
@@ -108,18 +102,18 @@ def test_save_and_load(tmp_path: Path, also: list[str], measured: dict[str, dict
 
 
 def test_missing_or_damaged_statistics(tmp_path: Path):
-    with pytest.raises(CheckpointError, match="run collect"):
+    with pytest.raises(StatisticsError, match="no routing statistics in "):
         RoutingStatistics.load(tmp_path)
     RoutingStatistics({"a": random_layer(0)}).save(tmp_path)
     whole = (tmp_path / STATISTICS).read_bytes()
     (tmp_path / STATISTICS).write_bytes(whole[:100])
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(StatisticsError, match="damaged"):
         RoutingStatistics.load(tmp_path)
     (tmp_path / STATISTICS).write_bytes(whole)
     (tmp_path / MEASURED).unlink()
-    with pytest.raises(CheckpointError, match="run collect"):
+    with pytest.raises(StatisticsError, match="no routing statistics in "):
         RoutingStatistics.load(tmp_path)
     RoutingStatistics({"a": random_layer(0)}).save(tmp_path)
     (tmp_path / PROVENANCE).write_text("{}")
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(StatisticsError, match="damaged"):
         RoutingStatistics.load(tmp_path)

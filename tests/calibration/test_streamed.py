@@ -14,7 +14,7 @@ from mcsmoe.calibration.watch import count, watch, watching
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.streamed import Footprint, blocks_of, load_streamed
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import family_of
 from mcsmoe.tasks.batches import in_order
 from tests import causal
 from tests.calibration.samples import batches, samples
@@ -56,7 +56,7 @@ def in_memory(model: Any) -> list[str]:
 @pytest.mark.parametrize("model_type", MODELS)
 def test_statistics_have_the_bits_of_a_model_that_is_whole(model_type: str, tmp_path: Path):
     directory = save(model_type, tmp_path)
-    model, also = load_streamed(directory), ["outputs", "activations"]
+    model, also = load_streamed(directory), ["norms", "outputs"]
     found, expected = measure(model, also=also), measure(load_model(directory), also=also)
     assert list(found.layers) == list(expected.layers)
     for name, layer in expected.layers.items():

@@ -11,7 +11,7 @@ import torch
 
 from mcsmoe.checkpoint import shards
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
-from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
+from mcsmoe.checkpoint.resume import Store, identity, resumable_directory, source_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, differing
 from mcsmoe.errors import CheckpointError, DiskFullError
@@ -37,10 +37,10 @@ class Source:
     def pieces(self, name: str) -> Iterator[Piece]:
         yield Piece(name, None, self.read(name))
 
-    def write(self, directory: Path, notes: Path) -> Written:
+    def write(self, directory: Path, store: Store) -> Written:
         parts = [Part(name, {name: SPEC}, lambda name=name: self.pieces(name)) for name in NAMES]  # type: ignore[misc]
         (directory / "config.json").write_text("{}")
-        return write_parts(directory, [*parts, *other_parts(OTHERS, self.read)], "copy", notes)
+        return write_parts(directory, [*parts, *other_parts(OTHERS, self.read)], "copy", store)
 
 
 def write(path: Path, source: Source, key: str = "key") -> list[str]:
@@ -152,17 +152,52 @@ def test_nothing_stays_where_nothing_is_finished(small: None, tmp_path: Path):
 
 
 def test_notes_stay_until_the_output_is_there(tmp_path: Path):
-    for last in (False, True):
-        try:
-            with resumable_directory(tmp_path / "out", {}) as staging:
-                assert (staging.notes / "note").exists() == last
-                (staging.notes / "note").touch()
-                if not last:
-                    raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            assert not last
+    def make(last: bool) -> None:
+        with resumable_directory(tmp_path / "out", {}) as staging:
+            assert ("note" in staging.store) == last
+            staging.store.keep("note", {})
+            if not last:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="finished layers are kept"):
+        make(last=False)
+    assert not (tmp_path / "out").exists()
+    make(last=True)
     assert list((tmp_path / "out").iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_note_comes_back_as_it_was(tmp_path: Path):
+    base = torch.arange(6.0).view(2, 3)
+    tensors = {"whole": base, "turned": base.T, "half": base[0].bfloat16(), "scalar": torch.tensor(3)}
+    values = {"layers": ["encoder.1"], "share": 0.1, "none": None, "ü": "ß"}
+    store = Store(tmp_path / "notes")
+    assert store.names() == set()
+    store.keep("decoder.1.note", tensors, values)
+    store.keep("values", {}, values)
+    found = Store(tmp_path / "notes").load("decoder.1.note")
+    assert found.values == store.load("values").values == values
+    assert found.tensors.keys() == tensors.keys()
+    assert all(torch.equal(found.tensors[name], value) for name, value in tensors.items())
+    assert store.names() == {"decoder.1.note", "values"}
+    store.drop("values")
+    assert "values" not in store
+
+
+def test_a_note_that_is_not_finished_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = Store(tmp_path)
+    store.keep("note", {"a": torch.zeros(3)}, "old")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", killed)
+    for name in ("note", "another"):
+        with pytest.raises(KeyboardInterrupt):
+            store.keep(name, {"a": torch.ones(3)}, "new")
+    assert store.names() == {"note"}
+    assert "another" not in store
+    assert store.load("note").values == "old"
 
 
 def test_two_processes_do_not_write_the_same(tmp_path: Path):
@@ -182,9 +217,10 @@ def test_identity_changes_with_every_file(tmp_path: Path):
     assert identity(tmp_path)["b"] != seen["b"]
 
 
-def test_code_is_that_of_modules_and_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_code_is_that_of_this_project_and_of_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "my_rules.py").write_text("a = 1")
     monkeypatch.syspath_prepend(tmp_path)
-    seen = {source_code(names) for names in (["mcsmoe"], ["mcsmoe", "my_rules"], ["my_rules"])}
+    seen = {source_code(), source_code(["my_rules"]), source_code(["tests"]), source_code(["my_rules"])}
+    assert len(seen) == 3
     (tmp_path / "my_rules.py").write_text("a = 2")
-    assert len(seen | {source_code(["my_rules"])}) == 4
+    assert source_code(["my_rules"]) not in seen

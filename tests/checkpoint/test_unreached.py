@@ -1,22 +1,25 @@
 """Damage to experts that no token of the probe reaches is caught, too: by what was written, and by what is loaded."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+import transformers
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mcsmoe.alignment.permute import write_permuted
-from mcsmoe.checkpoint import verify
+from mcsmoe.checkpoint import fresh
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.verify import verify_checkpoint, verify_stock
 from mcsmoe.checkpoint.writer import Written
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.registry import family_of, merged_layers
+from mcsmoe.families import family_of, merged_layers
 from mcsmoe.grouping.plan import LayerPlan, Plan
 from mcsmoe.merging.apply import write_merged
 from tests.checkpoint.damage import change
@@ -87,8 +90,12 @@ def made(request: pytest.FixtureRequest, tokenizer: Any, tmp_path: Path, monkeyp
             left.append(e)
         for name, value in kept.items():
             expert[name].copy_(value)
-    # Processes take seconds.
-    monkeypatch.setattr(verify, "_logits_in_fresh_process", lambda *_: expected)
+
+    def answer(task: fresh.Task, scratch: Path) -> subprocess.CompletedProcess[str]:
+        save_file({"logits": expected}, scratch / fresh.LOGITS)
+        return subprocess.CompletedProcess([], 0, "", "")
+
+    monkeypatch.setattr(fresh, "start", answer)  # what a fresh process would find tells nothing here
     return Made(directory, written, expected, (left[0], left[-1]))
 
 
@@ -147,14 +154,17 @@ def test_damage_to_the_file_is_caught_with_and_without_known_logits(made: Made, 
 
 @pytest.mark.parametrize("damage", [zero, swap])
 def test_damage_by_loading_is_caught(made: Made, damage: Any, monkeypatch: pytest.MonkeyPatch):
+    config = Checkpoint(made.directory).config
+    auto_class = getattr(transformers, family_of(config).auto_class)
+    load = auto_class.from_pretrained
+
     def damaged(*arguments: Any, **options: Any) -> Any:
-        model = load_model(*arguments, **options)
+        model, report = load(*arguments, **options)
         ours = experts(model.state_dict(), model.config, in_memory=True)
         damage(*(ours[e] for e in made.unreached))
-        return model
+        return model, report
 
-    monkeypatch.setattr(verify, "load_model", damaged)
-    config = Checkpoint(made.directory).config
+    monkeypatch.setattr(auto_class, "from_pretrained", damaged)
     with pytest.raises(CheckpointError, match=r"reloaded: .* is not what the file holds"):
         verify_checkpoint(made.directory, made.written, probe(config), made.logits)
     with pytest.raises(CheckpointError, match=r"reloaded: .* is not what the file holds"):

@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch import nn
 
-from mcsmoe.compression.factorise import sparse_parts
+from mcsmoe.compression.factorise import factorise_model, sparse_parts
 from mcsmoe.errors import ParameterError, UserError
 from mcsmoe.modeling.linears_mcsmoe import StackedLinears
 from tests.compression.settings import compress
@@ -51,10 +52,17 @@ def test_excluded_layers_are_untouched():
     assert list(sparse_parts(model)) == [name for name in WEIGHTS if not name.startswith("encoder.1.")]
 
 
-def test_a_rank_that_saves_nothing_is_refused_before_any_work(monkeypatch):
-    monkeypatch.setattr("mcsmoe.compression.factorise.factorise", lambda *_: pytest.fail("work was done"))
-    with pytest.raises(ParameterError, match=r"compress\.rank = 9"):
-        factorised(compress(rank=9))
+def test_a_rank_that_saves_nothing_is_refused_before_any_work():
+    model, built = merged(), []
+
+    def build(*parts: object) -> nn.Module:
+        built.append(parts)
+        return nn.Module()
+
+    with pytest.raises(ParameterError, match=r"^rank = 9"):
+        factorise_model(model, compress(rank=9), build)
+    assert not built
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in merged().state_dict().items())
 
 
 def test_nothing_left_to_compress():

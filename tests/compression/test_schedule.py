@@ -40,5 +40,5 @@ def test_one_jump():
 
 
 def test_holds_longer_than_the_training():
-    with pytest.raises(ParameterError, match=r"compress\.final_warmup = 0\.6.*0\.5"):
+    with pytest.raises(ParameterError, match=r"^final_warmup = 0\.6: .*`initial_warmup` = 0\.5"):
         CubicSchedule.of(compress(initial_warmup=0.5, final_warmup=0.6), 10)

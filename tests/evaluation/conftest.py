@@ -14,6 +14,7 @@ def settings() -> TaskParams:
     return TaskParams(
         name="skills",
         data=None,
+        hub=None,
         subset=None,
         column=None,
         revision=None,
@@ -21,13 +22,12 @@ def settings() -> TaskParams:
         max_target_length=10,
         selection=10,
         train_limit=200,
-        test_limit=20,
     )
 
 
 @pytest.fixture(scope="session")
 def examples(settings) -> list[Example]:
-    return TASKS["skills"].examples(settings, "test")
+    return TASKS["skills"].examples(settings, "test")[:20]
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@ import torch
 
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.evaluation.stable_rank import merged_ranks, stable_rank, stock_ranks
-from mcsmoe.families.registry import family_of, sparse_layers
+from mcsmoe.families import family_of, sparse_layers
 from tests.models import tiny_merged, tiny_switch
 
 

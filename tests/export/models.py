@@ -11,8 +11,7 @@ from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.export.routers import ROWS
 from mcsmoe.export.stock import Mapped, open_mapped, write_stock
 from mcsmoe.export.write import Agreement, stock_routers
-from mcsmoe.families.layer import MoELayer
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import MoELayer, family_of
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
 from mcsmoe.merging.apply import write_merged
 from tests import models

@@ -10,10 +10,9 @@ import torch
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.compression.factorise import factorise_model
-from mcsmoe.errors import CheckpointError
+from mcsmoe.errors import CheckpointError, PlanError
 from mcsmoe.export.stock import check_stock, open_mapped
-from mcsmoe.families.layer import MoELayer
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import MoELayer, family_of
 from mcsmoe.grouping.plan import PLAN, Group, LayerPlan
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 from tests.compression.settings import compress
@@ -43,7 +42,7 @@ def untouched(layer: MoELayer) -> LayerPlan:
     ("groups", "message"),
     [
         (unlike({"encoder.1": into(2)}), "layers keep 2 to 4 experts; .* as the recipe m-smoe-uniform does"),
-        (unlike({"decoder.3": untouched}), r"decoder\.3 keep all their experts.*without merge\.exclude"),
+        (unlike({"decoder.3": untouched}), r"decoder\.3 keep all their experts.*without `exclude`"),
     ],
 )
 def test_layers_that_differ(groups: Callable[[MoELayer], LayerPlan], message: str, tmp_path: Path):
@@ -81,10 +80,10 @@ def test_checkpoints_of_another_kind(tmp_path: Path):
     source, merged = mapped.source, mapped.checkpoint
     with pytest.raises(CheckpointError, match="source: not a merged checkpoint"):
         open_mapped(source, source, merged.directory)
-    with pytest.raises(CheckpointError, match="merged: merged already; --source is the stock"):
+    with pytest.raises(CheckpointError, match="merged: merged already; it must be the stock model"):
         open_mapped(merged, merged, merged.directory)
     small(SWITCH, d_ff=32).save_pretrained(tmp_path / "narrow")
-    with pytest.raises(CheckpointError, match=r"was not made of .*narrow: .*wi\.weight is \[4, 48, 32\]; see --source"):
+    with pytest.raises(CheckpointError, match=r"was not made of .*narrow: .*wi\.weight is \[4, 48, 32\]$"):
         open_mapped(Checkpoint(tmp_path / "narrow"), merged, merged.directory)
     small("mixtral").save_pretrained(tmp_path / "mixtral")
     with pytest.raises(CheckpointError, match=r"was not made of .*mixtral: another model"):
@@ -107,11 +106,11 @@ def test_plans_that_are_missing_or_of_another_checkpoint(tmp_path: Path):
     layers = family_of(source.config).layers(source.config)
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(CheckpointError, match=r"other: no plan\.json; say --plan artifacts/merge/METHOD"):
+    with pytest.raises(PlanError, match=r"other: no plan\.json$"):
         open_mapped(source, mapped.checkpoint, other)
     for groups in (untouched, into(1)):
         plan_of(layers, groups).save(other)
-        with pytest.raises(CheckpointError, match=r"the plan is not that of the checkpoint: encoder\.1 .*see --plan"):
+        with pytest.raises(PlanError, match=r"the plan is not that of the checkpoint: encoder\.1 "):
             open_mapped(source, mapped.checkpoint, other)
     plan = json.loads((directory / PLAN).read_text())
     (other / PLAN).write_text(json.dumps(plan | {"layers": {}}))

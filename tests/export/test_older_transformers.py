@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import save_file
 
 from mcsmoe.checkpoint.load import load_model
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import family_of
 from tests.export.models import SWITCH, export, inputs, logits, merge, small
 
 OLDER = Path(__file__).parents[2] / ".venv-4.57/bin/python"

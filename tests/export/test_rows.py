@@ -90,7 +90,7 @@ def test_agreement_counts_tokens():
 @pytest.mark.parametrize("name", ["ridge", "cross-entropy"])
 def test_a_router_that_is_not_linear(name: str):
     data = router()
-    with pytest.raises(CheckpointError, match=r"decoder\.1: logits .* differ .* use --router dominant"):
+    with pytest.raises(CheckpointError, match=r"decoder\.1: logits .* differ .* take those of 'dominant'"):
         ROWS[name](replace(data, logits=data.logits.tanh()))
 
 

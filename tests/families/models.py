@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from mcsmoe.families.layer import MoELayer, Role
-from mcsmoe.families.names import INSIDE, REFUSED
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import MoELayer, Role, family_of
+from mcsmoe.model_types import INSIDE, REFUSED
 
 EXPERTS = 8
 VOCABULARY = 96

@@ -1,12 +1,13 @@
 import pytest
 import torch
+from accelerate.utils import modeling
 
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.families.experts import forward, hidden, read_expert
-from mcsmoe.families.layer import Role
-from mcsmoe.families.registry import sparse_layers
+from mcsmoe.families import Role, sparse_layers
+from mcsmoe.families.experts import InMemory, expert_in_memory, forward, hidden, read_expert
 from tests.alignment.experts import RELU, activation
-from tests.models import tiny_switch
+from tests.causal import tiny_mixtral
+from tests.models import tiny_merged, tiny_switch
 
 
 def test_an_expert_computes_what_the_model_computes(tmp_path):
@@ -37,3 +38,36 @@ def test_gated_experts_with_biases(name):
     inner = act(tokens @ expert["gate"].T + expert["gate-bias"]) * (tokens @ expert["up"].T + expert["up-bias"])
     want = inner @ expert["down"].T + expert["down-bias"]
     assert torch.allclose(forward(expert, layout, activation(name), tokens), want, atol=1e-5)
+
+
+def test_parameters_and_buffers_in_memory():
+    model = tiny_merged()
+    source = InMemory(model)
+    path = "encoder.block.1.layer.1.mlp"
+    assert source.tensor("shared.weight") is model.shared.weight
+    assert source.tensor(f"{path}.expert_map") is model.get_submodule(path).expert_map
+    assert torch.equal(source.part("shared.weight", slice(2, 5)), model.shared.weight[2:5])
+
+
+def test_a_module_on_the_disk_is_read_once(tmp_path, monkeypatch):
+    model = tiny_mixtral()
+    layer = sparse_layers(model.config)[0]
+    expected = [expert_in_memory(model, layer, e) for e in range(layer.experts)]
+    model.save_pretrained(tmp_path)
+    places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    offloaded = type(model).from_pretrained(
+        tmp_path, device_map=places | {"model.layers": "disk"}, offload_folder=tmp_path / "offload"
+    )
+    reads = []
+    align = modeling.align_module_device
+
+    def counted(module):
+        reads.append(module)
+        return align(module)
+
+    monkeypatch.setattr(modeling, "align_module_device", counted)
+    source = InMemory(offloaded)
+    for e, expert in enumerate(expected):
+        for name, place in layer.in_memory.items():
+            assert torch.equal(place.read(source, e), expert[name])
+    assert len(reads) == 1

@@ -11,16 +11,16 @@ from torch import Tensor
 from mcsmoe.alignment.permute import weight_matches, write_permuted
 from mcsmoe.calibration.collect import collect
 from mcsmoe.calibration.gradients import Gradients, write_gradients
+from mcsmoe.calibration.watch import watch, watching
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.verify import check_inventory, verify_checkpoint
 from mcsmoe.compression.factorise import factorise_model, sparse_parts
-from mcsmoe.families.experts import expert_in_memory, read_expert
-from mcsmoe.families.layer import MoELayer
-from mcsmoe.families.names import FUSED
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import MoELayer, Routing, family_of
+from mcsmoe.families.experts import expert_in_memory, forward, read_expert
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
 from mcsmoe.merging.apply import write_merged
+from mcsmoe.model_types import FUSED
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 from tests.compression.settings import compress
 from tests.families.models import EXPERTS, SETTINGS, batch, refused, small_model, table
@@ -135,11 +135,35 @@ def test_experts_of_llama4_see_tokens_times_their_scores():
     logits(model)
     with_hook.remove()
     real = batch()["attention_mask"].bool().flatten()
-    computed = outputs[0].view(EXPERTS, len(real), -1)[:, real].sum(1)  # [E, d]; of others' tokens all are 0
+    computed = outputs[0].view(EXPERTS, len(real), -1)[:, real]  # [E, T, d]; of others' tokens all are 0
     rows = batch() | {"labels": batch()["input_ids"]}
-    found = collect(model, family_of(model.config), [layer], [rows])[layer.name]
-    torch.testing.assert_close(found.output_sums, computed.double(), rtol=0, atol=1e-6)
+    found = collect(model, family_of(model.config), [layer], [rows], also=["norms"])[layer.name]
+    assert found.norms is not None
+    torch.testing.assert_close(found.norms, computed.double().norm(dim=-1).sum(1), rtol=0, atol=1e-6)
     assert torch.equal(found.gates, found.counts.double())
+
+
+def test_outputs_that_the_model_computes_are_those_of_its_weights(stock: Made):
+    rows, inputs = batch() | {"labels": batch()["input_ids"]}, []
+
+    def see(layer: MoELayer, x: Tensor, routing: Routing) -> None:
+        assert routing.outputs is not None
+        inputs.append(x)
+        # Llama 4's further choices see tokens times other scores than those that `Routing` has.
+        index = routing.index if routing.scale is None else routing.index[:, :1]
+        for e in range(EXPERTS):
+            token, choice = torch.where(index == e)
+            expected = forward(expert_in_memory(stock.model, layer, e), layer.layout, layer.activation, x[token])
+            torch.testing.assert_close(routing.outputs[token, choice], expected, rtol=1e-4, atol=1e-6)
+
+    family = family_of(stock.model.config)
+    for _ in watching(stock.model, family, stock.layers, [rows], see, outputs=True):
+        pass
+    # What comes out of the experts goes on as it would have.
+    plain: list[Tensor] = []
+    watch(stock.model, family, stock.layers, [rows], lambda layer, x, routing: plain.append(x))
+    for ours, theirs in zip(inputs, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def keep_input(seen: dict[str, Tensor], name: str) -> Any:

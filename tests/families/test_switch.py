@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mcsmoe.families.registry import family_of, sparse_layers
+from mcsmoe.families import family_of, sparse_layers
 from tests.models import EXPERTS, KEPT, batch, tiny_merged, tiny_switch
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mcsmoe.grouping.budget import by_use
+from mcsmoe.grouping.budget import by_importance
 from mcsmoe.grouping.group import Problem
 from mcsmoe.similarity.evidence import cosine
 
@@ -16,7 +16,7 @@ def problem(similarity: Tensor, groups: int, frequency: Tensor | None = None, se
     if frequency is None:
         frequency = torch.arange(len(similarity), 0, -1, dtype=torch.float64)
     frequency = frequency / frequency.sum().clamp(min=1)
-    return Problem(frequency, by_use(frequency)[:groups], lambda: similarity, seed=seed)
+    return Problem(frequency, by_importance(frequency)[:groups], lambda: similarity, seed=seed)
 
 
 def vectors(experts: int, seed: int, width: int = 20) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcsmoe.errors import ParameterError
-from mcsmoe.grouping.budget import BUDGETS, by_use, check, least_groups, total_groups
+from mcsmoe.grouping.budget import BUDGETS, by_importance, check, least_groups, total_groups
 
 
 def frequencies(*layers: Sequence[float]) -> dict[str, torch.Tensor]:
@@ -57,7 +57,7 @@ def test_uniform_keeps_the_most_used():
     ],
 )
 def test_a_budget_that_cannot_be_had(groups: float, budget: str, message: str):
-    with pytest.raises(ParameterError, match=f"merge.groups = {groups}.*{message}"):
+    with pytest.raises(ParameterError, match=f"^groups = {groups}: .*{message}"):
         check(groups, {"a": 4, "b": 8}, budget)
 
 
@@ -88,7 +88,7 @@ def test_global_against_enumeration(capacity: int | None, highest: int):
             chosen = BUDGETS["global"](use, total / len(sizes), capacity)
             assert {(name, e) for name, order in chosen.items() for e in order} == by_enumeration(use, total, capacity)
             for name, order in chosen.items():
-                assert order == by_use(use[name])[: len(order)]
+                assert order == by_importance(use[name])[: len(order)]
 
 
 @pytest.mark.parametrize("budget", ["global", "uniform"])
@@ -103,7 +103,7 @@ def test_every_layer_has_room_for_its_experts(budget: str):
     [(2, "uniform", 3, "2 groups where 3"), (2, "global", 3, "4 groups where 5"), (1, "global", 7, "2 groups where 3")],
 )
 def test_a_capacity_that_the_budget_is_too_small_for(groups: int, budget: str, capacity: int, counts: str):
-    with pytest.raises(ParameterError, match=rf"merge.capacity = {capacity} .*merge.groups = {groups} gives {counts}"):
+    with pytest.raises(ParameterError, match=rf"^capacity = {capacity}: `groups` = {groups} gives {counts}"):
         BUDGETS[budget](frequencies([0.25] * 4, [0.125] * 8), groups, capacity)
 
 

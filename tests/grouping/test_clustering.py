@@ -4,7 +4,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from mcsmoe.grouping.clusters import embed, exactly, most_used_first
+from mcsmoe.grouping.clusters import embed, exactly, most_important_first
 from mcsmoe.grouping.group import GROUPERS
 from mcsmoe.similarity.evidence import cosine
 from tests.grouping.problems import problem, random_problems, vectors
@@ -13,7 +13,7 @@ from tests.grouping.problems import problem, random_problems, vectors
 def test_groups_are_numbered_by_their_most_used_member():
     labels = torch.tensor([7, 2, 7, 5, 2, 5])
     frequency = torch.tensor([0.0, 0.1, 0.2, 0.4, 0.2, 0.1])
-    assert most_used_first(labels, frequency).tolist() == [1, 2, 1, 0, 2, 0]  # 2 and 4 tie: the lower id is first
+    assert most_important_first(labels, frequency).tolist() == [1, 2, 1, 0, 2, 0]  # 2 and 4 tie: the lower id is first
 
 
 def test_missing_groups_are_split_off_where_members_are_least_alike():

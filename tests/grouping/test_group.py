@@ -37,7 +37,7 @@ def plans(
     def similarity(name: str) -> torch.Tensor:
         return cosine(values[name].logits_gram)
 
-    return group(values, excluded, Grouping(GROUPERS[grouper], BUDGETS[budget], groups, similarity, capacity, seed))
+    return group(values, excluded, Grouping(grouper, BUDGETS[budget], groups, similarity, capacity, seed))
 
 
 def test_dominant_experts_are_the_most_used_of_their_groups():
@@ -113,7 +113,7 @@ def test_nothing_is_asked_of_excluded_layers():
         return torch.ones(3, 3)
 
     values = statistics([[5, 1, 9], [1, 2, 3], [3, 2, 1]])
-    group(values, ("encoder.0",), Grouping(GROUPERS["routing-guided"], BUDGETS["uniform"], 2, similarity))
+    group(values, ("encoder.0",), Grouping("routing-guided", BUDGETS["uniform"], 2, similarity))
     assert asked == ["encoder.1", "encoder.2"]
 
 
@@ -128,8 +128,8 @@ def test_a_capacity_that_the_grouper_would_ignore_is_refused_before_any_work():
     def never(name: str) -> torch.Tensor:
         raise AssertionError(name)
 
-    how = Grouping(GROUPERS["k-means"], BUDGETS["global"], 2, never, capacity=3)
-    with pytest.raises(ParameterError, match=r"merge\.capacity = 3"):
+    how = Grouping("k-means", BUDGETS["global"], 2, never, capacity=3)
+    with pytest.raises(ParameterError, match=r"^capacity = 3"):
         group(statistics([[1, 2, 3, 4]]), (), how)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mcsmoe.errors import ParameterError
-from mcsmoe.grouping.budget import by_use
+from mcsmoe.grouping.budget import by_importance
 from mcsmoe.grouping.group import GROUPERS, Problem, check_capacity
 from mcsmoe.similarity.evidence import cosine
 from tests.grouping.problems import problem, random_problems, vectors
@@ -36,9 +36,11 @@ def test_exactly_k_groups_in_the_order_of_their_use(name: str):
     for case, given in enumerate(random_problems(200)):
         labels = GROUPERS[name](given)
         assert labels.dtype == torch.int64
-        assert labels.shape == given.frequency.shape
+        assert labels.shape == given.importance.shape
         assert sorted(set(labels.tolist())) == list(range(len(given.dominant))), case
-        assert list(dict.fromkeys(labels[by_use(given.frequency)].tolist())) == list(range(len(given.dominant))), case
+        assert list(dict.fromkeys(labels[by_importance(given.importance)].tolist())) == list(
+            range(len(given.dominant))
+        ), case
 
 
 @ALL
@@ -93,9 +95,9 @@ def test_random_groups_do_not_follow_use():
 def test_only_some_keep_to_a_capacity():
     able = []
     for name in GROUPERS:
-        check_capacity(GROUPERS[name], None)
+        check_capacity(name, None)
         try:
-            check_capacity(GROUPERS[name], 3)
+            check_capacity(name, 3)
             able.append(name)
         except ParameterError:
             pass
@@ -103,9 +105,9 @@ def test_only_some_keep_to_a_capacity():
 
 
 def test_a_capacity_that_would_be_ignored():
-    message = "merge.capacity = 3 .*recipes.mine.grouping k-means cannot keep to it, only none, routing-guided can"
+    message = "grouping 'k-means' of method 'mine' cannot keep to it, only none, routing-guided can"
     with pytest.raises(ParameterError, match=message):
-        check_capacity(GROUPERS["k-means"], 3, "recipes.mine.grouping k-means")
+        check_capacity("k-means", 3, "mine")
 
 
 def test_similarity_is_not_computed_where_none_is_needed():

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcsmoe.errors import CheckpointError
+from mcsmoe.errors import PlanError
 from mcsmoe.grouping.plan import PLAN, Group, LayerPlan, Plan
 
 
@@ -34,10 +34,10 @@ def test_one_line_a_group(tmp_path: Path):
 @pytest.mark.parametrize("text", ["", "[]", '{"layers": {}}', '{"layers": {"a": {"groups": [{}]}}}'])
 def test_damaged_plan(tmp_path: Path, text: str):
     (tmp_path / PLAN).write_text(text)
-    with pytest.raises(CheckpointError, match="not a plan"):
+    with pytest.raises(PlanError, match="not a plan"):
         Plan.load(tmp_path)
 
 
 def test_missing_plan(tmp_path: Path):
-    with pytest.raises(CheckpointError, match="run merge"):
+    with pytest.raises(PlanError, match=r": no plan\.json$"):
         Plan.load(tmp_path)

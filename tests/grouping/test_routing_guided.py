@@ -11,7 +11,7 @@ from tests.grouping.problems import random_problems
 def directly(given: Problem) -> list[int]:
     """One after another, by the words of the paper."""
     similarity = given.similarity().tolist()
-    use = given.frequency.tolist()
+    use = given.importance.tolist()
     members = [[e] for e in given.dominant]
     for e in sorted(range(len(use)), key=lambda e: (-use[e], e)):
         if e in given.dominant:
@@ -47,7 +47,7 @@ def test_the_more_used_expert_is_served_first():
 def test_against_a_direct_implementation(capacity: int | None):
     tight = 0
     for given in random_problems(200):
-        experts = len(given.frequency)
+        experts = len(given.importance)
         if least_groups(experts, capacity) > len(given.dominant):
             continue
         given = replace(given, capacity=capacity)

@@ -7,7 +7,7 @@ from typing import NoReturn
 from mcsmoe.calibration.gradients import Gradients
 from mcsmoe.calibration.observer import LayerTokens
 from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
-from mcsmoe.families.layer import MoELayer
+from mcsmoe.families import MoELayer
 from mcsmoe.merging.apply import Material
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mcsmoe.alignment.matching import permute
 from mcsmoe.calibration.statistics import LayerStatistics
-from mcsmoe.families.layer import Expert, Layout, MoELayer, Place, Role
+from mcsmoe.families import Expert, Layout, MoELayer, Place, Role
 from mcsmoe.merging.rules import Members
 from tests.alignment.experts import activation, random_expert
 

@@ -11,11 +11,9 @@ from mcsmoe.alignment.matching import permute
 from mcsmoe.calibration.gradients import GRADIENTS, Gradients
 from mcsmoe.calibration.observer import LayerTokens
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.layer import Expert, Layout
+from mcsmoe.families import Expert, Layout
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
-from mcsmoe.merging import apply
 from mcsmoe.merging.apply import merge_group
-from mcsmoe.merging.rules import Members
 from tests.alignment.experts import GATED, PLAIN, InMemory, noisy, random_expert
 from tests.merging.material import nothing_measured
 from tests.merging.members import D, F, make_layer, random_experts, tokens
@@ -72,24 +70,51 @@ def test_fisher_information_moves_with_the_neurons(tmp_path: Path):
     found = merge_group(source, layer, GROUP, plan("fisher", "weight"), given)
     place = int((orders[3] == orders[1][4]).nonzero())
     torch.testing.assert_close(found["w1"][place], experts[1]["w1"][4])
-    with pytest.raises(CheckpointError, match=r"no exact-fisher of encoder\.1.*collect\.also"):
+    with pytest.raises(CheckpointError, match=r"no exact-fisher of encoder\.1; 'exact-fisher' was not collected"):
         merge_group(source, layer, GROUP, plan("exact-fisher", "weight"), given)
 
 
-def test_what_a_rule_sees(monkeypatch: pytest.MonkeyPatch):
-    layer = make_layer(PLAIN, experts=4, top_k=2)
-    experts, x = random_experts(PLAIN, 4), tokens(5)
-    index = torch.tensor([[0, 1], [2, 3], [0, 0], [1, 2], [0, 3]])
-    seen: list[Members] = []
-    monkeypatch.setattr(apply, "RULES", {"spy": lambda members: seen.append(members)})
-    for seed, group in ((0, GROUP), (0, Group(2, (0, 2), (0.0, 0.5))), (1, GROUP), (0, GROUP)):
-        given = nothing_measured([layer], lambda layer: LayerTokens(x, index), seed=seed)
-        merge_group(InMemory(experts, layer), layer, group, plan("spy", "none"), given)
-    assert [members.dominant for members in seen] == [2, 1, 2, 2]
-    assert seen[0].weights.tolist() == [0.1, 0.2, 0.3]
-    assert torch.equal(seen[0].inputs(), x[[0, 1, 3, 4]])
-    assert len({members.seed for members in seen}) == 3
-    assert seen[0].seed == seen[3].seed
+def test_a_rule_knows_weights_and_the_dominant_member():
+    layer, experts = make_layer(PLAIN, experts=4), random_experts(PLAIN, 4)
+
+    def merged(rule: str, group: Group) -> Expert:
+        return merge_group(InMemory(experts, layer), layer, group, plan(rule, "none"), nothing_measured([layer]))
+
+    for group in (GROUP, Group(2, (0, 2), (0.0, 0.5))):
+        assert all(
+            torch.equal(value, experts[group.dominant][name]) for name, value in merged("dominant", group).items()
+        )
+        for name, value in merged("frequency", group).items():
+            weighted = sum(w * experts[e][name] for e, w in zip(group.members, group.weights))
+            torch.testing.assert_close(value, weighted / sum(group.weights))
+
+
+def test_a_rule_sees_the_tokens_routed_to_any_member():
+    layer, experts, x = make_layer(PLAIN, experts=4, top_k=2), random_experts(PLAIN, 4), tokens(400)
+    index = torch.rand(400, 4, generator=torch.Generator().manual_seed(1)).topk(2).indices
+    group = Group(2, (0, 2), (0.5, 0.5))
+    routed = ((index == 0) | (index == 2)).any(1)
+    x[~routed] = x[~routed] ** 3  # other neurons are alike on these
+
+    def merged(x: Tensor, index: Tensor) -> Tensor:
+        given = nothing_measured([layer], lambda layer: LayerTokens(x, index))
+        return merge_group(InMemory(experts, layer), layer, group, plan("zipit-activation", "none"), given)["wi"]
+
+    assert torch.equal(merged(x, index), merged(x[routed], index[routed]))
+    assert not torch.equal(merged(x, index), merged(x, torch.zeros_like(index)))  # as if all were routed to expert 0
+
+
+def test_a_rule_draws_anew_for_each_group_and_seed():
+    layer, experts = make_layer(PLAIN, experts=4), random_experts(PLAIN, 4)
+
+    def merged(seed: int, group: Group) -> Tensor:
+        given = nothing_measured([layer], seed=seed)
+        return merge_group(InMemory(experts, layer), layer, group, plan("random", "none"), given)["wi"]
+
+    first, again = merged(0, GROUP), merged(0, GROUP)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, merged(1, GROUP))
+    assert not torch.equal(first, merged(0, Group(2, GROUP.members, GROUP.weights)))
 
 
 def test_a_single_member_is_bit_identical():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -15,8 +17,7 @@ def test_against_the_formula_element_by_element(rule: str):
     for each in information:
         each["w2"][:, 3] = 0  # nor of these from anyone
         each["w1"][0] *= 1e-30
-    object.__setattr__(members, "fisher", {rule: information}.__getitem__)
-    found = RULES[rule](members)
+    found = RULES[rule](replace(members, fisher={rule: information}.__getitem__))
     for name in GATED:
         weights = torch.stack([e[name].double().flatten() for e in experts])
         shares = torch.stack([f[name].double().flatten() for f in information])

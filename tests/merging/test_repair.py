@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mcsmoe.families.layer import Expert
+from mcsmoe.families import Expert
 from mcsmoe.merging.rules import RULES
 from tests.alignment.experts import GATED, PLAIN
 from tests.merging.members import group, make_layer, random_experts, tokens

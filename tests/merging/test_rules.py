@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mcsmoe.alignment.matching import align
+from mcsmoe.families import Layout, Role
 from mcsmoe.families.experts import forward
-from mcsmoe.families.layer import Layout, Role
-from mcsmoe.merging.rules import NEEDS, RULES, combine
+from mcsmoe.merging.rules import RULES, combine
 from tests.alignment.experts import GATED, PLAIN, RELU
 from tests.merging.members import copies, group, make_layer, odd_expert, random_experts, tokens, unused
 
@@ -24,7 +24,6 @@ def merged(rule: str, weights=THREE, layout: Layout = GATED):
 
 def test_the_rules_of_the_paper_are_there():
     assert set(RULES) >= PAPER
-    assert set(RULES) >= NEEDS.keys()
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from mcsmoe.alignment.matching import align
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError
+from mcsmoe.families import family_of
 from mcsmoe.families.experts import read_expert
-from mcsmoe.families.registry import family_of
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
 from mcsmoe.merging.apply import Material, write_merged
 from tests.golden_switch import (

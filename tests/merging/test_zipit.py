@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from mcsmoe.families import Expert, Layout, Role
 from mcsmoe.families.experts import hidden
-from mcsmoe.families.layer import Expert, Layout, Role
 from mcsmoe.merging.rules import RULES
 from mcsmoe.merging.zipit import clusters
 from tests.alignment.experts import GATED, PLAIN, RELU

@@ -7,8 +7,26 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 OURS = ("mcsmoe", "stages")
 
-CHECKS = Path("stages/check.py")
-"""Refuses bad params before work starts and never changes what a stage computes: no stage depends on it."""
+INFRASTRUCTURE = frozenset(
+    map(
+        Path,
+        [
+            "mcsmoe/__init__.py",
+            "mcsmoe/distributed.py",
+            "mcsmoe/errors.py",
+            "mcsmoe/fields.py",
+            "mcsmoe/model_types.py",
+            "mcsmoe/params.py",
+            "mcsmoe/progress.py",
+            "mcsmoe/registry.py",
+            "stages/__init__.py",
+            "stages/common.py",
+            "stages/interrupt.py",
+            "stages/launch.py",
+        ],
+    )
+)
+"""How stages are started, refuse and tell: no stage depends on it, for it changes nothing of what they compute."""
 
 
 @cache
@@ -39,53 +57,21 @@ def files(path: Path) -> frozenset[Path]:
     """Our files that `path` imports directly, with whole registered packages; empty files do not count."""
     found = {file for name in imported(path) for file in _modules(name)}
     for package in registered_packages(path):
-        found |= set(package_files(Path(*package.split("."))))
+        directory = ROOT.joinpath(*package.split("."))
+        found |= {file.relative_to(ROOT) for file in directory.rglob("*.py")}
     return frozenset(file for file in found if (ROOT / file).stat().st_size)
 
 
-def closure(path: Path) -> set[Path]:
-    """`path` and all our files that it imports, however far."""
+def dependencies(stage: Path) -> set[str]:
+    """What `deps` of a stage must list: its own file, and packages, or files beside them, that it imports."""
     seen: set[Path] = set()
-    todo = [path]
+    todo = [stage]
     while todo:
         file = todo.pop()
-        if file not in seen and file != CHECKS:
+        if file not in seen and file not in INFRASTRUCTURE:
             seen.add(file)
             todo += files(file)
-    return seen
-
-
-def companions(path: Path) -> set[Path]:
-    """Files of the same name as a module that are no code: markup or style that it fills and writes."""
-    return {file.relative_to(ROOT) for file in (ROOT / path).parent.glob(f"{path.stem}.*") if file.suffix != ".py"}
-
-
-def package_files(directory: Path) -> list[Path]:
-    """The non-empty Python files of a package and of the packages in it."""
-    found = sorted((ROOT / directory).rglob("*.py"))
-    return [file.relative_to(ROOT) for file in found if file.stat().st_size]
-
-
-def dependencies(stage: str) -> list[str]:
-    """What `deps` of a stage must list: its files, as a directory where all files of a package are needed.
-
-    A registered package is always a directory, so that a new file in it counts.
-    """
-    needed = closure(Path(f"stages/{stage}.py"))
-    beside = {file for path in needed if path.parts[0] == "mcsmoe" for file in companions(path)}
-    whole = {
-        directory
-        for directory in {file.parent for file in needed}
-        if len(directory.parts) == 2 and set(package_files(directory)) <= needed and _data(directory) <= beside
-    }
-    singles = {file for file in needed | beside if file.parent not in whole}
-    return sorted(str(path) for path in whole | singles)
-
-
-def _data(directory: Path) -> set[Path]:
-    """Files that are no code, such as recipes: a dependency on the directory would count them, too."""
-    files = (path for path in (ROOT / directory).iterdir() if path.is_file() and path.suffix != ".py")
-    return {path.relative_to(ROOT) for path in files}
+    return {str(Path(*file.parts[:2])) for file in seen}
 
 
 def _modules(name: str) -> list[Path]:

@@ -11,8 +11,8 @@ from mcsmoe.calibration.gradients import Gradients, write_gradients
 from mcsmoe.calibration.observer import layer_tokens
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.families import family_of
 from mcsmoe.families.experts import read_expert
-from mcsmoe.families.registry import family_of
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.merging.apply import Material, write_merged
 from mcsmoe.params import Params
@@ -22,7 +22,7 @@ from mcsmoe.similarity.correlation import measure_correlations
 from tests.models import batch, tiny_switch
 from tests.recipes.params import small_params
 
-ALSO = ["outputs", "pair-errors", "correlation", "gradients", "exact-fisher"]
+ALSO = ["norms", "outputs", "pair-errors", "correlation", "gradients", "exact-fisher"]
 BUDGET = 4 * 2
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import family_of
 from mcsmoe.grouping.plan import Plan
 from stages import collect, permute
 from tests.pipeline.imports import ROOT
@@ -22,7 +22,8 @@ CODE = re.compile(r"```python\n(\"\"\"Element-wise median.*?)```", re.DOTALL)
 def place(tmp_path, monkeypatch):
     enter(tmp_path, monkeypatch)
     (code,) = CODE.findall((ROOT / "README.md").read_text())
-    Path("my_rules.py").write_text(code)
+    Path("recipes").mkdir()
+    Path("recipes/median_rule.py").write_text(code)
     return tmp_path
 
 
@@ -34,9 +35,10 @@ def run(stage: str, *options: str) -> subprocess.CompletedProcess[str]:
 def test_the_rule_of_the_readme_merges(place):
     permute.main()
     collect.main()
-    write_params(plugins=["my_rules"], recipes={"m-smoe": {"rule": "median", "alignment": "none"}})
-    done = run("merge", "--method", "m-smoe")
-    assert done.returncode == 0, done.stderr[-2000:]
+    write_params(plugins=["recipes.median_rule"], recipes={"m-smoe": {"rule": "median", "alignment": "none"}})
+    for command in (["check"], ["merge", "--method", "m-smoe"]):
+        done = run(*command)
+        assert done.returncode == 0, done.stderr[-2000:]
     source, merged = Checkpoint(place / "artifacts/permute"), Checkpoint(place / "artifacts/merge/m-smoe")
     family, plan = family_of(source.config), Plan.load(place / "artifacts/merge/m-smoe")
     assert plan.rule == "median"
@@ -45,6 +47,36 @@ def test_the_rule_of_the_readme_merges(place):
         for found, group in zip(stack, plan.layers[layer.name].groups, strict=True):
             members = torch.stack([source.tensor(layer.places["wi"].name(e)) for e in group.members])
             assert torch.equal(found, members.median(0).values)
+
+
+def test_a_changed_plugin_changes_the_methods_that_use_it(place):
+    def resolved() -> dict[str, bytes]:
+        done = run("check")
+        assert done.returncode == 0, done.stderr[-2000:]
+        return {path.stem: path.read_bytes() for path in Path("artifacts/recipes").iterdir()}
+
+    Path("recipes/median.yaml").write_text("like: m-smoe\nrule: median\n")
+    methods = {"merge": ["m-smoe", "median"], "distill": [], "compress": []}
+    write_params(plugins=["recipes.median_rule"], methods=methods)
+    before = resolved()
+    checked = Path("artifacts/checked.json").read_bytes()
+    with Path("recipes/median_rule.py").open("a") as file:
+        file.write("# changed\n")
+    after = resolved()
+    assert after["m-smoe"] == before["m-smoe"]
+    assert after["median"] != before["median"]
+    assert Path("artifacts/checked.json").read_bytes() == checked
+
+
+def test_a_plugin_that_dvc_does_not_look_at_is_refused(place):
+    Path("recipes/median_rule.py").rename("median_rule.py")
+    write_params(plugins=["median_rule"])
+    done = run("check")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: plugins = 'median_rule' in params.yaml: dvc does not look at median_rule.py: move it to recipes/, as "
+        "recipes.NAME\n"
+    )
 
 
 def test_an_unknown_plugin_is_one_line(place):

@@ -9,8 +9,7 @@ from torch import Tensor
 from mcsmoe.calibration.collect import collect
 from mcsmoe.calibration.gradients import Gradients, write_gradients
 from mcsmoe.calibration.watch import Batch
-from mcsmoe.families.layer import TensorSource
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import TensorSource, family_of
 from mcsmoe.similarity.correlation import measure_correlations
 from mcsmoe.similarity.evidence import Evidence
 

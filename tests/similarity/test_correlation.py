@@ -9,9 +9,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mcsmoe.calibration.watch import watch
+from mcsmoe.families import MoELayer, Routing, family_of
 from mcsmoe.families.experts import expert_in_memory, hidden
-from mcsmoe.families.layer import MoELayer, Routing
-from mcsmoe.families.registry import family_of
 from mcsmoe.similarity import correlation
 from mcsmoe.similarity.correlation import PairMoments, assigned, best, measure_correlations
 from tests.calibration.samples import batches, exact_switch, samples

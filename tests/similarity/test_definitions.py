@@ -8,9 +8,8 @@ from torch import Tensor
 
 from mcsmoe.calibration.statistics import LayerStatistics
 from mcsmoe.calibration.watch import watch
+from mcsmoe.families import Expert, MoELayer, Role, Routing, TensorSource, family_of
 from mcsmoe.families.experts import forward, read_expert
-from mcsmoe.families.layer import Expert, MoELayer, Role, Routing, TensorSource
-from mcsmoe.families.registry import family_of
 from mcsmoe.similarity import weights as gram
 from mcsmoe.similarity.evidence import Evidence, similarity
 from tests.calibration.samples import batches, exact_switch, samples

@@ -7,7 +7,7 @@ import torch
 
 from mcsmoe.errors import CheckpointError, UnknownNameError
 from mcsmoe.params import Collect
-from mcsmoe.similarity.evidence import NEEDS, SIMILARITIES, Evidence, needs, similarity
+from mcsmoe.similarity.evidence import SIMILARITIES, Evidence, needs, similarity
 from tests.calibration.samples import batches, exact_switch, kill, samples
 from tests.similarity.evidence import bare_evidence, whole_evidence
 
@@ -76,14 +76,14 @@ def test_what_was_not_collected_is_named(name: str, collected):
         assert torch.equal(similarity(name)(bare), similarity(name)(collected[0][0]))
     else:
         plain = name.removeprefix("reverse:")
-        with pytest.raises(CheckpointError, match=f"^similarity '{plain}' needs collect.also to list '{entry}'$"):
+        with pytest.raises(CheckpointError, match=f"^similarity '{plain}' needs '{entry}', which was not collected$"):
             similarity(name)(bare)
 
 
-def test_needs_name_similarities_and_what_collect_knows():
-    assert NEEDS.keys() <= set(SIMILARITIES)
-    values = {"samples": 1, "batch_size": 1, "gradient_samples": 1, "also": sorted(NEEDS.values())}
-    assert Collect.model_validate(values).also == values["also"]
+def test_needs_name_what_collect_knows():
+    entries = sorted({entry for name in SIMILARITIES if (entry := needs(name))})
+    values = {"gradient_samples": 1, "also": entries}
+    assert Collect.model_validate(values).also == ["correlation", "gradients", "outputs", "pair-errors"]
 
 
 def test_all_of_the_reference_and_ours():

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mcsmoe.families.layer import MoELayer
+from mcsmoe.families import MoELayer
 from mcsmoe.similarity.evidence import SIMILARITIES, similarity
 from tests.golden_switch import SWITCH, golden_evidence, golden_layers, golden_statistics
 from tests.shared import needs_golden

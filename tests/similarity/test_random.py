@@ -3,7 +3,7 @@ from dataclasses import replace
 import torch
 
 from mcsmoe.calibration.statistics import LayerStatistics
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import family_of
 from mcsmoe.similarity.evidence import Evidence, similarity
 from tests.models import tiny_switch
 from tests.similarity.evidence import InMemory

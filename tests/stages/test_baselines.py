@@ -17,7 +17,8 @@ TRAINING = {"epochs": 1, "warmup_steps": 0, "batch_size": 32}
 def place(tmp_path, monkeypatch):
     enter(tmp_path, monkeypatch)
     write_params(
-        task={"train_limit": 200, "test_limit": 10, "selection": 20},
+        task={"train_limit": 200, "selection": 20},
+        evaluate={"limit": 10},
         finetune=TRAINING | {"evaluations": 1},
         distill=TRAINING,
         methods={"dense": ["dense"]},
@@ -35,14 +36,14 @@ def small_config():
 def test_the_dense_baseline_is_trained_and_distilled_and_measured(place):
     dense.main("dense")
     distill.main("dense")
-    evaluate.main("artifacts/distill/dense", Path("metrics/evaluate/distill-dense.json"))
+    evaluate.main("artifacts/distill/dense", Path("artifacts/figures/scores/distill-dense.json"))
     full, trained = load_model(FINETUNED), load_model(Path("artifacts/distill/dense"))
     assert trained.config.model_type == "t5"
     # What a token runs through: all but the router and the other experts.
     idle = sum(p.numel() for name, p in full.named_parameters() if "router" in name or ".expert_" in name)
     idle -= sum(p.numel() for name, p in full.named_parameters() if ".expert_0." in name)
     assert trained.num_parameters() == full.num_parameters() - idle
-    figures = json.loads(Path("metrics/evaluate/distill-dense.json").read_text())
+    figures = json.loads(Path("artifacts/figures/scores/distill-dense.json").read_text())
     assert figures["experts"] == 0
     assert figures["parameters"] == trained.num_parameters()
     before, after = Checkpoint(Path("artifacts/merge/dense")), Checkpoint(Path("artifacts/distill/dense"))

@@ -71,7 +71,7 @@ def test_all_stages(place: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def measure(step: Path) -> Any:
-    output = Path("metrics/evaluate") / f"{step.parent.name}.json"
+    output = Path("artifacts/figures/scores") / f"{step.parent.name}.json"
     evaluate.main(str(step), output)
     return json.loads(output.read_text())
 

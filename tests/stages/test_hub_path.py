@@ -39,7 +39,8 @@ def place(request, tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
     values = yaml.safe_load((ROOT / f"presets/switch-base-32-{task}.yaml").read_text())
-    values["model"]["source"], values["task"]["data"] = "./switch-base-32", "./data"
+    values["model"] |= {"source": "./switch-base-32", "hub": None}
+    values["task"] |= {"data": "./data", "hub": None}
     values["threads"] = 1
     values["task"]["selection"] = 5
     values["task"]["train_limit"] = 40
@@ -112,14 +113,14 @@ def test_the_presets_have_the_papers_hyper_parameters(task):
     source = TASKS[task].source
     assert source is not None
     assert params.task.name == task
-    assert (params.task.data, params.task.subset, params.task.revision) == (source.hub, source.subset, source.revision)
+    assert (params.task.hub, params.task.subset, params.task.revision) == (source.hub, source.subset, source.revision)
     assert (params.task.max_source_length, params.task.max_target_length) == TASKS[task].lengths
     for training in (params.finetune, params.distill, params.compress):
         assert (training.batch_size, training.learning_rate) == (batch, rate)
     assert (params.finetune.epochs, params.distill.epochs, params.compress.epochs) == (20, 10, 50)
     assert (params.merge.groups, params.merge.exclude.encoder) == (8, [1])
-    assert (params.compress.rank, params.compress.final_ratio, params.collect.samples) == (32, 0.1, 256)
-    assert params.model.source == "google/switch-base-32"
+    assert (params.compress.rank, params.compress.final_ratio, params.calibration.samples) == (32, 0.1, 256)
+    assert params.model.hub == "google/switch-base-32"
 
 
 def test_the_papers_table_is_queued_as_its_file_says():

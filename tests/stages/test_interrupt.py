@@ -103,16 +103,6 @@ def test_ctrl_c_while_a_stage_imports(library: str, tmp_path: Path, monkeypatch:
     assert said == "interrupted: nothing half written; run `python -m stages.permute` again, or `dvc repro`"
 
 
-def test_ctrl_c_while_another_process_checks_the_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    write_params(plugins=["moment"])
-    for name in ("torch", "transformers"):
-        (tmp_path / f"{name}.py").write_text(NOTHING)
-    (tmp_path / "moment.py").write_text(f"import os\nif 'MCSMOE_CHILD' in os.environ: {WAIT}")
-    said = interrupted(["-m", "stages.finetune"], tmp_path)
-    assert said == "interrupted: nothing half written; run `python -m stages.finetune` again, or `dvc repro`"
-
-
 @pytest.mark.slow  # three processes after each other import torch
 def test_ctrl_c_while_several_processes_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,6 @@
 """Stages on a model that is larger than `memory_limit`: the same bytes, or a refusal before any work."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,13 @@ import pytest
 from mcsmoe.calibration import collect as routing
 from mcsmoe.calibration.memory import check_training, forward_needs
 from mcsmoe.calibration.sample import Sampling
-from mcsmoe.checkpoint import verify
-from mcsmoe.checkpoint.load import load_config, load_model
-from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint import fresh
+from mcsmoe.checkpoint.load import load_config
 from mcsmoe.checkpoint.streamed import Blocks, Footprint
 from mcsmoe.errors import MemoryLimitError
 from mcsmoe.params import Params
 from stages import collect, distill, export, merge, permute
+from stages.common import explained
 from tests.causal import tiny_mixtral
 from tests.stages.test_interrupted import contents, interrupt
 from tests.stages.workplace import FINETUNED, enter, write_params
@@ -23,7 +24,7 @@ from tests.stages.workplace import FINETUNED, enter, write_params
 METHOD = "m-smoe-uniform"
 SIZES = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 6}
 SETTINGS: dict[str, Any] = {
-    "collect": {"samples": 6, "batch_size": 2},
+    "calibration": {"samples": 6, "batch_size": 2},
     "permute": {"matching": "activation"},
     "methods": {"merge": [METHOD], "distill": [], "compress": []},
 }
@@ -37,7 +38,7 @@ def limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     write_params(**SETTINGS)
     params = Params.load()
     kinds: list[dict[str, Any]] = [{"also": []}, {"tokens": True}]
-    sampling = Sampling(params.task, params.collect.samples, params.collect.batch_size, params.seed)
+    sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     needs = [forward_needs(load_config(FINETUNED), sampling, **kind) for kind in kinds]
     streamed = max(need.streamed for need in needs)
     assert streamed < min(need.whole for need in needs)
@@ -54,29 +55,28 @@ def make() -> dict[Path, bytes]:
 
 
 def test_a_limit_changes_no_byte(limit: int, monkeypatch: pytest.MonkeyPatch):
-    fresh = verify._logits_in_fresh_process
-    with monkeypatch.context() as patch:
-        # Processes take seconds: only the merged model of the second run is looked at in one.
-        patch.setattr(verify, "_logits_in_fresh_process", logits)
-        expected = make()
+    expected = make()
     loaded: list[str] = []
-    load = Blocks.load
+    tasks: list[fresh.Task] = []
+    load, start = Blocks.load, fresh.start
 
     def counted(self: Blocks, block: str) -> None:
         loaded.append(block)
         load(self, block)
 
-    def checked(checkpoint: Checkpoint, probe: Any, code: str, memory_limit: int | None) -> Any:
-        assert memory_limit == limit
-        assert checkpoint.size_bytes > limit or code == "stock"
-        return (fresh if code == "remote" else logits)(checkpoint, probe, code, memory_limit)
+    def noted(task: fresh.Task, directory: Path) -> Any:
+        tasks.append(task)
+        return start(task, directory)
 
     monkeypatch.setattr(Blocks, "load", counted)
-    monkeypatch.setattr(verify, "_logits_in_fresh_process", checked)
+    monkeypatch.setattr(fresh, "start", noted)
     write_params(memory_limit=limit, **SETTINGS)
     found = make()
     # Permute counts tokens and looks at them, collect and export look once each.
     assert [loaded.count(block) for block in dict.fromkeys(loaded)] == [4] * SIZES["num_hidden_layers"]
+    # The merged model is larger than the limit, in the fresh process, too.
+    assert [task.trust_remote_code for task in tasks] == [True, False]
+    assert tasks[0].offload["max_memory"] == {"cpu": limit}
     assert found.keys() == expected.keys()
     assert [path for path in found if found[path] != expected[path]] == []
 
@@ -106,11 +106,7 @@ def test_interrupted_collecting_runs_no_layer_again(
     assert loaded == [f"model.layers.{i}" for i in (0, 1, 2, 3, 3, 4, 5)]
     assert "resuming at decoder.3: 3 of 6 layers were measured before" in capsys.readouterr().out
     assert contents(collect.OUTPUT) == expected
-    assert sorted(path.name for path in Path("artifacts").iterdir()) == ["collect", "finetune", "permute"]
-
-
-def logits(checkpoint: Checkpoint, probe: Any, code: str, memory_limit: int | None) -> Any:
-    return load_model(checkpoint.directory)(**probe).logits
+    assert sorted(path.name for path in Path("artifacts").iterdir()) == ["collect", "finetune", "permute", "recipes"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +117,7 @@ def logits(checkpoint: Checkpoint, probe: Any, code: str, memory_limit: int | No
             {"memory_limit": "1kB"},
             r"^memory_limit = 1000 in params\.yaml: collect needs [\d,]+ bytes; raise",
         ),
-        (merge.main, {"memory_limit": "1kB"}, "merge needs .* lower collect.samples"),
+        (merge.main, {"memory_limit": "1kB"}, "merge needs .* lower calibration.samples"),
         (permute.main, {"memory_limit": "1kB"}, "permute needs"),
         (collect.main, {"collect": {"also": ["gradients"]}}, r"collect needs .* leave gradients out of collect\.also"),
         (distill.main, {}, "distill needs .* training is not streamed"),
@@ -132,8 +128,9 @@ def test_what_does_not_fit_is_refused(stage: Any, sections: dict[str, Any], mess
         tiny_mixtral(**SIZES).save_pretrained(Path("artifacts") / place)
     changed = {name: SETTINGS[name] | value if name in SETTINGS else value for name, value in sections.items()}
     write_params(**{"memory_limit": limit} | SETTINGS | changed)
-    with pytest.raises(MemoryLimitError, match=message):
+    with pytest.raises(MemoryLimitError) as error:
         stage(*([METHOD] if stage in (merge.main, distill.main) else []))
+    assert re.search(message, explained(error.value))
     assert not Path("artifacts/collect").exists()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,15 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from mcsmoe.alignment import permute as alignment
+from mcsmoe.alignment.matching import Match
 from mcsmoe.checkpoint.load import load_model, load_tokenizer
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.verify import probe_batch
-from mcsmoe.errors import CheckpointError, ParameterError, UnknownNameError
-from mcsmoe.families.registry import sparse_layers
+from mcsmoe.errors import CheckpointError, ParameterError, UserError
+from mcsmoe.families import MoELayer, sparse_layers
 from mcsmoe.grouping.plan import Plan
-from mcsmoe.merging.rules import NEEDS
-from mcsmoe.recipes.recipe import known_recipes
-from stages import collect, merge, permute
+from stages import check, collect, merge, permute
+from stages.common import RECIPES, explained
 from tests.models import EXPERTS
 from tests.stages.workplace import FINETUNED, write_params
 
@@ -59,20 +61,21 @@ def test_activations_come_from_the_calibration_sample(merged: Path):
     written = [(MERGED / "m-smoe" / WEIGHTS).read_bytes()]
     recipes = {"m-smoe": {"alignment": "activation", "rule": "zipit-activation"}}
     for samples in (40, 8):
-        write_params(recipes=recipes, collect={"samples": samples, "batch_size": 16})
+        write_params(recipes=recipes, calibration={"samples": samples, "batch_size": 16})
         merge.main("m-smoe")
         written.append((MERGED / "m-smoe" / WEIGHTS).read_bytes())
     assert len(set(written)) == 3
 
 
-@pytest.mark.parametrize(("rule", "also"), NEEDS.items())
+@pytest.mark.parametrize(("rule", "also"), [("fisher", "gradients"), ("exact-fisher", "exact-fisher")])
 def test_fisher_information_must_have_been_collected(merged: Path, rule: str, also: str):
     before = stamps()
     write_params(recipes={"m-smoe": {"rule": rule}})
-    with pytest.raises(ParameterError, match=rf"collect\.also = \[\].*rule '{rule}'.*needs '{also}'"):
-        merge.main("m-smoe")
+    with pytest.raises(ParameterError) as error:
+        check.main()
+    assert re.search(rf"collect\.also = \[\].*rule '{rule}'.*needs '{also}'", explained(error.value))
     assert stamps() == before
-    settings = {"samples": 40, "batch_size": 16, "also": [also], "gradient_samples": 2}
+    settings = {"also": [also], "gradient_samples": 2}
     write_params(recipes={"m-smoe": {"rule": rule}}, collect=settings)
     collect.main()
     frequency = (MERGED / "m-smoe" / WEIGHTS).read_bytes()
@@ -117,26 +120,28 @@ def test_stages_give_the_same_bytes_again(merged: Path):
 
 
 def stamps(directory: str = "artifacts") -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in Path(directory).rglob("*") if path.is_file()}
+    """When each file was changed; `write_params` writes recipes."""
+    files = (path for path in Path(directory).rglob("*") if path.is_file() and RECIPES not in path.parents)
+    return {path: path.stat().st_mtime_ns for path in files}
 
 
 @pytest.mark.parametrize(
     ("sections", "method", "error", "message"),
     [
-        ({}, "m-smo", UnknownNameError, "unknown method 'm-smo'; known: average"),
+        ({}, "m-smo", CheckpointError, "no resolved recipe at artifacts/recipes/m-smo.yaml: run check"),
         ({"merge": {"groups": 9}}, "m-smoe", ParameterError, "merge.groups = 9"),
         ({"merge": {"groups": 0.5}}, "m-smoe", ParameterError, "merge.groups = 0.5"),
         ({"merge": {"exclude": {"encoder": [0], "decoder": []}}}, "m-smoe", ParameterError, "encoder = 0"),
-        ({"recipes": {"m-smoe": {"rule": "x"}}}, "m-smoe", UnknownNameError, "known: average, dominant"),
     ],
 )
 def test_mistakes_in_params_leave_artifacts_alone(
-    merged: Path, sections: dict, method: str, error: type[Exception], message: str
+    merged: Path, sections: dict, method: str, error: type[UserError], message: str
 ):
     before = stamps()
     write_params(**sections)
-    with pytest.raises(error, match=message):
+    with pytest.raises(error) as refusal:
         merge.main(method)
+    assert message in explained(refusal.value)
     assert stamps() == before
 
 
@@ -146,8 +151,9 @@ def test_no_model_and_no_statistics(place: Path):
     with pytest.raises(CheckpointError, match="artifacts/permute: no such directory"):
         collect.main()
     permute.main()
-    with pytest.raises(CheckpointError, match="run collect"):
+    with pytest.raises(CheckpointError) as error:
         merge.main("m-smoe")
+    assert re.search(r"no routing statistics in artifacts/collect .*; run collect$", explained(error.value))
 
 
 @pytest.mark.parametrize("stage", ["permute", "collect", "merge"])
@@ -172,12 +178,11 @@ def test_damaged_or_foreign_checkpoints(merged: Path, stage: str, damage: str):
 
 
 def test_a_wrong_permutation_is_not_declared_a_success(place: Path, monkeypatch: pytest.MonkeyPatch):
-    from mcsmoe.alignment import permute as write
+    def lossy(source: Checkpoint, layer: MoELayer, reference: int) -> dict[int, Match]:
+        twice = torch.arange(layer.d_ff).clamp(min=layer.d_ff // 2)  # half of the neurons are one and the same
+        return {e: Match(twice, 0.0, 0.0) for e in range(layer.experts) if e != reference}
 
-    def lossy(tensor: torch.Tensor, name: str, *_: object) -> torch.Tensor:
-        return tensor.flip(0) if name == "wi" else tensor
-
-    monkeypatch.setattr(write, "permute_tensor", lossy)
+    monkeypatch.setattr(alignment, "weight_matches", lossy)
     with pytest.raises(CheckpointError, match="wrong permutation"):
         permute.main()
     assert not Path("artifacts/permute").exists()
@@ -192,4 +197,4 @@ def test_one_line_and_exit_code_two(place: Path):
         text=True,
     )
     assert ran.returncode == 2
-    assert ran.stderr == f"error: unknown method 'm-smo'; known: {', '.join(known_recipes())}\n"
+    assert ran.stderr == "error: no resolved recipe at artifacts/recipes/m-smo.yaml: run check\n"

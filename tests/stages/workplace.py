@@ -1,14 +1,20 @@
 """A directory in which stages can run: params.yaml and a small random model as artifacts/finetune."""
 
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from mcsmoe.errors import UserError
 from mcsmoe.params import Params
+from mcsmoe.recipes.recipe import known_recipes
+from mcsmoe.recipes.resolved import ResolvedMethod
 from mcsmoe.tasks.task import TASKS
 from mcsmoe.tasks.tokenizer import train_tokenizer
+from stages.common import RECIPES
 from tests.models import tiny_switch
 from tests.recipes.params import small_params
 
@@ -28,9 +34,14 @@ def enter(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_params(**sections: Any) -> None:
-    """Write params.yaml: few examples, and `sections` changed key by key."""
-    changes = {"task": {"train_limit": 200}, "collect": {"samples": 40, "batch_size": 16}} | sections
+    """Write params.yaml: few examples, and `sections` changed key by key; and all recipes that it allows, resolved."""
+    changes = {"task": {"train_limit": 200}, "calibration": {"samples": 40, "batch_size": 16}} | sections
     values = small_params()
     for name, section in changes.items():
         values[name] = values[name] | section if isinstance(section, dict) else section
     Path("params.yaml").write_text(yaml.safe_dump(values))
+    shutil.rmtree(RECIPES, ignore_errors=True)
+    RECIPES.mkdir(parents=True)
+    for name in known_recipes():
+        with suppress(UserError):
+            ResolvedMethod.of(name, Params.parse(values)).save(RECIPES / f"{name}.yaml")

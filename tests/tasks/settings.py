@@ -9,6 +9,7 @@ def settings(**changes: Any) -> Task:
     values = {
         "name": "skills",
         "data": None,
+        "hub": None,
         "subset": None,
         "column": None,
         "revision": None,
@@ -16,6 +17,5 @@ def settings(**changes: Any) -> Task:
         "max_target_length": 32,
         "selection": 10,
         "train_limit": None,
-        "test_limit": None,
     }
     return Task(**(values | changes))

@@ -1,10 +1,11 @@
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 
 from mcsmoe.errors import DataError, UserError
-from mcsmoe.tasks.reading import find_directory
+from mcsmoe.fields import find_directory
 from mcsmoe.tasks.task import CONVERTED, TASKS
 from tests.tasks.settings import settings
 
@@ -33,9 +34,9 @@ def test_a_limit_takes_the_first_rows(sst2):
     ("change", "message"),
     [
         ({"data": "../no/such/place"}, "no such directory"),
-        ({"name": "lm", "data": None}, "needs a local directory or a hub id"),
+        ({"name": "lm", "data": None}, "needs a local directory, or a hub id"),
         ({"name": "lm", "column": "body"}, "column 'body' is missing; there are sentence, label"),
-        ({"column": "sentence"}, "task.column = 'sentence' in params.yaml: task 'sst2' reads sentence, label"),
+        ({"column": "sentence"}, "^column = 'sentence': task 'sst2' reads sentence, label"),
         ({"name": "copa"}, "column 'choice1' is missing; there are sentence, label"),
     ],
 )
@@ -63,10 +64,8 @@ def test_a_relative_directory_is_found_from_below(tmp_path, monkeypatch):
     below = tmp_path / "project/.dvc/tmp/exps/run"
     below.mkdir(parents=True)
     monkeypatch.chdir(below)
-    found = find_directory("../data")
-    assert found is not None
-    assert found.resolve() == tmp_path / "data"
-    assert find_directory("../nothing-of-that-name") is None
+    assert find_directory("../data").resolve() == tmp_path / "data"
+    assert find_directory("../nothing-of-that-name") == Path("../nothing-of-that-name")
 
 
 GLUE = {"path": "nyu-mll/glue", "name": "sst2", "split": "validation", "revision": None}
@@ -77,12 +76,12 @@ CLUE = {"path": "aps/super_glue", "name": "copa", "split": "validation", "revisi
     ("change", "expected"),
     [
         ({"name": "sst2"}, GLUE),
-        ({"name": "sst2", "data": "nyu-mll/glue", "revision": "abc"}, GLUE | {"revision": "abc"}),
-        ({"name": "sst2", "data": "mine/glue", "subset": "x"}, GLUE | {"path": "mine/glue", "name": "x"}),
+        ({"name": "sst2", "hub": "nyu-mll/glue", "revision": "abc"}, GLUE | {"revision": "abc"}),
+        ({"name": "sst2", "hub": "mine/glue", "subset": "x"}, GLUE | {"path": "mine/glue", "name": "x"}),
         ({"name": "copa"}, CLUE),
-        ({"name": "copa", "data": "mine/copa"}, CLUE | {"path": "mine/copa", "revision": None}),
+        ({"name": "copa", "hub": "mine/copa"}, CLUE | {"path": "mine/copa", "revision": None}),
         ({"name": "mnli_mismatched"}, GLUE | {"name": "mnli", "split": "validation_mismatched"}),
-        ({"name": "lm", "data": "mine/text", "subset": "x"}, GLUE | {"path": "mine/text", "name": "x"}),
+        ({"name": "lm", "hub": "mine/text", "subset": "x"}, GLUE | {"path": "mine/text", "name": "x"}),
     ],
 )
 def test_the_hub_is_asked_with_configuration_and_revision(monkeypatch, change, expected):

@@ -111,5 +111,5 @@ def test_a_model_from_nothing_begins_with_the_end_token():
 
 
 def test_what_the_tokenizer_decides_is_refused():
-    with pytest.raises(ParameterError, match=r"model\.config\.bos_token_id = 3 .*set by the tokenizer"):
+    with pytest.raises(ParameterError, match=r"^config\.bos_token_id = 3: .*set by the tokenizer"):
         check_model(model_settings(config=CONFIG | {"bos_token_id": 3}))

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from mcsmoe.families import family_of
 from mcsmoe.families.experts import mapped_model
-from mcsmoe.families.registry import family_of
 from mcsmoe.params import Training
 from mcsmoe.tasks.task import Encoded
 from mcsmoe.training.dropping import ExpertDropper

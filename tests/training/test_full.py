@@ -2,7 +2,7 @@
 
 import torch
 
-from mcsmoe.families.registry import family_of
+from mcsmoe.families import family_of
 from mcsmoe.params import Distillation, Finetune
 from mcsmoe.tasks.batches import IGNORED, collate
 from mcsmoe.tasks.task import Encoded, Example

@@ -8,18 +8,18 @@ real ones.
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
-# What a process must have been started with to be a verification's, and what forking it cannot give later.
-ISOLATED = [sys.executable, "-I", "-c"]
-OFFLINE = {"HF_HUB_OFFLINE": "1"}
+from mcsmoe.checkpoint.fresh import SCRIPT, Task
+
 SERVER = """
 import json, os, sys
 import torch
 import transformers.dynamic_module_utils
-from transformers.models.switch_transformers import modeling_switch_transformers
+import transformers.models.mixtral.modeling_mixtral
+import transformers.models.switch_transformers.modeling_switch_transformers
 assert "mcsmoe" not in sys.modules
 for line in sys.stdin:
     child = os.fork()
@@ -29,10 +29,10 @@ for line in sys.stdin:
 else:
     sys.exit()
 # From here on in the child, which ends as any script does.
-script, sys.argv[1:], directory, modules, errors = json.loads(line)
+script, sys.argv[1:], directory, errors = json.loads(line)
 os.chdir(directory)
 os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
-transformers.dynamic_module_utils.HF_MODULES_CACHE = modules
+transformers.dynamic_module_utils.HF_MODULES_CACHE = directory  # for the script says so after the import
 exec(script, {"__name__": "__main__"})
 """
 
@@ -40,8 +40,8 @@ exec(script, {"__name__": "__main__"})
 @cache
 def server() -> subprocess.Popen[str]:
     """The server, started by the first verification."""
-    command = [*ISOLATED, SERVER]
-    return subprocess.Popen(command, env=OFFLINE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command, offline = [sys.executable, "-I", "-c", SERVER], {"HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(command, env=offline, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def stop() -> None:
@@ -51,19 +51,12 @@ def stop() -> None:
         server.cache_clear()
 
 
-def run(
-    command: list[str], *, env: Mapping[str, str], cwd: str, capture_output: bool, text: bool
-) -> subprocess.CompletedProcess[str]:
-    """`subprocess.run` for `verify`, by a fork of the server."""
-    isolated, script, arguments = command[:3], command[3], command[4:]
-    assert isolated == ISOLATED
-    assert OFFLINE.items() <= env.items()
-    assert capture_output
-    assert text
-    errors = Path(cwd) / "stderr"
-    process = server()
+def fork(task: Task, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Do what `fresh.interpreter` does, by a fork of the server."""
+    process, errors = server(), directory / "stderr"
     assert process.stdin is not None
     assert process.stdout is not None
-    print(json.dumps([script, arguments, cwd, env["HF_MODULES_CACHE"], str(errors)]), file=process.stdin, flush=True)
+    request = [SCRIPT, [json.dumps(asdict(task))], str(directory), str(errors)]
+    print(json.dumps(request), file=process.stdin, flush=True)
     code = int(process.stdout.readline())
-    return subprocess.CompletedProcess(command, code, "", errors.read_text())
+    return subprocess.CompletedProcess([], code, "", errors.read_text())

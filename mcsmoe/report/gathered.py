@@ -1,0 +1,64 @@
+"""What the report is made of: figures, curves and plans of each step and method, read from one directory."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mcsmoe.grouping.plan import Plan
+from mcsmoe.params import Methods
+from mcsmoe.report.curves import Curve
+from mcsmoe.report.table import COSTS, Metric, Result
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """`results` starts with the full model; `curves` are by step and method, the others by method."""
+
+    results: Sequence[Result]
+    curves: Mapping[str, Mapping[str, Curve]]
+    plans: Mapping[str, Plan]
+    ranks: Mapping[str, Rows]
+
+    @classmethod
+    def read(cls, directory: Path, methods: Methods) -> "Gathered":
+        """Those of the listed methods: a file of a method that is no longer listed is not looked at."""
+        steps = {
+            "merge": methods.merge + methods.dense,
+            "distill": methods.distill + methods.dense,
+            "compress": methods.compress,
+        }
+
+        def read(name: str) -> Any:
+            return json.loads((directory / f"{name}.json").read_text())
+
+        results = [Result("full", "–", read("scores/full"))]
+        results += [Result(s, m, read(f"scores/{s}-{m}")) for s, listed in steps.items() for m in listed]
+        curves = {s: {m: read(f"curves/{s}-{m}") for m in steps[s]} for s in ("distill", "compress")}
+        trained = {"full": "finetune"} | {name: name for name in methods.dense}
+        return cls(
+            results=results,
+            curves={"finetune": {name: read(f"curves/{file}") for name, file in trained.items()}} | curves,
+            plans={name: Plan.load(directory / "plans" / name) for name in methods.merge},
+            ranks={name: read(f"stable-rank/{name}") for name in methods.distill},
+        )
+
+
+def metric_files(results: Sequence[Result], metric: Metric) -> dict[str, dict[str, Any]]:
+    """By figure, its values to compare between two runs: that of the full model, and of each step and method."""
+    return {name: _by_checkpoint(results, of) for name, of in {"quality": metric.name, **{c: c for c in COSTS}}.items()}
+
+
+def _by_checkpoint(results: Sequence[Result], name: str) -> dict[str, Any]:
+    values: dict[str, Any] = {"full": results[0].scores[name]}
+    for result in results[1:]:
+        values.setdefault(result.step, {})[result.method] = result.scores[name]
+    return values
+
+
+def plot_rows(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> Rows:
+    """The rows of all methods one after another, each with its method: a picture a method can be drawn of them."""
+    return [{"method": method, **row} for method, rows in by_method.items() for row in rows]
