@@ -66,11 +66,12 @@ def main(
 
 def standalone(name: str, data: str | None, subset: str | None) -> Any:
     """Settings of a task without a params file; its lengths are the task's own."""
+    from mcsmoe.checkpoint.load import HUB_ID
     from mcsmoe.params import Task as TaskParams
     from mcsmoe.tasks.task import TASKS
 
     source, target = TASKS[name].lengths
-    local = data is not None and Path(data).is_dir()
+    local = data is not None and (Path(data).is_dir() or not HUB_ID.fullmatch(data))
     return TaskParams(
         name=name,
         data=data if local else None,

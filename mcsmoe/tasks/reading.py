@@ -55,7 +55,7 @@ def _local(data: str, split: str) -> Any:
     datasets.disable_progress_bars()
     directory = find_directory(data)
     if not directory.is_dir():
-        raise ParameterError("data", data, "there is no such directory; a hub id stands in `hub`")
+        raise ParameterError("data", data, "there is no such directory")
     for ending, reader in READERS.items():
         file = directory / f"{split}{ending}"
         if file.is_file():

@@ -1,5 +1,6 @@
-"""What a change of params or of a recipe makes dvc run again, in a copy where every stage counts as done."""
+"""What a change of params, recipes, plugins or local data makes dvc run again, in a copy where every stage is done."""
 
+import json
 import re
 
 import pytest
@@ -7,33 +8,49 @@ import yaml
 
 from tests.pipeline.conftest import Clone, copy_checkout
 
-FIGURES = (".json", ".svg", ".md", ".html")
+EVALUATED = {"evaluate-full", "evaluate-merge", "evaluate-distill", "evaluate-compress"}
 BELOW_MERGE = {"merge", "distill", "compress", "evaluate-merge", "evaluate-distill", "evaluate-compress"}
-DRAWN = {"groups", "stable-rank", "report"}
+DRAWN = {"stable-rank", "report"}
+RULE = """from mcsmoe.merging import RULES
+
+RULES.register("mine")(RULES["average"])
+"""
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> Clone:
-    """A copy of the checkout with made-up outputs, recorded in `dvc.lock` as if stages wrote them."""
+    """A copy of the checkout with real recipes and made-up outputs, recorded in `dvc.lock` as if stages wrote them."""
     clone = copy_checkout(tmp_path_factory.mktemp("clone"))
-    listed = clone.run("python", "-c", "from dvc.repo import Repo\nfor o in Repo().index.outs: print(o)").stdout
-    for out in listed.split():
-        path = clone.path / out
-        file = path if path.suffix in FIGURES else path / "model.safetensors"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f'"{out}"')
-        if out.startswith("artifacts/merge/"):
-            (path / "plan.json").write_text("{}")
-    clone.run("dvc", "commit", "-f", "-q")
-    clone.commit("done")
+    clone.run("dvc", "config", "core.analytics", "false")
+    change(clone, "methods.merge", ["none", "m-smoe", "average", "one", "mine"])
+    change(clone, "plugins", ["recipes.my_rules"])
+    (clone.path / "recipes/my_rules.py").write_text(RULE)
+    (clone.path / "recipes/mine.yaml").write_text("like: m-smoe\nrule: mine\n")
+    clone.run("dvc", "repro", "check")
+    record(clone)
     return clone
 
 
-def would_run(clone: Clone) -> set[str]:
-    """Names of the stages (without method) that `dvc repro` would run; the copy is restored after."""
-    text = clone.run("dvc", "repro", "--dry", "--force-downstream").stdout
-    clone.run("git", "checkout", "-q", ".")
-    return {name.split("@")[0] for name in re.findall(r"Running stage '([^']+)'", text)}
+def record(clone: Clone) -> None:
+    """Make up each output that is not there, and have dvc take them as made of what lies here now."""
+    for out in clone.run("python", "-c", LIST_OUTPUTS).stdout.split():
+        path = clone.path / out
+        if path.exists():
+            continue
+        directory = not path.suffix or path.suffix.removeprefix(".").isdigit()
+        file = path / "file" if directory else path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f'"{out}"' if path.suffix != ".json" or out.startswith("artifacts") else "{}")
+    clone.run("dvc", "commit", "-f", "-q")
+    clone.commit("done")
+
+
+LIST_OUTPUTS = "from dvc.repo import Repo\nfor out in Repo().index.outs: print(out)"
+
+
+def changed(clone: Clone) -> set[str]:
+    """Names of the stages that `dvc status` finds changed, by themselves or by what they depend on."""
+    return set(json.loads(clone.run("dvc", "status", "--json").stdout))
 
 
 def change(clone: Clone, name: str, value: object) -> None:
@@ -48,69 +65,138 @@ def change(clone: Clone, name: str, value: object) -> None:
     path.write_text(yaml.safe_dump(values, sort_keys=False))
 
 
+def restore(clone: Clone) -> None:
+    """Everything as it was recorded."""
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("git", "clean", "-fdq")
+    clone.run("dvc", "checkout", "-q")
+    assert changed(clone) == set()
+
+
 def test_nothing_changed_runs_nothing(done):
-    assert would_run(done) == set()
+    assert changed(done) == set()
+    assert "up to date" in done.run("dvc", "repro").stdout
+
+
+def after(clone: Clone, stages: set[str]) -> set[str]:
+    """`stages` and all that depend on them, however far, without methods."""
+    graph = clone.run("dvc", "dag", "--full", "--dot").stdout
+    edges = [(a.split("@")[0], b.split("@")[0]) for a, b in re.findall(r'"([^"]+)" -> "([^"]+)"', graph)]
+    found, todo = set(stages), set(stages)
+    while todo:
+        todo = {b for a, b in edges if a in todo} - found
+        found |= todo
+    return found
 
 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        (
-            "evaluate.batch_size",
-            7,
-            {"evaluate-full", "evaluate-merge", "evaluate-distill", "evaluate-compress", "report"},
-        ),
-        (
-            "task.test_limit",
-            7,
-            {"evaluate-full", "evaluate-merge", "evaluate-distill", "evaluate-compress", "report"},
-        ),
-        ("merge.groups", 2, BELOW_MERGE | DRAWN),
+        ("evaluate.batch_size", 7, EVALUATED | {"report"}),
+        ("evaluate.limit", 7, EVALUATED | {"report"}),
         ("compress.rank", 3, {"compress", "evaluate-compress", "report"}),
         (
             "distill.learning_rate",
             0.123,
             {"distill", "compress", "evaluate-distill", "evaluate-compress", "stable-rank", "report"},
         ),
-        ("collect.samples", 7, {"permute", "collect"} | BELOW_MERGE | DRAWN),
+        ("collect.also", ["norms"], {"collect"} | BELOW_MERGE | DRAWN),
+        ("calibration.samples", 7, {"permute", "collect"} | BELOW_MERGE | DRAWN),
         ("threads", 2, set()),
         ("launch.processes", 2, set()),
     ],
 )
 def test_a_changed_parameter_runs_its_stage_and_those_below(done, name, value, expected):
     change(done, name, value)
-    assert would_run(done) == expected
+    # The check looks again, and writes the same: nothing runs for that.
+    own = {stage.split("@")[0] for stage in changed(done)} - {"check"}
+    assert after(done, own) == expected
+    restore(done)
 
 
-def test_a_changed_recipe_merges_only_its_method(done):
-    recipe = done.path / "mcsmoe/recipes/average.yaml"
-    recipe.write_text(recipe.read_text() + "# changed\n")
-    text = done.run("dvc", "repro", "--dry").stdout
-    done.run("git", "checkout", "-q", ".")
-    assert re.findall(r"Running stage '([^']+)'", text) == ["merge@average"]
+@pytest.mark.parametrize(
+    ("name", "value", "merged"),
+    [
+        ("merge.groups", 2, {"m-smoe", "average", "mine"}),
+        ("recipes", {"average": {"rule": "dominant"}}, {"average"}),
+        ("merge.capacity", 7, {"m-smoe", "average", "mine"}),
+    ],
+)
+def test_a_method_is_merged_again_where_its_own_recipe_changed(done, name, value, merged):
+    change(done, name, value)
+    done.run("dvc", "repro", "check")
+    assert changed(done) - {"report"} == {f"merge@{method}" for method in merged}
+    restore(done)
 
 
-def test_a_new_recipe_runs_nothing(done):
-    new = done.path / "mcsmoe/recipes/mine.yaml"
-    new.write_text((done.path / "mcsmoe/recipes/average.yaml").read_text())
-    assert would_run(done) == set()
-    new.unlink()
+@pytest.mark.parametrize(
+    ("file", "old", "new", "merged"),
+    [
+        ("recipes/my_rules.py", 'RULES["average"]', 'RULES["dominant"]', {"mine"}),
+        ("recipes/mine.yaml", "like", "# a comment\nlike", set()),
+        ("mcsmoe/recipes/m-smoe.yaml", "rule: frequency", "rule: average", {"m-smoe"}),
+        ("mcsmoe/recipes/m-smoe.yaml", "alignment: weight", "alignment: none", {"m-smoe", "mine"}),  # it is like that
+    ],
+)
+def test_a_changed_file_merges_again_who_uses_it(done, file, old, new, merged):
+    path = done.path / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert "check" in changed(done)
+    done.run("dvc", "repro", "check")
+    assert changed(done) == {f"merge@{method}" for method in merged}
+    restore(done)
 
 
-def test_speed_is_measured_whenever_it_is_asked_for_and_only_then(done):
-    methods = yaml.safe_load((done.path / "params.yaml").read_text())["methods"]
-    text = done.run("dvc", "repro", "--dry", "speed/dvc.yaml").stdout
-    expected = {"speed-full", *(f"speed-{step}@{m}" for step in ("merge", "dense", "compress") for m in methods[step])}
-    assert set(re.findall(r"Running stage '(?:speed/dvc.yaml:)?([^']+)'", text)) == expected
-    assert would_run(done) == set()
+def test_a_new_recipe_or_plugin_runs_nothing(done):
+    (done.path / "recipes/other.yaml").write_text("like: average\n")
+    (done.path / "recipes/others.py").write_text(RULE.replace("mine", "others"))
+    change(done, "plugins", ["recipes.my_rules", "recipes.others"])
+    done.run("dvc", "repro", "check")
+    assert changed(done) == {"report"}  # which shows the params
+    restore(done)
 
 
-def test_speed_is_shown_once_it_was_measured(done):
-    before = done.run("dvc", "metrics", "show")
-    assert "speed" not in before.stdout + before.stderr
-    assert not done.run("dvc", "metrics", "diff").stderr
-    figures = done.path / "metrics/speed/full.json"
-    figures.write_text('{"prefill_batch_1_seconds": 0.125}')
-    assert "0.125" in done.run("dvc", "metrics", "show").stdout
-    assert done.run("git", "status", "--porcelain").stdout == ""
-    figures.unlink()
+def test_a_foreign_or_left_over_file_changes_nothing(done):
+    for name in ("metrics/evaluate/mine.json", "metrics/mine.json", "plots/mine.json", "report/mine.svg"):
+        (done.path / name).parent.mkdir(exist_ok=True)
+        (done.path / name).write_text("{}")
+    assert changed(done) == set()
+    restore(done)
+
+
+def test_other_files_under_the_same_local_directory_are_noticed(done, tmp_path):
+    shared = tmp_path / "outside"
+    for name in ("data", "model"):
+        (shared / name).mkdir(parents=True)
+        (shared / name / "file").write_text("before")
+    change(done, "task.data", str(shared / "data"))
+    change(done, "model.source", str(shared / "model"))
+    done.run("dvc", "commit", "-f", "-q")
+    assert changed(done) == set()
+    (shared / "model/file").write_text("after")
+    assert {name.split("@")[0] for name in changed(done)} == {"check", "finetune"}
+    (shared / "model/file").write_text("before")
+    (shared / "data/file").write_text("after")
+    read = {"check", "finetune", "permute", "collect", "merge", "distill", "compress", "report"}
+    assert {name.split("@")[0] for name in changed(done)} == read | EVALUATED
+    restore(done)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("two", "unknown method 'two'; known: average,"),
+        ("two words", "methods.merge.0 = 'two words' in params.yaml: a method is named by letters, digits and"),
+    ],
+)
+def test_a_method_that_cannot_be_is_refused_in_one_line(done, name, message):
+    values = yaml.safe_load((done.path / "params.yaml").read_text())
+    values["methods"] = {"merge": [name], "distill": [name], "compress": [], "dense": []}
+    (done.path / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    ran = done.run("dvc", "repro", check=False)
+    assert ran.returncode != 0
+    (line,) = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert "Traceback" not in ran.stderr
+    restore(done)

@@ -55,4 +55,4 @@ def test_a_command_that_read_no_params_file_does_not_speak_of_one(tmp_path: Path
     monkeypatch.setattr(common, "_params_file", None)
     with pytest.raises(ParameterError) as error:
         evaluate.main("stock", task="sst2", data="./nowhere")
-    assert explained(error.value) == "data = './nowhere': there is no such directory; give one, or a hub id"
+    assert explained(error.value) == "data = './nowhere': there is no such directory"
