@@ -15,6 +15,7 @@ import torch
 import transformers
 
 from mcsmoe.calibration.memory import forward_needs
+from mcsmoe.calibration.sample import Sampling
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.streamed import Footprint
 from mcsmoe.families import configuration, family_of
@@ -100,7 +101,8 @@ def needs(params: Params, shape: Mapping[str, Any]) -> dict[str, float]:
     config.dtype = torch.bfloat16
     family = family_of(config)
     layers = family.layers(config)
-    forward = forward_needs(config, params.task, params.calibration, params.collect.also)
+    sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
+    forward = forward_needs(config, sampling, params.collect.also)
     kept = {layer.name: int(params.merge.groups) for layer in layers}
     merged = configuration(family.merged_config(config.to_dict() | {"dtype": "bfloat16"}, kept))
     full, student = Footprint.of(config).whole, Footprint.of(merged).whole

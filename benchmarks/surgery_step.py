@@ -153,7 +153,7 @@ def main(scratch: Path, step: str, layers: int, threads: int) -> None:
     source, target = first_layers(scratch / "made", layers), scratch / "out"
     target.mkdir()
     costs: list[float] = []
-    vars(align)["weight_cost"] = timed(weight_similarity, costs)
+    vars(align)["weight_similarity"] = timed(weight_similarity, costs)
     steps: dict[str, Callable[[], None]] = {
         ONCE: lambda: once(source, target),
         UNALIGNED: lambda: merge(source, target, "none"),

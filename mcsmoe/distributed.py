@@ -1,7 +1,9 @@
 """Fully sharded data parallelism (FSDP): a process holds its share of weights, gradients and optimiser states only.
 
-torch's `fully_shard` by itself: accelerate passes over FSDP in silence where there is no GPU, and prepares one model,
-while distillation has two."""
+`shard` spreads a model out and `fill` gathers it in its `hollow` copy; in between, `whole` and `placed` take single
+tensors out of shards and into them. torch's `fully_shard` by itself: accelerate passes over FSDP in silence where there
+is no GPU, and prepares one model, while distillation has two.
+"""
 
 import copy
 from typing import Any
@@ -16,17 +18,10 @@ from mcsmoe.checkpoint.streamed import block_names
 from mcsmoe.families import family_of
 
 
-def whole(values: Tensor) -> Tensor:
-    """All of `values` in each process; every process must call it."""
-    return values.full_tensor() if isinstance(values, DTensor) else values
-
-
-def placed(value: Tensor, like: Tensor) -> Tensor:
-    """`value`, which all processes hold alike, where `like` lies: of a tensor in shards, this process's."""
-    value = value.to(like.device)
-    if not isinstance(like, DTensor):
-        return value
-    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+def hollow(model: nn.Module) -> Any:
+    """A copy without weights, to `fill` when the training of `model` in shards is over."""
+    weights = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, weights)
 
 
 def shard(model: Any, device: torch.device) -> None:
@@ -42,10 +37,17 @@ def shard(model: Any, device: torch.device) -> None:
     model.set_reduce_scatter_unused_params(True)
 
 
-def hollow(model: nn.Module) -> Any:
-    """A copy without weights, to `fill` when the training of `model` in shards is over."""
-    weights = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
-    return copy.deepcopy(model, weights)
+def whole(values: Tensor) -> Tensor:
+    """All of `values` in each process; every process must call it."""
+    return values.full_tensor() if isinstance(values, DTensor) else values
+
+
+def placed(value: Tensor, like: Tensor) -> Tensor:
+    """`value`, which all processes hold alike, where `like` lies: of a tensor in shards, this process's."""
+    value = value.to(like.device)
+    if not isinstance(like, DTensor):
+        return value
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def fill(empty: Any, sharded: nn.Module) -> Any:

@@ -46,6 +46,7 @@ def check_place(plugin: str) -> None:
 def check(params: Params) -> None:
     """Check all sections against each other, the model and the data. Raises a `UserError` for the first mistake."""
     from mcsmoe.calibration.memory import check_training, must_stream
+    from mcsmoe.calibration.sample import Sampling
     from mcsmoe.compression.pruner import CubicSchedule
     from mcsmoe.compression.size import check_size
     from mcsmoe.errors import CheckpointError
@@ -63,7 +64,8 @@ def check(params: Params) -> None:
     # Full fine-tuning takes most of all trainings, and collect of all passes over the sample.
     if params.finetune.epochs:
         check_training(params.memory_limit, "finetune", config, keeps_best=True, shares=params.launch.shares)
-    must_stream(params.memory_limit, "collect", config, params.task, params.calibration, params.collect.also)
+    sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
+    must_stream(params.memory_limit, "collect", config, sampling, params.collect.also)
     excluded = excluded_layers(params.merge.exclude, layers)
     if params.methods.dense:
         check_dense(params.model, config)

@@ -8,7 +8,6 @@ from typer import Option
 from stages.common import run, start
 
 SOURCE = Path("artifacts/permute")
-REPORT = "export.json"
 
 
 def main(
@@ -23,48 +22,29 @@ def main(
     Interrupted, it goes on with the layer where it stopped, if weights are large enough for shards.
     """
     params = start()
-    from mcsmoe.calibration.memory import must_stream
-    from mcsmoe.calibration.sample import draw_calibration
-    from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
-    from mcsmoe.checkpoint.output import write_json
+    from mcsmoe.calibration.observer import Observer
+    from mcsmoe.calibration.sample import Sampling
     from mcsmoe.checkpoint.reader import Checkpoint
-    from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code, tensor_hash
-    from mcsmoe.checkpoint.streamed import load_streamed
-    from mcsmoe.checkpoint.verify import probe_batch, verify_stock
+    from mcsmoe.checkpoint.resume import code_hash
     from mcsmoe.errors import CheckpointError, PlanError
-    from mcsmoe.export.card import CARD, model_card
-    from mcsmoe.export.routers import ROWS, stock_routers
-    from mcsmoe.export.stock import check_stock, open_mapped, write_stock
+    from mcsmoe.export.card import model_card
+    from mcsmoe.export.stock import open_mapped
+    from mcsmoe.export.write import Agreement, export_model
     from mcsmoe.grouping.plan import Plan
+    from mcsmoe.model import Model
 
-    rule, origin, merged = ROWS[router], Checkpoint(source), Checkpoint(checkpoint)
-    if output.exists() and not (output / REPORT).is_file():
-        raise CheckpointError(f"{output}: exists and is no earlier export; give another --output")
+    model, planned = Model(source, params.memory_limit), plan or checkpoint
     try:
-        mapped = open_mapped(origin, merged, plan or checkpoint)
+        mapped = open_mapped(model.checkpoint, Checkpoint(checkpoint), planned)
     except PlanError as error:
         raise CheckpointError(f"{error}; say --plan artifacts/merge/METHOD, where merge wrote it") from None
-    check_stock(mapped)
-    tokenizer, causal = load_tokenizer(source), mapped.family.causal
-    sample = draw_calibration(params.task, tokenizer, params.calibration.samples, params.seed)
-    batches = sample.batches(tokenizer.pad_token_id, params.calibration.batch_size, causal=causal)
-    limit = params.memory_limit
-    streamed = must_stream(limit, "export", load_config(source), params.task, params.calibration, tokens=True)
-    model = load_streamed(source) if streamed else load_model(source)
-    routers, agreement = stock_routers(mapped, rule, model, batches)
-    del model
-    key = {
-        "source": identity(source),
-        "checkpoint": identity(checkpoint),
-        "routers": tensor_hash(routers),
-        "code": source_code(params.plugins),
-    }
-    with resumable_directory(output, key) as staging:
-        written = write_stock(mapped, routers, *staging)
-        verify_stock(staging.output, written, probe_batch(origin.config["vocab_size"], causal), limit)
-        write_json(staging.output / REPORT, {"router": router, "experts": mapped.kept, "agreement": agreement})
-        card = model_card(params, mapped, Plan.load(plan or checkpoint), output, router, agreement)
-        (staging.output / CARD).write_text(card)
+    sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
+    observer = Observer(model, sampling, "export", tokens=True)
+
+    def card(agreement: Agreement) -> str:
+        return model_card(params, mapped, Plan.load(planned), output, router, agreement)
+
+    agreement = export_model(observer, mapped, output, router, card, {"plugins": code_hash(params.plugins)})
     for name, share in agreement.items():
         print(f"{name}: {share:.2%} of tokens go to the group that all {mapped.layers[0].experts} router rows chose")
     print(f"{output}: {mapped.kept} experts a layer, {Checkpoint(output).size_bytes:,} bytes")

@@ -12,21 +12,14 @@ def main(method: Annotated[str, Option(help="Recipe whose experts are measured."
     """Write artifacts/figures/stable-rank/METHOD.json: a row a moment and layer."""
     start()
     from mcsmoe.checkpoint.output import write_json
-    from mcsmoe.checkpoint.reader import Checkpoint
     from mcsmoe.evaluation.stable_rank import merged_ranks, stock_ranks
-    from mcsmoe.families import family_of
+    from mcsmoe.model import Model
 
-    def ranks(directory: Path) -> dict[str, float]:
-        checkpoint = Checkpoint(directory)
-        family = family_of(checkpoint.config)
-        return merged_ranks(checkpoint, family, family.layers(checkpoint.config))
-
-    full = Checkpoint(Path("artifacts/permute"))
-    moments = {
-        "before": stock_ranks(full, family_of(full.config).layers(full.config)),
-        "merged": ranks(Path("artifacts/merge") / method),
-        "distilled": ranks(Path("artifacts/distill") / method),
-    }
+    full = Model(Path("artifacts/permute"))
+    steps = {"merged": "artifacts/merge", "distilled": "artifacts/distill"}
+    models = {moment: Model(Path(step) / method) for moment, step in steps.items()}
+    moments = {"before": stock_ranks(full.checkpoint, full.layers)}
+    moments |= {name: merged_ranks(model.checkpoint, model.family, model.layers) for name, model in models.items()}
     rows = [
         {"moment": moment, "layer": layer, "stable_rank": round(rank, 3)}
         for moment, layers in moments.items()

@@ -6,7 +6,7 @@
     expert = align(expert, reference, layout)                     # the same in one call
 
 `matching` compares neurons by weights or by activations, `assignment` solves for the best order and proves it,
-`activations` reads what experts compute on calibration text, `permute` aligns every layer of a checkpoint.
+`activations` sums up what experts compute on their tokens, `permute_model` in `permute` aligns every layer of a model.
 """
 
 from mcsmoe.alignment.assignment import assign

@@ -10,29 +10,22 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from mcsmoe.alignment.activations import LayerTokens, pair_moments
+from mcsmoe.alignment.activations import pair_moments
 from mcsmoe.alignment.matching import Match, activation_match, permute_tensor, weight_match
+from mcsmoe.calibration.observer import LayerTokens, Observer
 from mcsmoe.checkpoint.load import load_model, offloading
 from mcsmoe.checkpoint.output import copy_companions
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.checkpoint.resume import Store
+from mcsmoe.checkpoint.resume import Store, identity, resumable_directory, source_code
 from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
+from mcsmoe.checkpoint.verify import verify_checkpoint
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import MoELayer, TensorSource
 from mcsmoe.families.experts import expert_shares, read_expert
 from mcsmoe.progress import progress
-
-Counts = Callable[[], Mapping[str, Tensor]]
-"""Gives the tokens that select each expert, by layer; costs forward passes when it is first asked."""
-References = Callable[[MoELayer, Counts], int]
-"""(layer, counts) → the expert that the others are aligned to."""
-
-LAYER_REFERENCES: dict[str, References] = {
-    "most-used": lambda layer, counts: int(counts()[layer.name].argmax()),
-    "first": lambda layer, counts: 0,
-}
+from mcsmoe.tasks.batches import model_inputs
 
 
 def weight_matches(source: TensorSource, layer: MoELayer, reference: int) -> dict[int, Match]:
@@ -49,6 +42,18 @@ def activation_matches(source: TensorSource, layer: MoELayer, reference: int, to
     pairs = pair_moments(source, layer, tokens, reference, others)
     shown = progress(pairs, f"match experts of {layer.name}", len(others), late=True)
     return {e: activation_match(moments) for e, moments in shown}
+
+
+LAYER_REFERENCES: dict[str, Callable[[MoELayer, Observer], int]] = {
+    "most-used": lambda layer, observer: int(observer.counts[layer.name].argmax()),
+    "first": lambda layer, observer: 0,
+}
+MATCHINGS: dict[str, Callable[[MoELayer, int, Observer], Mapping[int, Match]]] = {
+    "weight": lambda layer, reference, observer: weight_matches(observer.model.checkpoint, layer, reference),
+    "activation": lambda layer, reference, observer: activation_matches(
+        observer.model.checkpoint, layer, reference, observer.tokens(layer)
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -158,3 +163,42 @@ def _logits(
         model = load_model(directory, dtype=dtype, offload=offloading(size, memory_limit, scratch))
         logits: Tensor = model(**batch).logits
     return logits.double()
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """How far the experts of each layer came to match its reference, and what that changed of the model's logits."""
+
+    layers: Mapping[str, Mapping[str, float]]
+    largest_logit_change: float
+
+
+def permute_model(observer: Observer, output: Path, matching: str, reference: str) -> Permuted:
+    """Align the hidden neurons of each layer's experts to one of them; write the model, which computes the same.
+
+    `matching` is one of `MATCHINGS`, `reference` one of `LAYER_REFERENCES`: the expert that the others are aligned to.
+    Interrupted, it goes on with the layer where it stopped.
+    Raises `CheckpointError` where logits on the first batch change by more than rounding; nothing is written then.
+    """
+    model = observer.model
+    probe = model_inputs(observer.batches[0], model.family.causal)
+    key = {
+        "source": identity(model.directory),
+        "sample": observer.sample.fingerprint,
+        "batch_size": observer.sampling.batch_size,
+        "how": [matching, reference],
+        "code": source_code(),
+    }
+
+    def find(layer: MoELayer) -> LayerMatch:
+        target = LAYER_REFERENCES[reference](layer, observer)
+        return LayerMatch(target, MATCHINGS[matching](layer, target, observer))
+
+    with resumable_directory(output, key) as staging:
+        matches = KeptMatches(staging.store, find)
+        with observer:
+            written = write_permuted(model.checkpoint, model.layers, lambda layer: matches(layer).orders, *staging)
+        layers = {layer.name: matches(layer).summary for layer in model.layers}
+        verify_checkpoint(staging.output, written, probe, None, model.memory_limit)
+        change = largest_change(model.directory, staging.output, probe, model.memory_limit)
+    return Permuted(layers, change)

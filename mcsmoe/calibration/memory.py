@@ -24,11 +24,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from mcsmoe.calibration.sample import Sampling
 from mcsmoe.calibration.statistics import LayerStatistics
 from mcsmoe.checkpoint.streamed import Footprint
 from mcsmoe.errors import MemoryLimitError
 from mcsmoe.families import sparse_layers
-from mcsmoe.params import Calibration, Task
 
 WHOLE_ONLY = ("gradients", "exact-fisher")
 """Kinds of statistics that need a backward pass, and so all weights at once."""
@@ -42,24 +42,22 @@ class Needs:
     streamed: int
 
 
-def forward_needs(
-    config: Any, task: Task, sample: Calibration, also: Collection[str] | None = None, tokens: bool = False
-) -> Needs:
+def forward_needs(config: Any, sampling: Sampling, also: Collection[str] | None = None, tokens: bool = False) -> Needs:
     """For a pass over the calibration sample.
 
     With the statistics, too, and those that `also` names, where it is given; with `tokens` for those of one layer.
     """
     weights, layers = Footprint.of(config), sparse_layers(config)
     taken = [0 if also is None else _sums(layer.experts, layer.d_model, also) for layer in layers]
-    positions = task.max_source_length + task.max_target_length
+    samples, positions = sampling.samples, sampling.positions
     d, f = (max((getattr(layer, size) for layer in layers), default=0) for size in ("d_model", "d_ff"))
     k = max((layer.top_k for layer in layers), default=0)
     heads = getattr(config, "num_attention_heads", 1)
     states = 2 * d * (config.dtype.itemsize if config.dtype else 4)
     row = positions * (states + 2 * positions)
-    looked_at = sample.samples * positions * states if tokens else 0
+    looked_at = samples * positions * states if tokens else 0
     apart = 4 * k * d if "norms" in (also or ()) else 0
-    batch = sample.batch_size * positions * (8 * (4 * d + 3 * k * f + apart) + 4 * (heads * positions + d))
+    batch = sampling.batch_size * positions * (8 * (4 * d + 3 * k * f + apart) + 4 * (heads * positions + d))
     return Needs(
         whole=weights.whole + weights.tensor + batch + sum(taken) + looked_at,
         streamed=weights.resident
@@ -67,7 +65,7 @@ def forward_needs(
         + weights.tensor
         + batch
         + max(taken, default=0)
-        + sample.samples * row
+        + samples * row
         + looked_at,
     )
 
@@ -76,8 +74,7 @@ def must_stream(
     limit: int | None,
     stage: str,
     config: Any,
-    task: Task,
-    sample: Calibration,
+    sampling: Sampling,
     also: Collection[str] | None = None,
     tokens: bool = False,
 ) -> bool:
@@ -87,7 +84,7 @@ def must_stream(
     """
     if limit is None:
         return False
-    needs = forward_needs(config, task, sample, also, tokens)
+    needs = forward_needs(config, sampling, also, tokens)
     if needs.whole <= limit:
         return False
     if needs.streamed > limit:

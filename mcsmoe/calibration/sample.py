@@ -7,29 +7,46 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcsmoe.params import Task as TaskParams
-from mcsmoe.tasks.batches import Batch, in_order
 from mcsmoe.tasks.task import TASKS, Encoded
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Sample:
     """Rows to run through a model, and the SHA-256 of their token ids."""
 
     rows: Sequence[Encoded]
     fingerprint: str
 
-    def batches(self, pad: int, batch_size: int, part: int = 0, parts: int = 1, *, causal: bool) -> list[Batch]:
-        """Padded batches of every `parts`-th row from row `part` on: the share of one process among `parts`."""
-        return list(in_order(self.rows[part::parts], pad, batch_size, causal=causal))
 
+@dataclass(frozen=True)
+class Sampling:
+    """Which sample: `samples` rows of the training split, or all if there are fewer, drawn with `seed`.
 
-def draw_calibration(settings: TaskParams, tokenizer: Any, samples: int, seed: int) -> Calibration:
-    """`samples` rows of the training split, or all if there are fewer, drawn with `seed`."""
-    task, rng = TASKS[settings.name], random.Random(seed)
-    examples = task.examples(settings, "train")
-    drawn = rng.sample(examples, min(samples, len(examples)))
-    rows = task.encode(tokenizer, drawn, settings, seed)
-    rng.shuffle(rows)  # a passage may give several rows; which of them are kept is chance, too
-    rows = rows[:samples]
-    digest = hashlib.sha256(repr([(row.source, row.target) for row in rows]).encode())
-    return Calibration(rows, digest.hexdigest())
+    They run in batches of `batch_size`.
+    """
+
+    task: TaskParams
+    samples: int
+    batch_size: int
+    seed: int
+
+    @property
+    def positions(self) -> int:
+        """Tokens of the longest row: its source and its target."""
+        return self.task.max_source_length + self.task.max_target_length
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Its fields as JSON has them."""
+        return vars(self) | {"task": self.task.model_dump(mode="json")}
+
+    def draw(self, tokenizer: Any) -> Sample:
+        """The sample, in the token ids of `tokenizer`. Raises `DataError` for missing data or columns."""
+        task, rng = TASKS[self.task.name], random.Random(self.seed)
+        examples = task.examples(self.task, "train")
+        drawn = rng.sample(examples, min(self.samples, len(examples)))
+        rows = task.encode(tokenizer, drawn, self.task, self.seed)
+        rng.shuffle(rows)  # a passage may give several rows; which of them are kept is chance, too
+        rows = rows[: self.samples]
+        digest = hashlib.sha256(repr([(row.source, row.target) for row in rows]).encode())
+        return Sample(rows, digest.hexdigest())

@@ -1,7 +1,6 @@
 """The model card of an exported checkpoint: what it was made of and how, what it costs, and what got worse."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.export.stock import Mapped
+from mcsmoe.export.write import Agreement
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.params import Params
 from mcsmoe.recipes.recipe import Recipe, known_recipes, load_recipe
@@ -52,17 +52,11 @@ def _worse(name: str, full: dict[str, float], merged: dict[str, float], metric: 
     return name.startswith(metric.name) and metric.gain(merged[name], full[name]) < 0
 
 
-CARD = "README.md"
 TAGS = ["mixture-of-experts", "expert-merging", "mc-smoe", "arxiv:2310.01334"]
 
 
-def model_card(
-    params: Params, mapped: Mapped, plan: Plan, output: Path, router: str, agreement: Mapping[str, float]
-) -> str:
-    """Markdown with the front matter that model hubs read. `output` is where the stock checkpoint will stand.
-
-    `agreement` is each layer's share of tokens that the `router` rows send where all rows sent them.
-    """
+def model_card(params: Params, mapped: Mapped, plan: Plan, output: Path, router: str, agreement: Agreement) -> str:
+    """Markdown with the front matter that model hubs read. `output` is where the stock checkpoint will stand."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,

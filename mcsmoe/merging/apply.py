@@ -1,24 +1,27 @@
 """Applying a plan to a checkpoint, group by group: a pure function of (checkpoint, plan, what was measured)."""
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mcsmoe.alignment.activations import LayerTokens, pair_moments
+from mcsmoe.alignment.activations import pair_moments
 from mcsmoe.alignment.assignment import assign
 from mcsmoe.alignment.matching import activation_similarity, permute, weight_similarity
 from mcsmoe.calibration.gradients import Gradients
+from mcsmoe.calibration.observer import LayerTokens, Observer
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.output import copy_companions, write_json
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.checkpoint.resume import Store
+from mcsmoe.checkpoint.resume import Store, identity, resumable_directory, source_code
 from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
+from mcsmoe.checkpoint.verify import probe_batch, verify_checkpoint
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import Expert, Family, MoELayer, TensorSource, family_of
@@ -164,3 +167,34 @@ def write_merged(
     copy_companions(source.directory, directory)
     plan.save(directory)
     return written
+
+
+def merge_model(
+    observer: Observer,
+    plan: Plan,
+    statistics: RoutingStatistics,
+    gradients: Gradients,
+    output: Path,
+    seed: int = 0,
+    key: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the model with `plan` applied to `output`, verified. The model runs only if the plan looks at tokens.
+
+    Interrupted, it goes on with the layer where it stopped, if weights are large enough for shards; `key` are JSON
+    values that tell other statistics and gradients, and other rules of the user's own, from these.
+    Raises what `write_merged` and `verify_checkpoint` raise; `output` is then as it was.
+    """
+    model = observer.model
+    key = dict(key or {}) | {
+        "source": identity(model.directory),
+        "sampling": observer.sampling.values,
+        "plan": plan.to_json(),
+        "seed": seed,
+        "code": source_code(),
+    }
+    with resumable_directory(output, key) as staging:
+        with observer:
+            material = Material(statistics, gradients, observer.tokens, seed)
+            written = write_merged(model.checkpoint, plan, material, *staging)
+        probe = probe_batch(model.config.vocab_size, model.family.causal)
+        verify_checkpoint(staging.output, written, probe, None, model.memory_limit)

@@ -3,5 +3,6 @@
     like: m-smoe
     rule: average
 
-`recipe` reads and checks one, `resolved` applies all that changes it, `planning` makes a plan of it and of statistics.
+`recipe` reads and checks one, `resolved` applies all that changes it, `collecting` measures what recipes draw on, and
+`planning` makes a plan of a recipe and of statistics.
 """

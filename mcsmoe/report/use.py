@@ -35,7 +35,7 @@ def _row(moment: str, layer: str, expert: int, share: float, group: int | None, 
 
 
 Rows = Sequence[Mapping[str, Any]]
-"""As `mcsmoe.evaluation.use.use_rows` makes them."""
+"""As `use_rows` makes them."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,9 @@
-import numpy as np
 import pytest
 import torch
 
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.evaluation.stable_rank import merged_ranks, stable_rank, stock_ranks
 from mcsmoe.families import family_of, sparse_layers
-from mcsmoe.report.stable_rank import stable_rank_figure
 from tests.models import tiny_merged, tiny_switch
 
 
@@ -37,11 +35,3 @@ def test_merged_checkpoints_hold_stacks(tmp_path):
     experts = model.sparse_mlps()["encoder.3"].experts
     both = torch.cat([stable_rank(experts.get_parameter(f"{name}.weight").detach()) for name in ("wi", "wo")])
     assert ranks["encoder.3"] == pytest.approx(float(both.mean()))
-
-
-def test_a_line_for_each_moment():
-    layers = {"encoder.1": 3.0, "decoder.1": 2.0}
-    figure = stable_rank_figure("m-smoe", {"before": layers, "merged": layers, "distilled": layers})
-    (axes,) = figure.axes
-    assert [line.get_label() for line in axes.lines] == ["before", "merged", "distilled"]
-    assert all(np.asarray(line.get_ydata()).tolist() == [3.0, 2.0] for line in axes.lines)

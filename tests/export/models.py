@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.export.routers import ROWS, stock_routers
+from mcsmoe.export.routers import ROWS
 from mcsmoe.export.stock import Mapped, open_mapped, write_stock
+from mcsmoe.export.write import Agreement, stock_routers
 from mcsmoe.families import MoELayer, family_of
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
 from mcsmoe.merging.apply import write_merged
@@ -77,7 +78,7 @@ def merge(model: Any, directory: Path, groups: Callable[[MoELayer], LayerPlan] =
     return Merged(model, open_mapped(source, Checkpoint(directory / "merged"), directory / "merged"))
 
 
-def export(merged: Merged, directory: Path, rule: str = "dominant") -> dict[str, float]:
+def export(merged: Merged, directory: Path, rule: str = "dominant") -> Agreement:
     """Write the stock checkpoint into `directory`; gives the agreement of each layer."""
     tensors, agreement = stock_routers(merged.mapped, ROWS[rule], merged.model, calibration(merged.model))
     directory.mkdir()

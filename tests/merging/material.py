@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from mcsmoe.alignment.activations import LayerTokens
 from mcsmoe.calibration.gradients import Gradients
+from mcsmoe.calibration.observer import LayerTokens
 from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
 from mcsmoe.families import MoELayer
 from mcsmoe.merging.apply import Material

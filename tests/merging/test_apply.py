@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mcsmoe.alignment.activations import LayerTokens
 from mcsmoe.alignment.matching import permute
 from mcsmoe.calibration.gradients import GRADIENTS, Gradients
+from mcsmoe.calibration.observer import LayerTokens
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import Expert, Layout
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan

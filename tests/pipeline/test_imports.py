@@ -11,7 +11,9 @@ from tests.pipeline.imports import ROOT, files, imported
 LAYERS = [
     {"stages"},
     {"recipes", "training", "evaluation", "report", "export"},
-    {"calibration", "alignment", "similarity", "grouping", "merging", "compression", "tasks"},
+    {"calibration", "alignment", "similarity", "grouping", "merging", "compression"},
+    {"model"},
+    {"tasks"},
     {"families", "checkpoint", "distributed"},
     {"modeling"},
     {"__init__", "errors", "fields", "model_types", "params", "progress", "registry"},

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcsmoe.alignment.activations import LazyTokens
 from mcsmoe.alignment.matching import permute
 from mcsmoe.calibration.collect import collect
 from mcsmoe.calibration.gradients import Gradients, write_gradients
+from mcsmoe.calibration.observer import layer_tokens
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.families import family_of
@@ -52,8 +52,8 @@ def planted(tmp_path_factory):
     statistics.measured = measure_correlations(model, family, layers, calibration())
     rows = [{name: value[:2] for name, value in calibration()[0].items()}]
     write_gradients(directory, model, layers, rows, ALSO)
-    tokens = LazyTokens(family, lambda: (model, calibration()))
-    return Checkpoint(directory), Material(statistics, Gradients(directory), tokens)
+    tokens = dict(layer_tokens(model, family, layers, calibration()))
+    return Checkpoint(directory), Material(statistics, Gradients(directory), lambda layer: tokens[layer.name])
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from mcsmoe.checkpoint.load import load_tokenizer
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError, UnknownNameError
+from mcsmoe.export import write
 from mcsmoe.export.card import METRICS, TAGS
 from mcsmoe.grouping.plan import PLAN
 from stages import collect, export, merge, permute
@@ -71,7 +72,7 @@ def test_a_stock_checkpoint_loads_without_this_package(place: Path, capsys: pyte
     assert loaded["model"].num_parameters() == model.num_parameters()
     assert loaded["tokenizer"]("copy 1 2")["input_ids"] == load_tokenizer(STOCK)("copy 1 2")["input_ids"]
     assert "Not measured yet" in card
-    written = json.loads((STOCK / export.REPORT).read_text())
+    written = json.loads((STOCK / write.REPORT).read_text())
     assert (written["router"], written["experts"]) == ("dominant", 2)
     assert set(written["agreement"]) == {"encoder.1", "encoder.3", "decoder.1", "decoder.3"}
     out = capsys.readouterr().out.splitlines()
@@ -90,7 +91,7 @@ def test_other_rows_give_the_same_bytes_again(place: Path, router: str):
         written.append({path.name: path.read_bytes() for path in files(STOCK)})
     assert written[1] == written[2]
     assert written[0][WEIGHTS] != written[1][WEIGHTS]
-    assert json.loads(written[1][export.REPORT])["router"] == router
+    assert json.loads(written[1][write.REPORT])["router"] == router
 
 
 def test_the_card_tells_what_was_measured_of_this_very_checkpoint(place: Path):

@@ -20,8 +20,10 @@ from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.load import load_model, load_tokenizer
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.families.experts import mapped_model
+from mcsmoe.grouping.plan import Plan
 from mcsmoe.params import Launch, Params
 from stages import collect, compress, distill, finetune
+from stages.common import FIGURES
 from stages.launch import LAUNCHED, launched
 from tests.causal import tiny_mixtral
 from tests.stages.workplace import enter, write_params
@@ -140,6 +142,9 @@ def merged_mixtral(tmp_path, monkeypatch):
         student.model.layers[0].mlp.gate.expert_map.fill_(1)
     save_model(student, load_tokenizer("artifacts/finetune"), Path("artifacts/merge/m-smoe"))
     shutil.copytree("artifacts/merge/m-smoe", "artifacts/distill/m-smoe")
+    plan = FIGURES / "plans/m-smoe"
+    plan.mkdir(parents=True)
+    Plan("m-smoe", "average", "none", "dominant", layers={}).save(plan)
 
 
 def test_two_processes_distill_a_mixtral_as_one_does(merged_mixtral):

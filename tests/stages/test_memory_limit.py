@@ -9,6 +9,7 @@ import pytest
 
 from mcsmoe.calibration import collect as routing
 from mcsmoe.calibration.memory import check_training, forward_needs
+from mcsmoe.calibration.sample import Sampling
 from mcsmoe.checkpoint import fresh
 from mcsmoe.checkpoint.load import load_config
 from mcsmoe.checkpoint.streamed import Blocks, Footprint
@@ -37,7 +38,8 @@ def limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     write_params(**SETTINGS)
     params = Params.load()
     kinds: list[dict[str, Any]] = [{"also": []}, {"tokens": True}]
-    needs = [forward_needs(load_config(FINETUNED), params.task, params.calibration, **kind) for kind in kinds]
+    sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
+    needs = [forward_needs(load_config(FINETUNED), sampling, **kind) for kind in kinds]
     streamed = max(need.streamed for need in needs)
     assert streamed < min(need.whole for need in needs)
     return streamed

@@ -1,12 +1,6 @@
-import torch
-
-from mcsmoe.calibration.sample import draw_calibration
-from mcsmoe.params import Tokenizer
 from mcsmoe.tasks.batches import IGNORED, collate, in_order, length_grouped, model_inputs
 from mcsmoe.tasks.reading import hold_out
-from mcsmoe.tasks.task import TASKS, Encoded, Example
-from mcsmoe.tasks.tokenizer import train_tokenizer
-from tests.tasks.settings import settings
+from mcsmoe.tasks.task import Encoded, Example
 
 ROWS = [Encoded([5] * (1 + i % 7), [6] * (1 + i % 3)) for i in range(103)]
 
@@ -40,20 +34,6 @@ def test_selection_is_held_out_of_train():
     assert len(selection) == 10
     assert sorted(train + selection, key=lambda e: int(e.source)) == examples
     assert hold_out(examples, 10, seed=4)[1] != selection
-
-
-def test_calibration_shards_are_the_whole_sample():
-    task = settings(train_limit=200)
-    examples = TASKS["skills"].examples(task, "train")
-    tokenizer = train_tokenizer((e.source for e in examples), Tokenizer(kind="word", vocab_size=100))
-    sample = draw_calibration(task, tokenizer, 30, seed=0)
-    assert len(sample.rows) == 30
-    assert sample.fingerprint == draw_calibration(task, tokenizer, 30, seed=0).fingerprint
-    assert sample.fingerprint != draw_calibration(task, tokenizer, 30, seed=1).fingerprint
-    tokens = sum(int(b["attention_mask"].sum()) for b in sample.batches(0, 8, causal=False))
-    shards = [sample.batches(0, 8, part, 3, causal=False) for part in range(3)]
-    assert sum(int(b["attention_mask"].sum()) for shard in shards for b in shard) == tokens
-    assert torch.is_tensor(shards[0][0]["labels"])
 
 
 def test_a_causal_batch_predicts_the_target_behind_the_source():

@@ -1,0 +1,54 @@
+"""What recipes draw on, measured on the calibration sample into one directory."""
+
+from collections.abc import Collection
+from contextlib import ExitStack
+from pathlib import Path
+
+from mcsmoe.calibration.collect import collect_layers
+from mcsmoe.calibration.gradients import KINDS, write_gradients
+from mcsmoe.calibration.journal import Journal
+from mcsmoe.calibration.observer import Observer
+from mcsmoe.calibration.statistics import StatisticsWriter
+from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
+from mcsmoe.similarity.correlation import measure_correlations
+
+
+def collect_model(observer: Observer, output: Path, also: Collection[str], gradient_samples: int) -> dict[str, int]:
+    """Write routing statistics and whatever `also` names to `output`; gives the tokens that each layer saw.
+
+    Gradients are taken on the first `gradient_samples` rows of the sample. Every process of the observer's must call
+    it; the first one writes. Interrupted, one process alone goes on with the layer where it stopped, if the model is
+    read block by block.
+    Raises `CheckpointError` for statistics that are not finite; `output` is then as it was.
+    """
+    model, processes, sample = observer.model, observer.processes, observer.sample
+    key = {
+        "source": identity(model.directory),
+        "sample": sample.fingerprint,
+        "batch_size": observer.sampling.batch_size,
+        "also": [*also],
+        "gradient_samples": gradient_samples,
+        "device": str(processes.device),
+        "code": source_code(),
+    }
+    first, alone = processes.index == 0, processes.count == 1
+    with ExitStack() as stack:
+        directory, store = stack.enter_context(resumable_directory(output, key)) if first else (None, None)
+        writer = stack.enter_context(StatisticsWriter(directory, store if alone else None))
+        journal = Journal(store, processes.device) if store and alone else None
+        stack.enter_context(observer)
+        module, batches, reduce = observer.module, observer.batches, processes.reduce
+        left = [layer for layer in model.layers if layer.name not in writer.tokens]
+        if left and writer.tokens:
+            finished = len(model.layers) - len(left)
+            print(f"resuming at {left[0].name}: {finished} of {len(model.layers)} layers were measured before")
+        collect_layers(module, model.family, left, batches, writer.keep, also=also, reduce=reduce, journal=journal)
+        measured = {}
+        if "correlation" in also:
+            measured = measure_correlations(module, model.family, model.layers, batches, reduce=reduce)
+        if KINDS.keys() & set(also):
+            rows = observer.share(sample.rows[:gradient_samples])
+            write_gradients(directory, module, model.layers, rows, also, reduce=reduce)
+        provenance = {"fingerprint": sample.fingerprint, "seed": observer.sampling.seed, "samples": len(sample.rows)}
+        writer.finish(provenance, measured)
+    return writer.tokens
