@@ -19,7 +19,7 @@ def main() -> None:
     """
     params = start()
     from mcsmoe.checkpoint.output import atomic_directory, write_json
-    from mcsmoe.recipes.resolved import ResolvedMethod, code_of
+    from mcsmoe.methods.resolved import ResolvedMethod, code_of
     from mcsmoe.tasks.task import TASKS
 
     for plugin in params.plugins:
@@ -51,7 +51,7 @@ def check(params: Params) -> None:
     from mcsmoe.compression.size import check_size
     from mcsmoe.errors import CheckpointError
     from mcsmoe.families import excluded_layers, sparse_layers
-    from mcsmoe.recipes.recipe import validate_recipes
+    from mcsmoe.methods.recipe import validate_recipes
     from mcsmoe.tasks.task import TASKS
     from mcsmoe.training.start import check_dense, check_model
 

@@ -23,7 +23,7 @@ def main() -> None:
     from mcsmoe.calibration.observer import Observer, Processes
     from mcsmoe.calibration.sample import Sampling
     from mcsmoe.model import Model
-    from mcsmoe.recipes.collecting import collect_model
+    from mcsmoe.similarity.collecting import collect_model
 
     settings, accelerator = params.collect, Accelerator()
 

@@ -26,9 +26,9 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     from mcsmoe.checkpoint.reader import Checkpoint
     from mcsmoe.checkpoint.resume import code_hash, identity
     from mcsmoe.merging.apply import merge_model
+    from mcsmoe.methods.planning import make_plan
+    from mcsmoe.methods.resolved import ResolvedMethod
     from mcsmoe.model import Model
-    from mcsmoe.recipes.planning import make_plan
-    from mcsmoe.recipes.resolved import ResolvedMethod
 
     resolved = ResolvedMethod.load(RECIPES / f"{method}.yaml")
     recipe = resolved.recipe

@@ -9,7 +9,7 @@ import pytest
 import mcsmoe
 from mcsmoe.errors import ConflictError, MemoryLimitError, ParameterError, UserError
 from mcsmoe.params import Params
-from tests.recipes.params import small_params
+from tests.methods.params import small_params
 
 PACKAGE = Path(mcsmoe.__file__).parent
 PIPELINE = re.compile(r"params\.yaml|python -m stages|\bdvc\b", re.IGNORECASE)

@@ -7,7 +7,7 @@ from mcsmoe.registry import Registry
 
 
 def rules() -> Registry[str]:
-    found: Registry[str] = Registry("merging rule", "tests.recipes", needs=None, looks=False)
+    found: Registry[str] = Registry("merging rule", "tests.methods", needs=None, looks=False)
     found.register("plain")("the plain one")
     found.register("curious", looks=True)("the curious one")
     return found

@@ -12,8 +12,8 @@ from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.export.stock import Mapped
 from mcsmoe.export.write import Agreement
 from mcsmoe.grouping.plan import Plan
+from mcsmoe.methods.recipe import Recipe, known_recipes, load_recipe
 from mcsmoe.params import Params
-from mcsmoe.recipes.recipe import Recipe, known_recipes, load_recipe
 from mcsmoe.report.table import COSTS, Metric, percent, title
 from mcsmoe.tasks.task import TASKS
 

@@ -182,7 +182,7 @@ def test_a_users_day(tmp_path):
     do("cp presets/switch-base-32-copa.yaml params.yaml")
     assert "merge@average" in clone.run("dvc", "stage", "list", "--name-only").stdout.splitlines()
     assert do("python -m tests.tasks.table").split("\n\n")[1].strip() in (ROOT / "docs/tasks.md").read_text()
-    assert do("python -m tests.recipes.table").strip() in (ROOT / "docs/methods.md").read_text()
+    assert do("python -m tests.methods.table").strip() in (ROOT / "docs/methods.md").read_text()
     assert done == commands() - INSTEAD.keys()
 
 

@@ -12,7 +12,7 @@ from mcsmoe.report.stable_rank import stable_rank_section
 from mcsmoe.report.table import Metric, Result
 from mcsmoe.report.tradeoff import tradeoff_section
 from mcsmoe.report.use import groupings, use_rows, use_section
-from tests.recipes.params import small_params
+from tests.methods.params import small_params
 
 HOSTILE = "<img src=x onerror=alert(1)>&\"'"
 METRIC = Metric("exact_match", True)

@@ -14,7 +14,7 @@ from mcsmoe.grouping.plan import Plan
 from stages import check, collect, compress, distill, evaluate, finetune, merge, permute
 from stages.launch import LAUNCHED
 from tests.families.models import SETTINGS
-from tests.recipes.params import small_params
+from tests.methods.params import small_params
 from tests.stages.workplace import write_params
 
 TEXT = "the router sends every token to an expert and few experts do most of the work"

@@ -9,14 +9,14 @@ import pytest
 import yaml
 
 from mcsmoe.errors import UserError
+from mcsmoe.methods.recipe import known_recipes
+from mcsmoe.methods.resolved import ResolvedMethod
 from mcsmoe.params import Params
-from mcsmoe.recipes.recipe import known_recipes
-from mcsmoe.recipes.resolved import ResolvedMethod
 from mcsmoe.tasks.task import TASKS
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from stages.common import RECIPES
+from tests.methods.params import small_params
 from tests.models import tiny_switch
-from tests.recipes.params import small_params
 
 FINETUNED = Path("artifacts/finetune")
 

@@ -17,7 +17,7 @@ from mcsmoe.tasks.tokenizer import train_tokenizer
 from mcsmoe.training.untrained import take
 from tests.checkpoint.damage import change
 from tests.families import models as families
-from tests.recipes.params import small_params
+from tests.methods.params import small_params
 
 VALUES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 """What four bits of MXFP4 stand for; the highest bit is the sign (OCP Microscaling Formats, table 5)."""

@@ -1,4 +1,4 @@
-"""What recipes draw on, measured on the calibration sample into one directory."""
+"""All that a plan may draw on, measured on the calibration sample into one directory."""
 
 from collections.abc import Collection
 from contextlib import ExitStack

@@ -6,11 +6,11 @@ import torch
 from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
 from mcsmoe.errors import CheckpointError, ParameterError, UnknownNameError
 from mcsmoe.families import TensorSource, excluded_layers, sparse_layers
+from mcsmoe.methods.planning import make_plan
+from mcsmoe.methods.recipe import known_recipes, load_recipe, validate_recipes
 from mcsmoe.params import Params
-from mcsmoe.recipes.planning import make_plan
-from mcsmoe.recipes.recipe import known_recipes, load_recipe, validate_recipes
+from tests.methods.params import small_params
 from tests.models import EXPERTS, tiny_switch
-from tests.recipes.params import small_params
 
 METHODS = ["none", "m-smoe", "average", "one"]
 TABLE_2 = ["pruning", "task-specific", "averaging", "zipit", "repair", "git-rebasin", "m-smoe"]

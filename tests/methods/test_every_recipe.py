@@ -15,12 +15,12 @@ from mcsmoe.families import family_of
 from mcsmoe.families.experts import read_expert
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.merging.apply import Material, write_merged
+from mcsmoe.methods.planning import make_plan
+from mcsmoe.methods.recipe import known_recipes, load_recipe, validate_recipes
 from mcsmoe.params import Params
-from mcsmoe.recipes.planning import make_plan
-from mcsmoe.recipes.recipe import known_recipes, load_recipe, validate_recipes
 from mcsmoe.similarity.correlation import measure_correlations
+from tests.methods.params import small_params
 from tests.models import batch, tiny_switch
-from tests.recipes.params import small_params
 
 ALSO = ["norms", "outputs", "pair-errors", "correlation", "gradients", "exact-fisher"]
 BUDGET = 4 * 2

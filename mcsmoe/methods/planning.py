@@ -13,8 +13,8 @@ from mcsmoe.grouping.group import Grouping, group
 from mcsmoe.grouping.importance import IMPORTANCES
 from mcsmoe.grouping.plan import LayerPlan, Plan
 from mcsmoe.grouping.policies import POLICIES
+from mcsmoe.methods.recipe import Recipe
 from mcsmoe.params import Merge
-from mcsmoe.recipes.recipe import Recipe
 from mcsmoe.similarity.evidence import Evidence, similarity
 
 

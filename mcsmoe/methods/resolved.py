@@ -13,8 +13,8 @@ import yaml
 from mcsmoe.checkpoint.resume import code_hash
 from mcsmoe.errors import CheckpointError
 from mcsmoe.fields import Section
+from mcsmoe.methods.recipe import Recipe, load_recipe, parts
 from mcsmoe.params import Merge, Params
-from mcsmoe.recipes.recipe import Recipe, load_recipe, parts
 from mcsmoe.registry import Registry
 
 

@@ -20,7 +20,7 @@ from mcsmoe.params import Merge, Params
 from mcsmoe.registry import Registry
 from mcsmoe.similarity.evidence import REVERSE, SIMILARITIES, needs
 
-DIRECTORIES = (Path("recipes"), Path(__file__).parent)
+DIRECTORIES = (Path("recipes"), Path(__file__).parent.parent / "recipes")
 """Where recipes are, the user's own first: that of a name is found there before that of this package."""
 
 
