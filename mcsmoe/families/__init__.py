@@ -1,13 +1,14 @@
-"""Where experts and routers of a model lie, and what its merged form is called: all that is known of model families.
+"""Model families: where a model keeps its experts and routers, and what its merged form is called.
 
     from mcsmoe.families import family_of
 
-    family = family_of(config)  # of a stock or merged model: an object of transformers, or the dict of a config.json
+    family = family_of(config)  # stock or merged; a transformers object or the dict of a config.json
     for layer in family.layers(config):
         print(layer.name, layer.experts, layer.places)  # "decoder.0", 8, where each expert tensor lies on disk
 
-A family is a subclass of `Family`: most are `Fused`; DBRX, Llama 4 and Switch differ. Everyone else sees `MoELayer`,
-`Expert`, `Role` and `Routing`, which are data. `experts` reads and computes single experts.
+A family is an instance of a `Family` subclass. Most are `Fused`; DBRX, Llama 4 and Switch have classes of their own.
+The rest of the project sees plain data only: `MoELayer`, `Expert`, `Role` and `Routing`. The module `experts` reads
+single experts and computes their outputs.
 """
 
 from mcsmoe.families.configs import configuration, language_config, merged_layers

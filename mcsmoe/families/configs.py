@@ -1,4 +1,4 @@
-"""Configurations, as objects or as the dict of a config.json, stock or merged: what they name and how they are read."""
+"""Reading configurations: transformers objects or the dict of a config.json, of stock or merged models."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,23 +6,23 @@ from typing import Any
 from mcsmoe.model_types import INSIDE, MERGED
 
 OF_ALL = ("dtype", "quantization_config")
-"""What a configuration says of all its parts."""
+"""Fields of an outer configuration that also hold for the language model inside it."""
 
 
 def values_of(config: Any) -> dict[str, Any]:
-    """A configuration as a dict, of which the first level may be changed."""
+    """A configuration as a new dict: its top level may be changed, nested values are shared."""
     return dict(config) if isinstance(config, Mapping) else config.to_dict()
 
 
 def model_type_of(config: Any) -> str:
-    """What a configuration calls its kind of model."""
+    """The model type that a configuration names, such as "mixtral"."""
     return str(config.get("model_type") if isinstance(config, Mapping) else config.model_type)
 
 
 def merged_layers(config: Any) -> Mapping[str, Any] | None:
-    """What a merged model's configuration says of its sparse layers, by name; None for a stock one.
+    """The `moe_layers` entries of a merged model's configuration, by layer name; None for a stock configuration.
 
-    The field `moe_layers` alone does not tell: some stock classes have one of that name.
+    The model type decides, because some stock classes have a field `moe_layers` too.
     """
     if not model_type_of(config).startswith(MERGED):
         return None
@@ -31,21 +31,21 @@ def merged_layers(config: Any) -> Mapping[str, Any] | None:
 
 
 def configuration(values: Mapping[str, Any]) -> Any:
-    """The object that loading a checkpoint with this config.json would give.
+    """The configuration object that transformers would load from this config.json.
 
-    Raises `KeyError` for a model type that neither transformers nor this package has.
+    Raises `KeyError` for a model type that neither transformers nor this package knows.
     """
     import transformers
 
     import mcsmoe.modeling  # noqa: F401 - registers the classes that are ours
 
     kind = transformers.CONFIG_MAPPING[values["model_type"]]
-    # JSON has no infinity: transformers writes it as an object.
+    # JSON has no infinity, so transformers writes it as an object.
     return kind.from_dict(kind._decode_special_floats(dict(values)))
 
 
 def language_config(config: Any) -> Any:
-    """The configuration (object, or the dict of a config.json) of the language model alone; most are that already."""
+    """The configuration (object or config.json dict) of the language model alone; most configurations already are."""
     if isinstance(config, Mapping):
         return config.get("text_config", {}) if config.get("model_type") in INSIDE else config
     if config.model_type not in INSIDE:

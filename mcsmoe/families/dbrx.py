@@ -1,4 +1,4 @@
-"""DBRX (Databricks, 2024): all experts of a layer in three flat tensors, chosen by the module around the router."""
+"""DBRX (Databricks, 2024): a layer keeps its experts in three flat tensors, and selects outside its router."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from mcsmoe.families.layer import Place, Routing
 
 
 class Dbrx(Fused):
-    """Gate, up and the transposed down, each [E·f, d]: one expert after another."""
+    """Gate, up and transposed down are [E·f, d] each, one expert after another."""
 
     expert_counts = ("ffn_config.moe_num_experts",)
     modeling = "modeling_mcsmoe_dbrx"
 
     def experts(self, module: Any) -> Experts | None:
-        """Expert e has rows e·f to (e+1)·f."""
+        """The experts of a `DbrxExperts` module; expert e has rows e·f:(e+1)·f. None for any other module."""
         if type(module).__name__ != "DbrxExperts":
             return None
         d_ff = module.ffn_hidden_size
@@ -26,7 +26,7 @@ class Dbrx(Fused):
         return Experts(module.num_experts, module.hidden_size, d_ff, GATED, places, gated_by(module.mlp.activation_fn))
 
     def routing(self, block: Any, output: Any) -> Routing:
-        """A router returns logits [T, E], and the block selects by them."""
+        """The router returns logits [T, E]; the block selects experts from them."""
         gates, index = block.route_tokens_to_experts(output)
         return Routing(output, index, gates)
 

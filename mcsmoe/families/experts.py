@@ -1,4 +1,4 @@
-"""One expert: read from a checkpoint or a model in memory, and computed on tokens."""
+"""Single experts: reading them from a checkpoint or a model in memory, and computing their outputs."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from mcsmoe.families.layer import Activation, Expert, Layout, MoELayer, Role, Te
 
 
 def read_expert(checkpoint: TensorSource, layer: MoELayer, expert: int) -> Expert:
-    """The tensors of one expert of a stock checkpoint. Raises `CheckpointError` where one is missing."""
+    """The tensors of one expert of a stock checkpoint, by name. Raises `CheckpointError` if one is missing."""
     return {name: layer.read(checkpoint, expert, name) for name in layer.layout}
 
 
 class InMemory(TensorSource):
-    """Parameters and buffers of a loaded model.
+    """Parameters and buffers of a loaded model, by name.
 
-    Those of a module that accelerate left on the disk are read together, and the last such module's are kept.
+    Tensors that accelerate has offloaded are read a whole module at a time; the last module read stays in memory.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -29,7 +29,7 @@ class InMemory(TensorSource):
         self._path, self._read = "", dict[str, Tensor | None]()
 
     def tensor(self, name: str) -> Tensor:
-        """The parameter or buffer under `name`."""
+        """The parameter or buffer called `name`."""
         path, _, leaf = name.rpartition(".")
         module = self._model.get_submodule(path)
         value: Tensor = getattr(module, leaf)
@@ -46,13 +46,16 @@ class InMemory(TensorSource):
 
 
 def expert_in_memory(model: nn.Module, layer: MoELayer, expert: int) -> Expert:
-    """The tensors of one expert of a loaded stock model."""
+    """The tensors of one expert of a loaded stock model, by name."""
     source = InMemory(model)
     return {name: place.read(source, expert) for name, place in layer.in_memory.items()}
 
 
 def hidden(expert: Expert, layout: Layout, activation: Activation, x: Tensor) -> Tensor:
-    """Hidden neurons for tokens x [T, d] → [T, f]: act(up x + b), or act(gate x + b) ⊙ (up x + b)."""
+    """Activations of the hidden neurons [T, f] for tokens x [T, d].
+
+    act(up x + b), or act(gate x + b) ⊙ (up x + b) for an expert with a gate projection.
+    """
     up = F.linear(x, *_projection(expert, layout, Role.UP, Role.UP_BIAS))
     if Role.GATE not in layout.values():
         return activation(None, up)
@@ -60,7 +63,7 @@ def hidden(expert: Expert, layout: Layout, activation: Activation, x: Tensor) ->
 
 
 def forward(expert: Expert, layout: Layout, activation: Activation, x: Tensor) -> Tensor:
-    """Output for tokens x [T, d] → [T, d], not weighted by the gate."""
+    """Output of an expert [T, d] for tokens x [T, d], not weighted by the router's gate."""
     inner = hidden(expert, layout, activation, x)
     return F.linear(inner, *_projection(expert, layout, Role.DOWN, Role.DOWN_BIAS))
 
@@ -71,9 +74,10 @@ def _projection(expert: Expert, layout: Layout, weight: Role, bias: Role) -> tup
 
 
 class Share(NamedTuple):
-    """One expert's share of a tensor: those `names` of the layout that lie in it.
+    """One expert's share of a tensor, and which `names` of the layout it holds.
 
-    `entry` is its place, or its places, along the first axis of a stack, None where the whole tensor is the expert's.
+    `entry` is the index or slice along the first axis of a stack; None if the whole tensor belongs to the expert.
+    Mixtral: `Share("….experts.gate_up_proj", 3, 3, ("gate", "up"))`.
     """
 
     tensor: str
@@ -94,9 +98,9 @@ def expert_shares(layer: MoELayer, experts: int) -> Iterator[Share]:
 
 
 def mapped_model(model: Any) -> Any:
-    """The merged class with K = E and identity maps: equal logits, its own copy of every weight.
+    """A stock model in its merged class, with K = E and identity index maps: same logits, weights copied.
 
-    Expects a model of a stock family; keeps dtype, device, mode and generation settings.
+    Keeps dtype, device, training mode and generation settings.
     """
     import transformers
 
@@ -109,7 +113,7 @@ def mapped_model(model: Any) -> Any:
         for name, place in layer.in_memory.items():
             state[family.merged_tensor(layer, name)] = torch.stack([expert[name] for expert in experts]).detach()
             for e in range(layer.experts):
-                state.pop(place.name(e), None)  # gate and up may share one tensor
+                state.pop(place.name(e), None)  # gate and up may share a tensor
         state[family.merged_map(layer)] = torch.arange(layer.experts, device=model.device)
     mapped = getattr(transformers, family.auto_class).from_config(config, dtype=model.dtype)
     mapped.to(model.device).load_state_dict(state)

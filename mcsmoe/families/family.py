@@ -1,4 +1,4 @@
-"""What the rest of the project asks of a model family, and the families by model type."""
+"""The interface of a model family, and the registry of families by model type."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,21 +17,21 @@ from mcsmoe.registry import Registry
 class Family(ABC):
     """A model family: how to find its sparse layers, watch its routers and write its merged form.
 
-    One object answers for the stock form and for the merged one. A `config` is an object of transformers or the dict
-    of a config.json; `layers` and `routing` take either form's, all other methods the stock one's.
+    One object serves both the stock and the merged form. A `config` is a transformers object or the dict of a
+    config.json. `layers` and `routing` accept both forms; all other methods expect the stock form.
     """
 
     auto_class: str
     """Name of the transformers Auto class, e.g. AutoModelForSeq2SeqLM."""
     expert_counts: tuple[str, ...] = ()
-    """What the number of experts is called in config.json; a file has one of these names, or more that agree.
+    """Fields of config.json that may hold the number of experts; if a file has several of them, they agree.
 
-    "a.b" is the b of the object a.
+    "a.b" is field b of object a.
     """
     older_count: str | None = None
-    """What transformers before 5 calls the number of experts, where 5 saves it under another name."""
+    """The field for the number of experts before transformers 5; None if its name has not changed."""
     dense_type: str | None = None
-    """Model type of a dense model of the same active size, the baseline; None where there is none."""
+    """Model type of the dense baseline, which has the same active size; None if there is none."""
 
     def __init__(self, model_type: str, merged_type: str | None = None) -> None:
         self.model_type = model_type
@@ -39,7 +39,7 @@ class Family(ABC):
 
     @property
     def causal(self) -> bool:
-        """True for decoder-only language models; all their sparse layers have the stack "decoder"."""
+        """True for decoder-only language models; all their sparse layers are in the stack "decoder"."""
         return self.auto_class == "AutoModelForCausalLM"
 
     @abstractmethod
@@ -48,40 +48,40 @@ class Family(ABC):
 
     @abstractmethod
     def routing(self, block: nn.Module, output: Any) -> Routing:
-        """What a router did, flattened over batch and positions.
+        """What a router did, with batch and positions flattened into T tokens.
 
-        `block` owns router and experts; `output` is what the router, stock or merged, returned.
+        `block` is the module that owns router and experts; `output` is what the router (stock or merged) returned.
         """
 
     @abstractmethod
     def expert_outputs(
         self, experts: Callable[..., Tensor], routing: Routing, *arguments: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Outputs [T, k, d] of the selected experts, and what their forward would have returned.
+        """Outputs [T, k, d] of the selected experts, and the result that `experts(*arguments)` would have returned.
 
-        `experts` is the forward of a layer's experts, `arguments` what it was called with. Each expert runs once on
-        each token that selects it.
+        `experts` is the forward method of a layer's experts, `arguments` are those that it was called with. Each
+        expert runs once per token that selects it.
         """
 
     @abstractmethod
     def auto_map(self, config: Any) -> dict[str, str]:
-        """Auto class → "file.class" of remote code, for the configuration and the model of the merged form."""
+        """The `auto_map` of the merged form: Auto class → "file.class" of remote code, for configuration and model."""
 
     @abstractmethod
     def expert_axes(self, config: Any) -> dict[str, int]:
-        """The axis that counts experts in each tensor that has one and is no expert's, by its name when merged.
+        """Merged name → the axis that counts experts, for each tensor outside the experts that has such an axis.
 
-        Such are router rows, biases of routers, corrections of their scores.
+        These are router matrices, router biases and score corrections, such as `….router.classifier.weight` → 0.
         """
 
     def dense_config(self, config: Any) -> dict[str, Any]:
-        """Configuration of the dense model. Raises `CheckpointError` where there is none."""
+        """The configuration of the dense baseline. Raises `CheckpointError` if the family has none."""
         raise CheckpointError(f"{self.model_type} has no dense counterpart")
 
     def merged_config(self, config: Any, experts: Mapping[str, int]) -> dict[str, Any]:
-        """The config.json of the merged model: `experts[layer name]` dense experts a layer, all else unchanged.
+        """The config.json of the merged model: the stock one, with `experts[layer name]` experts in each layer.
 
-        Layers that `experts` leaves out keep all of theirs.
+        Layers that `experts` does not name keep all their experts.
         """
         auto_map = self.auto_map(config)
         return values_of(config) | {
@@ -95,21 +95,21 @@ class Family(ABC):
         }
 
     def merged_entry(self, layer: MoELayer) -> dict[str, Any]:
-        """What the merged configuration says of a layer beside its number of experts."""
+        """What the merged configuration says about a layer besides its number of experts."""
         return {}
 
     def merged_tensor(self, layer: MoELayer, name: str) -> str:
-        """Name, in the merged checkpoint, of the stack [K, ...] of one kind of expert tensor."""
+        """Name in the merged checkpoint of the stack [K, ...] that holds the tensor `name` of every expert."""
         return f"{layer.experts_path}.{name}" + (".weight" if layer.layout[name].is_weight else "")
 
     def merged_map(self, layer: MoELayer) -> str:
-        """Name, in the merged checkpoint, of the index map E → K [E], int64."""
+        """Name in the merged checkpoint of the index map [E] int64, original → merged expert."""
         return f"{layer.router_path}.expert_map"
 
     def merged_names(self, config: Any, names: Collection[str]) -> dict[str, str]:
-        """Name on disk → name in the merged checkpoint, of tensors `names` that are no experts.
+        """Name on disk → name in the merged checkpoint, for tensors `names` outside the experts.
 
-        Tensors that loading ignores are left out. Raises `CheckpointError` for one that the model does not have.
+        Tensors that loading ignores are left out. Raises `CheckpointError` for a tensor that the model does not have.
         """
         return {name: name for name in names}
 
@@ -118,15 +118,15 @@ FAMILIES: Registry[Family] = Registry("model type", "mcsmoe.families")
 
 
 def register(family: Family) -> None:
-    """File a family under the model types of its stock and its merged form."""
+    """Register a family under the model types of its stock and its merged form."""
     for model_type in (family.model_type, family.merged_type):
         FAMILIES.register(model_type)(family)
 
 
 def family_of(config: Any) -> Family:
-    """The family of a configuration (object, or the dict of a config.json).
+    """The family of a configuration (object or config.json dict).
 
-    Raises `CheckpointError` naming the model type found and those supported, or why this one is not.
+    Raises `CheckpointError` for an unsupported model type; it gives the reason, or lists the supported ones.
     """
     found = model_type_of(config)
     if found in REFUSED:
@@ -138,12 +138,12 @@ def family_of(config: Any) -> Family:
 
 
 def sparse_layers(config: Any) -> list[MoELayer]:
-    """The sparse layers of a configuration, in order of the forward pass."""
+    """The sparse layers of a configuration, in order of the forward pass. Raises what `family_of` raises."""
     return family_of(config).layers(config)
 
 
 def excluded_layers(exclude: Exclude, layers: Sequence[MoELayer]) -> list[str]:
-    """Names of the layers that stay untouched. Raises `ParameterError` for an index with no sparse layer."""
+    """Names of the excluded layers. Raises `ParameterError` for an index at which there is no sparse layer."""
     names = []
     for stack in ("encoder", "decoder"):
         sparse = {layer.index: layer.name for layer in layers if layer.stack == stack}

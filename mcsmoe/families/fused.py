@@ -1,7 +1,7 @@
-"""Causal language models whose experts have the common interface of transformers 5: one class for all of them.
+"""Causal language models with fused experts, the common interface of transformers 5: one class for all of them.
 
-What differs between them (names of modules, sizes, how activations are gated) is read from the stock class, built
-without weights; names on disk come from transformers' own conversion rules.
+What differs between them (module names, sizes, gating) is read from the stock model, built without weights. Names on
+disk come from transformers' own conversion rules.
 """
 
 import copy
@@ -23,13 +23,13 @@ from mcsmoe.families.skeletons import skeleton
 from mcsmoe.model_types import FUSED, MERGED
 
 FLAGS = ("has_gate", "has_bias", "is_transposed", "is_concatenated", "num_experts", "down_proj")
-"""What a module with the common interface has; most are set by transformers' decorator."""
+"""Attributes that mark a module of fused experts; transformers' decorator sets most of them."""
 ROUTERS = ("gate", "router")
-"""What the router is called in the module that also owns the experts."""
+"""Names that the router may have in the module that owns it and the experts."""
 TOP_K = ("num_experts_per_tok", "moe_k", "moe_topk", "top_k")
-"""What the number of experts that a token selects is called, in a configuration or a module."""
+"""Names that k, the number of experts a token selects, may have in a configuration or a module."""
 OLDER_COUNTS = {"qwen3_moe": "num_experts"}
-"""Of all families here that transformers 4.57 knows, the one whose number of experts has a new name in 5."""
+"""Model type → its `older_count`; no other family here that transformers 4.57 knows renamed the field in 5."""
 
 GATED = {"gate": Role.GATE, "up": Role.UP, "down": Role.DOWN}
 PLAIN = {"up": Role.UP, "down": Role.DOWN}
@@ -38,9 +38,9 @@ BIASES = {"gate": Role.GATE_BIAS, "up": Role.UP_BIAS, "down": Role.DOWN_BIAS}
 
 @dataclass(frozen=True)
 class Experts:
-    """The experts of one layer: how many, their sizes, and where their module has each tensor of `layout`.
+    """The experts of one layer: how many, their sizes, and where their module keeps each tensor of `layout`.
 
-    `places` name tensors as the module does.
+    Tensor names in `places` are relative to the module.
     """
 
     count: int
@@ -52,43 +52,46 @@ class Experts:
 
 
 class Fused(Family):
-    """A family with the common interface; what does not hold for one is overridden in a subclass."""
+    """A family with fused experts; a subclass overrides what differs in its models."""
 
     auto_class = "AutoModelForCausalLM"
     expert_counts: tuple[str, ...] = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
     configuration, modeling = "configuration_mcsmoe_fused", "modeling_mcsmoe_fused"
-    """Files of remote code."""
+    """Files with the remote code of the merged form."""
 
     def __init__(self, model_type: str) -> None:
         super().__init__(model_type)
         self.older_count = OLDER_COUNTS.get(model_type)
 
     def experts(self, module: Any) -> Experts | None:
-        """What a module of the stock model says of the experts that it is; None where it is none."""
+        """The experts that a module of the stock model holds; None if the module is not an experts module."""
         return _flagged(module) if all(hasattr(module, flag) for flag in FLAGS) else None
 
     def routing(self, block: nn.Module, output: Any) -> Routing:
-        """What a router did: it returns (logits, gates, selected experts, …)."""
+        """What a router did; its output is (logits, gates, selected experts, …)."""
         logits, gates, index = (value.flatten(0, -2) for value in output[:3])
         return Routing(logits, index, gates)
 
     def expert_outputs(
         self, experts: Callable[..., Tensor], routing: Routing, *arguments: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Each pair of a token and an expert that it selects, run as a token of its own with the gate 1."""
+        """Outputs [T, k, d] and their gated sum; `arguments` are tokens [..., d], selected experts and gates [T, k].
+
+        Each pair of a token and a selected expert runs as a separate token with gate 1.
+        """
         x, index, gates = arguments
         tokens = x.flatten(0, -2).repeat_interleave(index.shape[1], 0)  # [T·k, d]
         each = experts(tokens, index.reshape(-1, 1), torch.ones_like(gates).reshape(-1, 1)).reshape(*index.shape, -1)
         return each, (each * gates[..., None]).sum(1).to(each.dtype).reshape(x.shape)
 
     def layers(self, config: Any) -> list[MoELayer]:
-        """The sparse layers, in order of the forward pass. Raises `CheckpointError` where no router is found."""
+        """The sparse layers, in order of the forward pass. Raises `CheckpointError` if no router is found."""
         model = skeleton(_stock(config))
         naming = Naming(model)
         return [_layer(model, naming, path, experts) for path, experts in self._all_experts(model).items()]
 
     def auto_map(self, config: Any) -> dict[str, str]:
-        """Classes of remote code are called after the stock ones: `MCSMoEMixtralForCausalLM`."""
+        """Classes of remote code, named after the stock ones: `MixtralForCausalLM` → `MCSMoEMixtralForCausalLM`."""
         model = skeleton(_stock(config))
         return {
             "AutoConfig": f"{self.configuration}.MCSMoE{type(model.config).__name__}",
@@ -96,11 +99,14 @@ class Fused(Family):
         }
 
     def merged_entry(self, layer: MoELayer) -> dict[str, Any]:
-        """Where the layer is: one class of remote code serves all families."""
+        """The module paths of block and router: one file of remote code serves all families, so it must be told."""
         return {"path": layer.path, "router": layer.router_path.rpartition(".")[2]}
 
     def merged_names(self, config: Any, names: Collection[str]) -> dict[str, str]:
-        """What lies on disk under older names has those of the modules when merged."""
+        """Name on disk → name in memory, which is also the name in the merged checkpoint.
+
+        Raises `CheckpointError` for a tensor that the model does not have.
+        """
         model = skeleton(_stock(config))
         known = Naming(model).others(self._outside(model))
         ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
@@ -110,7 +116,7 @@ class Fused(Family):
         return {name: known[name] for name in names if name in known}
 
     def expert_axes(self, config: Any) -> dict[str, int]:
-        """Where shapes change when the configuration has twice as many experts."""
+        """The axes that double when the configuration has twice as many experts."""
         stock = _stock(config)
         model, twice = skeleton(stock), skeleton(_doubled(stock, self.expert_counts)).state_dict()
         return {
@@ -121,23 +127,23 @@ class Fused(Family):
         }
 
     def _all_experts(self, model: nn.Module) -> dict[str, Experts]:
-        """All experts of a stock model, by the path of their module."""
+        """The experts of every sparse layer of a stock model, by module path."""
         found = {path: self.experts(module) for path, module in model.named_modules() if path}
         return {path: experts for path, experts in found.items() if experts is not None}
 
     def _outside(self, model: nn.Module) -> dict[str, Tensor]:
-        """Tensors that are no experts', by their name in memory."""
+        """All tensors outside the experts, by their name in memory."""
         inside = tuple(f"{path}." for path in self._all_experts(model))
         return {name: value for name, value in model.state_dict().items() if not name.startswith(inside)}
 
 
 def _stock(config: Any) -> dict[str, Any]:
-    """The configuration, stock or merged, as that of the stock model."""
+    """The config.json of the stock model, from a stock or a merged configuration."""
     values = values_of(config)
     merged = merged_layers(values)
     if merged is None:
         return values
-    # Where a stock class has a field of this name, it lists the sparse layers by number.
+    # Some stock classes have a field `moe_layers` too: there it lists the sparse layers by number.
     numbers = [int(name.rpartition(".")[2]) for name in merged]
     return values | {"model_type": values["model_type"].removeprefix(MERGED), "moe_layers": numbers}
 
@@ -197,7 +203,7 @@ def _top_k(config: Any, block: Any, router: str) -> int:
 
 
 def _limit(router: Any) -> GroupLimit | None:
-    # DeepSeek-V2, which alone names its method, scores a group by its best expert; all later ones by two.
+    # DeepSeek-V2 scores a group by its best expert, all later models by the best two. Only V2 has `topk_method`.
     method = getattr(router, "topk_method", None)
     if method == "greedy" or not hasattr(router, "num_group"):
         return None
@@ -205,7 +211,7 @@ def _limit(router: Any) -> GroupLimit | None:
 
 
 def _flagged(module: Any) -> Experts:
-    """What the flags tell."""
+    """The experts of a module that has all `FLAGS`."""
     d_model, d_ff = module.down_proj.shape[1:]
     if module.is_transposed:
         d_model, d_ff = d_ff, d_model
@@ -217,7 +223,7 @@ def _flagged(module: Any) -> Experts:
 
 
 def _place(module: Any, name: str, d_ff: int) -> Place:
-    """Gate and up lie in one stack, one after the other or row by row in turn."""
+    """The place of one tensor. Gate and up share a stack: gate before up, or alternating rows (gate, up, gate, …)."""
     kind, bias = name.removesuffix("_bias"), name.endswith("_bias")
     stack = f"{kind}_proj"
     rows = None
@@ -228,7 +234,7 @@ def _place(module: Any, name: str, d_ff: int) -> Place:
 
 
 def halves(d_ff: int) -> dict[str, slice]:
-    """Rows of gate and up where they lie one after the other: gate_up_proj [E, 2f, d] → gate 0:f, up f:2f."""
+    """Rows of gate and up in a concatenated stack: gate_up_proj [E, 2f, d] → gate 0:f, up f:2f."""
     return {"gate": slice(0, d_ff), "up": slice(d_ff, 2 * d_ff)}
 
 
@@ -245,7 +251,7 @@ def _gated(module: Any) -> Activation:
 
 
 def gated_by(act: Any) -> Activation:
-    """act(gate) ⊙ up."""
+    """The activation act(gate) ⊙ up."""
 
     def gated(gate: Tensor | None, up: Tensor) -> Tensor:
         inner: Tensor = act(gate) * up
@@ -255,7 +261,7 @@ def gated_by(act: Any) -> Activation:
 
 
 class FSGPT(Fused):
-    """Fairseq's mixture-of-experts GPT, a class of this package that travels beside the weights."""
+    """Fairseq's mixture-of-experts GPT; its stock class is ours, so it travels beside the weights as remote code."""
 
     configuration, modeling = "configuration_mcsmoe_fsgpt", "modeling_mcsmoe_fsgpt"
 

@@ -1,4 +1,4 @@
-"""An expert and a sparse layer as data: what algorithms know of a model."""
+"""Experts and sparse layers as plain data: all that algorithms know about a model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from typing import Protocol
 from torch import Tensor
 
 Expert = dict[str, Tensor]
-"""The tensors of one expert by their name in the layer's `Layout` (Switch: `wi` [f, d], `wo` [d, f])."""
+"""The tensors of one expert, by their name in the layer's `Layout`; Switch: `{"wi": [f, d], "wo": [d, f]}`."""
 
 
 class Role(Enum):
-    """What a tensor of an expert is; decides along which axis hidden neurons run (None: along no axis)."""
+    """What a tensor of an expert is."""
 
-    GATE = "gate"  # [f, d], passes through the activation and multiplies UP
-    UP = "up"  # [f, d]; the only in-projection of an expert without gate
+    GATE = "gate"  # [f, d], the gate projection: passes through the activation and multiplies UP
+    UP = "up"  # [f, d], the up projection: the only in-projection of an expert without a gate projection
     GATE_BIAS = "gate-bias"  # [f]
     UP_BIAS = "up-bias"  # [f]
     DOWN = "down"  # [d, f], the out-projection
@@ -23,7 +23,7 @@ class Role(Enum):
 
     @property
     def hidden_axis(self) -> int | None:
-        """The axis that moves when hidden neurons are reordered."""
+        """The axis along which hidden neurons run, which a permutation reorders; None if there is none."""
         return {Role.DOWN: 1, Role.DOWN_BIAS: None}.get(self, 0)
 
     @property
@@ -33,29 +33,33 @@ class Role(Enum):
 
 
 Layout = Mapping[str, Role]
+"""The tensors of an expert: name → role; Switch: `{"wi": Role.UP, "wo": Role.DOWN}`."""
 
 Activation = Callable[[Tensor | None, Tensor], Tensor]
-"""(gate [T, f], None for an expert without gate; up [T, f]) → hidden neurons [T, f]."""
+"""(gate [T, f], up [T, f]) → hidden neurons [T, f]; gate is None for an expert without a gate projection."""
 
 
 class TensorSource(Protocol):
-    """What gives tensors by name, such as a `Checkpoint`."""
+    """Anything that gives tensors by name, such as a `Checkpoint`."""
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor under `name`."""
+        """The tensor called `name`."""
 
     def part(self, name: str, index: int | slice) -> Tensor:
-        """Entry, or entries, `index` along the first axis of the tensor under `name`."""
+        """The entry or slice `index` along the first axis of the tensor called `name`."""
         return self.tensor(name)[index]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one kind of expert tensor lies: in a tensor of its own for each expert, or in a stack of all experts.
+    """Where a checkpoint or model keeps one tensor of every expert: one tensor per expert, or a stack of all experts.
 
-    `tensor` is a name with `{expert}` in it, or that of a stack. The first axis of a stack counts experts, or, where
-    `height` is given, one expert after another has so many rows of it. In one expert's share of it, transposed where
-    `transposed` says so, `rows` are the tensor's own (None: all are).
+        Place("mlp.experts.{expert}.w1.weight")          one tensor per expert
+        Place("gate_up_proj", rows=slice(0, f))          stack [E, 2f, d] → [e, 0:f]
+        Place("mlp.w1", height=f)                        stack [E·f, d] → rows e·f:(e+1)·f
+        Place("down_proj", transposed=True)              stack [E, f, d] → [e] transposed, [d, f]
+
+    `transposed` applies before `rows`; `rows` None takes all.
     """
 
     tensor: str
@@ -65,37 +69,38 @@ class Place:
 
     @property
     def stacked(self) -> bool:
-        """True where all experts share the tensor."""
+        """True if all experts share the tensor."""
         return "{expert}" not in self.tensor
 
     def name(self, expert: int) -> str:
-        """Name of the tensor that holds this expert's."""
+        """Name of the tensor that holds this expert's values."""
         return self.tensor.replace("{expert}", str(expert))
 
     def index(self, expert: int) -> int | slice:
-        """Where a stack has this expert's share, along its first axis."""
+        """Where this expert's share lies along the first axis of a stack."""
         return expert if self.height is None else slice(expert * self.height, (expert + 1) * self.height)
 
     def share(self, whole: Tensor, expert: int) -> Tensor:
-        """One expert's share of the tensor; writing to it writes there."""
+        """One expert's share of the tensor `whole`, as a view."""
         return whole[self.index(expert)] if self.stacked else whole
 
     def view(self, share: Tensor) -> Tensor:
-        """Ours of one expert's share of the tensor; writing to it writes there."""
+        """This tensor within one expert's share, as a view: `share` [2f, d] → [f, d] for `rows` 0:f."""
         turned = share.transpose(-1, -2) if self.transposed else share
         return turned if self.rows is None else turned[self.rows]
 
     def read(self, source: TensorSource, expert: int) -> Tensor:
-        """The tensor of one expert."""
+        """The tensor of one expert, read from `source`."""
         name = self.name(expert)
         return self.view(source.part(name, self.index(expert)) if self.stacked else source.tensor(name))
 
 
 @dataclass(frozen=True)
 class GroupLimit:
-    """A router that selects inside `kept` of `groups` equal groups of neighbouring experts (arXiv 2405.04434, §2.2.2).
+    """Group-limited selection: only experts in the best `kept` of `groups` router groups can be selected.
 
-    A group counts as much as its best `scored` experts do together.
+    Router groups are equally many neighbouring experts each. The score of a router group is the sum of its best
+    `scored` expert scores. Source: arXiv 2405.04434, §2.2.2.
     """
 
     groups: int
@@ -105,12 +110,14 @@ class GroupLimit:
 
 @dataclass(frozen=True)
 class MoELayer:
-    """One sparse layer of a model: sizes, modules, and where its experts lie.
+    """One sparse layer of a model: its sizes, modules, and where its experts lie.
 
-    `name` is short and unique ("encoder.1"); `path` is the module that owns router and experts. `places` are
-    where a stock checkpoint has each tensor of `layout`, `in_memory` where a loaded stock model has it.
-    `router_weight` is the checkpoint's name of the router matrix R [E, d]; `excludes` tells whether the merged
-    form's router can give single experts no probability.
+    - `name`: short and unique, "encoder.1" for `stack` "encoder" and `index` 1.
+    - `path`: the module that owns router and experts.
+    - `places`: where a stock checkpoint keeps each tensor of `layout`; `in_memory`: where a loaded stock model does.
+    - `router_weight`: name of the router matrix R [E, d] in the stock checkpoint.
+    - `excludes`: whether the router of the merged form can give dropped experts no probability.
+    - `limit`: group-limited selection; None if the router may select any experts.
     """
 
     name: str
@@ -136,7 +143,7 @@ class MoELayer:
         return f"{self.path}.experts"
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each tensor of one expert."""
+        """Shape of each tensor of one expert: `{"wi": (f, d), "wo": (d, f)}`."""
         sizes = {
             Role.DOWN: (self.d_model, self.d_ff),
             Role.DOWN_BIAS: (self.d_model,),
@@ -146,18 +153,21 @@ class MoELayer:
         return {name: sizes.get(role, (self.d_ff, self.d_model)) for name, role in self.layout.items()}
 
     def read(self, source: TensorSource, expert: int, name: str) -> Tensor:
-        """One tensor of one expert of a stock checkpoint. Raises `CheckpointError` where it is missing."""
+        """One tensor of one expert of a stock checkpoint. Raises `CheckpointError` if it is missing."""
         return self.places[name].read(source, expert)
 
 
 @dataclass(frozen=True)
 class Routing:
-    """What a router did with one batch of tokens: logits [T, E], selected experts [T, k], their gates [T, k].
+    """What a router did with one batch of T tokens.
 
-    Gates are the weights with which expert outputs are summed; selection is taken before any capacity limit.
-    `inputs` [T, d] are what the router saw, which need not be what the experts see; `watch` fills them in.
-    Where experts see these inputs multiplied by something, `scale` [T, 1] is that. `outputs` [T, k, d], which `watch`
-    fills in where they are asked for, are those of the selected experts, not multiplied by gates nor cut by capacity.
+    - `logits` [T, E]: the router logits.
+    - `index` [T, k]: the selected experts, not cut to expert capacity.
+    - `gates` [T, k]: the weights with which their outputs are summed.
+    - `inputs` [T, d]: what the router saw; the experts may see something else. Filled in by `watch`.
+    - `scale` [T, 1]: the factor by which `inputs` are multiplied before the experts see them; None for no factor.
+    - `outputs` [T, k, d]: outputs of the selected experts, not multiplied by gates and not cut to expert capacity.
+      Filled in by `watch` on request.
     """
 
     logits: Tensor

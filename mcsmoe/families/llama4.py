@@ -1,4 +1,4 @@
-"""The language model of Llama 4 (Meta, 2025): gates multiply what goes into an expert, not what comes out of it."""
+"""The language model of Llama 4 (Meta, 2025): gates multiply the inputs of experts, not their outputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +12,12 @@ from mcsmoe.families.layer import Place, Routing
 
 
 class Llama4(Fused):
-    """Transposed stacks: gate before up [E, d, 2f], and down [E, f, d]."""
+    """Transposed stacks: gate_up_proj [E, d, 2f] with gate before up, and down_proj [E, f, d]."""
 
     configuration, modeling = "configuration_mcsmoe_llama4", "modeling_mcsmoe_llama4"
 
     def experts(self, module: Any) -> Experts | None:
-        """Known by the name of their class."""
+        """The experts of a `Llama4TextExperts` module; None for any other module."""
         if type(module).__name__ != "Llama4TextExperts":
             return None
         d_ff = module.expert_dim
@@ -26,10 +26,9 @@ class Llama4(Fused):
         return Experts(module.num_experts, module.hidden_size, d_ff, GATED, places, gated_by(module.act_fn))
 
     def routing(self, block: Any, output: Any) -> Routing:
-        """A router returns (scores, logits); outputs of experts are summed as they are.
+        """What a router did; its output is (scores, logits). Gates are 1, and `scale` is the sigmoid of the logit.
 
-        Llama 4 selects one expert a token; where a configuration asks for more, all are said to see what the first
-        does.
+        Llama 4 selects one expert per token. If a configuration asks for more, the scale of the first stands for all.
         """
         logits = output[1]
         scores, index = logits.topk(block.top_k, dim=-1)
@@ -38,7 +37,10 @@ class Llama4(Fused):
     def expert_outputs(
         self, experts: Callable[..., Tensor], routing: Routing, *arguments: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Every expert runs on every token anyway, on zeros where it is not selected: its argument is [E·T, d]."""
+        """Outputs [T, k, d] picked from one ordinary call, in which every expert runs on every token.
+
+        The argument is [E·T, d], with zeros for the tokens that do not select the expert.
+        """
         mixed = experts(*arguments)
         T, E = routing.logits.shape
         return mixed.view(E, T, -1)[routing.index, torch.arange(T, device=mixed.device)[:, None]], mixed

@@ -1,4 +1,4 @@
-"""What a model's tensors are called on disk: transformers' own conversion rules, read backwards."""
+"""Names of a model's tensors on disk, from transformers' own conversion rules in reverse."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from mcsmoe.errors import CheckpointError
 
 SPLITS = (["SplitModulelist"], ["Chunk", "SplitModulelist"])
-"""Reversed rules that `Naming` understands: experts apart, and, first, gate and up apart."""
+"""Reversed rules that `Naming` understands: split a stack into experts, or split gate from up first."""
 
 
 class Naming:
-    """Names on disk of the tensors that `model` (weights may be on no device) has in memory."""
+    """Names on disk of the tensors of `model`, which may be a skeleton without weights."""
 
     def __init__(self, model: Any) -> None:
         from transformers.conversion_mapping import get_model_conversion_mapping
@@ -22,10 +22,11 @@ class Naming:
         self._converters = [rule for rule in backwards if isinstance(rule, WeightConverter)]
 
     def parts(self, name: str) -> list[str]:
-        """Names of what is on disk for the stack of experts `name`: one, or one each for gate and up.
+        """Names on disk of the tensor that is called `name` in memory: one, or one each for gate and up.
 
-        Where every expert has a tensor of its own, `{expert}` stands for its number.
-        Raises `CheckpointError` for a form that is not known here.
+        `{expert}` stands for the number of the expert if each has a tensor of its own. Mixtral:
+        `….experts.gate_up_proj` → `[….experts.{expert}.w1.weight, ….experts.{expert}.w3.weight]`.
+        Raises `CheckpointError` for a storage form that is not supported.
         """
         from transformers.core_model_loading import apply_converters, apply_renamings
 
@@ -40,7 +41,7 @@ class Naming:
         return [apply_renamings(each, self._renamings).replace("*", "{expert}") for each in names]
 
     def others(self, names: Iterable[str]) -> dict[str, str]:
-        """Name on disk → name in memory, of tensors that are no experts. Raises `CheckpointError` as `parts` does."""
+        """Name on disk → name in memory, for tensors outside the experts. Raises `CheckpointError` as `parts` does."""
         found = {}
         for name in names:
             parts = self.parts(name)

@@ -1,4 +1,4 @@
-"""Models without memory for weights: names, shapes and classes are asked of them, and weights put in one by one."""
+"""Models without memory for weights: for looking up names, shapes and classes, or to be filled tensor by tensor."""
 
 import json
 from functools import lru_cache
@@ -10,14 +10,14 @@ from mcsmoe.families.configs import configuration, values_of
 from mcsmoe.families.family import family_of
 
 UNSHAPED = ("architectures", "auto_map", "transformers_version", "_name_or_path")
-"""Fields of a configuration that say nothing of what the model is made of."""
+"""Fields of a configuration that have no influence on the model's modules and shapes."""
 
 
 def skeleton(config: Any) -> Any:
-    """The model of a configuration (object or config.json, stock or merged), to be looked at, never to be changed.
+    """A read-only model of a configuration (object or config.json dict, stock or merged), without weights.
 
-    Equal configurations share one object. All its tensors are on torch's meta device, in the configuration's
-    precision (float32 where it names none), tied as in the model.
+    Equal configurations share one object, so never change it. All tensors are on the meta device, tied as in the real
+    model, in the dtype that the configuration names (float32 if it names none).
     """
     shaping = {name: value for name, value in values_of(config).items() if name not in UNSHAPED}
     return _skeleton(json.dumps(shaping, sort_keys=True))
@@ -31,10 +31,10 @@ def _skeleton(values: str) -> Any:
 
 
 def empty_model(config: Any, dtype: torch.dtype | None = None, model_class: Any = None) -> Any:
-    """A new model of a configuration object, to be filled: weights have no memory.
+    """A new model of a configuration object whose parameters are still on the meta device, to be filled.
 
-    Buffers have, and hold what is computed from the configuration (frequencies of rotary embeddings).
-    `model_class` is by default the one that transformers' Auto classes choose.
+    Buffers are in memory with the values that the configuration determines, such as rotary frequencies. `dtype`
+    defaults to the configuration's (float32 if it names none), `model_class` to the choice of the Auto class.
     """
     from accelerate import init_empty_weights
 

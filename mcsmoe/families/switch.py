@@ -1,4 +1,4 @@
-"""Switch Transformers (arXiv 2101.03961), each expert a module of its own; T5, the dense model beside."""
+"""Switch Transformers (arXiv 2101.03961), where each expert is a module, and T5, their dense baseline."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from mcsmoe.model_types import MERGED
 LAYOUT = {"wi": Role.UP, "wo": Role.DOWN}
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 FEED_FORWARD = {"encoder": 1, "decoder": 2}
-"""Place of the feed-forward layer in a block."""
+"""Index of the feed-forward network among the layers of a block."""
 SHARED_WITH_T5 = (
     "vocab_size",
     "d_model",
@@ -37,7 +37,7 @@ SHARED_WITH_T5 = (
 
 
 class Switch(Family):
-    """Sparse layers at every n-th block of encoder and decoder; a token runs one expert, of two matrices."""
+    """Switch: every n-th block of encoder and decoder is sparse, k = 1, an expert is `wi` [f, d] and `wo` [d, f]."""
 
     auto_class = "AutoModelForSeq2SeqLM"
     expert_counts = ("num_experts",)
@@ -55,37 +55,37 @@ class Switch(Family):
         ]
 
     def routing(self, block: nn.Module, output: Any) -> Routing:
-        """A router returns (selection after capacity, probability, logits)."""
+        """What a router did; its output is (selection cut to expert capacity, probability, logits)."""
         logits = output[2].flatten(0, -2)
         return Routing(logits, logits.argmax(-1, keepdim=True), output[1].reshape(-1, 1))
 
     def expert_outputs(
         self, experts: Callable[..., Tensor], routing: Routing, *arguments: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """All tokens x [T, d] by the experts that they select, those over capacity too, which the model leaves at 0."""
+        """Outputs [T, 1, d] for all tokens, and the model's result [T, d], 0 for tokens beyond expert capacity."""
         x, selected, gates = arguments
         every = F.one_hot(routing.index, selected.shape[-1])  # [T, 1, E]
         each = experts(x, every, torch.ones_like(gates))  # [T, d]
         return each[:, None], (each * gates).to(x.dtype) * selected.sum(-1)
 
     def auto_map(self, config: Any) -> dict[str, str]:
-        """One class for all Switch models."""
+        """One pair of classes serves all Switch models."""
         return {
             "AutoConfig": "configuration_mcsmoe_switch.MCSMoESwitchConfig",
             self.auto_class: "modeling_mcsmoe_switch.MCSMoESwitchForConditionalGeneration",
         }
 
     def merged_map(self, layer: MoELayer) -> str:
-        """The map lies beside the router, which is the stock one."""
+        """The index map lies beside the router, because the router keeps its stock class."""
         return f"{layer.path}.expert_map"
 
     def expert_axes(self, config: Any) -> dict[str, int]:
-        """The router's rows, and its biases where it has them."""
+        """Axis 0 of each router matrix, and of its bias if it has one."""
         kinds = ("weight", "bias") if _filled(config).router_bias else ("weight",)
         return {f"{layer.router_path}.classifier.{kind}": 0 for layer in self.layers(config) for kind in kinds}
 
     def dense_config(self, config: Any) -> dict[str, Any]:
-        """A T5 of the same sizes: Switch is T5 with experts, and each token runs one of them."""
+        """The configuration of a T5 with the same sizes: Switch is T5 with experts, one of them per token."""
         filled = _filled(config)
         kept = {name: getattr(filled, name) for name in SHARED_WITH_T5}
         return kept | {"model_type": self.dense_type, "feed_forward_proj": filled.dense_act_fn}
@@ -96,7 +96,7 @@ def _filled(config: Any) -> Any:
         return config
     from transformers import SwitchTransformersConfig
 
-    # The class fills in what old files leave out, such as the sparse steps.
+    # The class fills in fields that old files lack, such as the sparse steps.
     return SwitchTransformersConfig.from_dict(dict(config))
 
 
@@ -106,7 +106,7 @@ def _is_sparse(index: int, step: int) -> bool:
 
 def _sparse_block(config: Any, stack: str, index: int) -> MoELayer:
     path = f"{stack}.block.{index}.layer.{FEED_FORWARD[stack]}.mlp"
-    # In memory and on disk alike.
+    # The same names in memory and on disk.
     places = {name: Place(f"{path}.experts.expert_{{expert}}.{name}.weight") for name in LAYOUT}
     return MoELayer(
         name=f"{stack}.{index}",
@@ -133,12 +133,12 @@ def _activation(name: str) -> Activation:
 
 
 class T5(Family):
-    """Dense: it can be trained and measured; nothing of it can be merged or compressed."""
+    """T5, a dense model: it can be trained and measured, but not merged or compressed."""
 
     auto_class = "AutoModelForSeq2SeqLM"
 
     def layers(self, config: Any) -> list[MoELayer]:
-        """None."""
+        """No layers: a dense model has no sparse ones."""
         return []
 
     def routing(self, block: nn.Module, output: Any) -> Routing:
@@ -161,7 +161,7 @@ class T5(Family):
 
 
 def no_experts() -> CheckpointError:
-    """What is asked of a dense model cannot be had."""
+    """The error for anything that only a model with experts can do."""
     return CheckpointError("a T5 is dense: there are no experts to merge or to compress")
 
 
