@@ -1,12 +1,17 @@
-"""Checkpoints on the disk: reading, writing, verifying them, and going on where writing was interrupted.
+"""Reading, writing and verifying checkpoints, and resuming a write that was interrupted.
 
 A checkpoint is a directory as transformers writes it: safetensors in one file or in shards, config.json, tokenizer.
 
-    reader    names, shapes and single tensors, without a model
-    load      a model, its configuration, its tokenizer; streamed: a model of which one block at a time is in memory
-    save      a model in memory as a directory; writer, shards: tensors that are made one after another
-    output    a directory or a file that appears whole or not at all; resume: one whose making can be interrupted
-    verify    is it what was written, and does it load everywhere? fresh: in a process without this package, too
+    reader      names, shapes and single tensors, without a model
+    load        a model, its configuration, its tokenizer
+    streamed    a model with one block in memory at a time
+    save        a model in memory → a directory
+    writer      tensors that are made one after another → one file
+    shards      the same → one file or shards, with their index
+    output      a directory or file that appears whole or not at all
+    resume      the same, but an interrupted write continues in the next run
+    verify      checks that a checkpoint holds what was written, and loads
+    fresh       loads it in a process that does not have this package
 """
 
 from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer

@@ -1,4 +1,4 @@
-"""The logits of a checkpoint in a fresh process: those of whoever gets its directory, and nothing else of ours."""
+"""Logits of a checkpoint in a fresh process, as a user computes them who has its directory but not this package."""
 
 import json
 import subprocess
@@ -24,10 +24,10 @@ LOGITS = "logits.safetensors"
 
 @dataclass(frozen=True)
 class Task:
-    """What a fresh process does: it loads `directory` by `auto_class` of transformers, and computes its logits.
+    """The task of a fresh process: load `directory` with the transformers class `auto_class`, and compute logits.
 
-    `trust_remote_code`: may it run the code that lies beside the weights? `offload`: options of `from_pretrained` that
-    leave weights on the disk, {} for none.
+    `trust_remote_code` allows it to run the code beside the weights. `offload` holds the options of `from_pretrained`
+    that offload weights, {} for none.
     """
 
     directory: str
@@ -56,30 +56,31 @@ if bad:
 with torch.no_grad():
     save_file({{"logits": model.eval()(**load_file("{PROBE}")).logits.contiguous()}}, "{LOGITS}")
 """
-"""Runs in a directory with `PROBE`, with a `Task` in JSON as its argument, and leaves `LOGITS` there."""
+"""Script of the fresh process: its argument is a `Task` as JSON; it reads `PROBE` and writes `LOGITS`, both in the
+working directory."""
 
 
 def interpreter(task: Task, directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run `SCRIPT` in `directory` in an interpreter of its own, which takes seconds to import transformers."""
+    """Run `SCRIPT` in `directory` with a new interpreter, which takes seconds to import transformers."""
     command = [sys.executable, "-I", "-c", SCRIPT, json.dumps(asdict(task))]
     return subprocess.run(command, cwd=directory, capture_output=True, text=True)
 
 
 start: Callable[[Task, Path], subprocess.CompletedProcess[str]] = interpreter
-"""How a fresh process is made. A program that verifies many checkpoints may put a faster way here: a fork of a process
-that has imported transformers, and never this package."""
+"""Starts the fresh process. A program that verifies many checkpoints may replace it with something faster, such as
+forking a process that has imported transformers but never this package."""
 
 
 def fresh_logits(
     checkpoint: Checkpoint, probe: Mapping[str, Tensor], *, remote_code: bool, memory_limit: int | None = None
 ) -> Tensor:
-    """The logits on the batch `probe` of a process without this package or a network.
+    """Logits on the batch `probe`, computed in a process that has neither this package nor a network.
 
-    `remote_code` lets it run the code that lies beside the weights. A model that is larger than `memory_limit` bytes
-    is read from the disk as it runs. Raises `CheckpointError` with the last line that the process wrote.
+    `remote_code` allows it to run the code beside the weights. What exceeds `memory_limit` bytes is offloaded.
+    Raises `CheckpointError`, with the last line the process wrote, if the process fails.
     """
     with TemporaryDirectory() as scratch:
-        # Copies: a decoder may be given the very tensor that the encoder gets.
+        # save_file refuses tensors that share memory, and encoder and decoder may get the same one.
         save_file({name: value.clone() for name, value in probe.items()}, Path(scratch) / PROBE)
         task = Task(
             str(checkpoint.directory.resolve()),

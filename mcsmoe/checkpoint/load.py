@@ -1,4 +1,4 @@
-"""Loading a model and its tokenizer, where anything missing or left over is an error."""
+"""Loading models and tokenizers; any missing or unexpected tensor is an error."""
 
 import pickle
 import re
@@ -14,7 +14,7 @@ from mcsmoe.errors import CheckpointError
 from mcsmoe.families import FAMILIES, family_of, language_config
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-# What transformers, safetensors and torch raise for damaged, missing or ill-fitting files.
+# What transformers, safetensors and torch raise for damaged, missing or mismatched files.
 LOAD_ERRORS = (
     OSError,
     ValueError,
@@ -38,15 +38,14 @@ def load_model(
     any_family: bool = False,
     offload: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Load a model of a supported family from a directory, or (a `str` only) by its hub id; eval mode.
+    """Load a model of a supported family in eval mode; `source` is a directory, or a hub id if it is a `str`.
 
-    Without `dtype` the checkpoint's own is kept, or what transformers restores of quantised weights. Safetensors and
-    old `.bin` files are read, and of a model that reads more than text the language model. With `any_family` every
-    model that transformers loads to write text is taken: to measure one nothing of its experts must be known.
-    `offload` are options of `from_pretrained` that leave weights on the disk, which are then not looked at here; see
-    `offloading`.
-    Raises `CheckpointError` for a missing or damaged source, another architecture, a key that is missing,
-    unexpected or of another shape, and for weights that are not finite.
+    Reads safetensors and old `.bin` files. From a model that reads more than text, only the language model is loaded.
+    `dtype` defaults to the checkpoint's; quantised weights are dequantised. `any_family` accepts every model of
+    transformers that generates text, for measurements that need to know nothing about experts. `offload` holds
+    options of `from_pretrained` that offload weights (see `offloading`); offloaded weights are not checked here.
+    Raises `CheckpointError` for a missing or damaged source, an unsupported architecture, a tensor that is missing,
+    unexpected or of the wrong shape, and for weights that are not finite.
     """
     check_source(source, any_family=any_family)
     import transformers
@@ -64,7 +63,7 @@ def load_model(
         class_name = family_of(config).auto_class
     if getattr(config, "quantization_config", None):  # nothing here computes on quantised weights
         config.quantization_config["dequantize"] = True
-    # Tensors of another shape then come in the report, by name.
+    # With this option tensors of the wrong shape appear in the report, by name.
     options = origin | {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if dtype is not None:
         options["dtype"] = dtype
@@ -85,14 +84,14 @@ def load_model(
             raise CheckpointError(f"{source}: {name} holds NaN or infinity; train or copy the model again")
     align_weights(model)
     if dtype == torch.float64 and model._can_set_experts_implementation():
-        model.set_experts_implementation("eager")  # the grouped product that is the default knows no float64
+        model.set_experts_implementation("eager")  # the default, a grouped matrix product, does not support float64
     return model.eval()
 
 
 def offloading(size: int, limit: int | None, folder: Path | str) -> dict[str, Any]:
-    """Options of `from_pretrained` for a model of `size` bytes: none where it fits, else what `limit` leaves stays out.
+    """Options of `from_pretrained` that offload what exceeds `limit` bytes of a model of `size` bytes; {} if it fits.
 
-    The ecosystem's own `device_map`: each forward pass reads the rest again, from the checkpoint or from `folder`.
+    They use accelerate's `device_map`: every forward pass reads offloaded weights from the checkpoint or `folder`.
     """
     if limit is None or size <= limit:
         return {}
@@ -102,7 +101,7 @@ def offloading(size: int, limit: int | None, folder: Path | str) -> dict[str, An
 def load_config(source: Path | str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """The configuration of a checkpoint of a supported family, or of the language model in it.
 
-    Raises `CheckpointError`.
+    Raises `CheckpointError` for a missing or damaged source and for an unsupported architecture.
     """
     check_source(source)
     import transformers
@@ -123,9 +122,9 @@ def load_tokenizer(
     trust_remote_code: bool = False,
     any_family: bool = False,
 ) -> Any:
-    """Load the tokenizer that lies with a checkpoint; without a padding token it pads with the end token.
+    """Load the tokenizer of a checkpoint; if it has no padding token, it pads with its end token.
 
-    Raises `CheckpointError` where there is none.
+    Raises `CheckpointError` if there is none.
     """
     check_source(source, any_family=any_family)
     directory = Path(source)
@@ -143,7 +142,7 @@ def load_tokenizer(
 
 
 def local_directory(source: Path | str) -> Path:
-    """Where the files of a directory or a hub id lie that was loaded before."""
+    """The directory with the files of `source`; a hub id must have been loaded before."""
     if Path(source).is_dir():
         return Path(source)
     from transformers.utils.hub import cached_file
@@ -152,7 +151,10 @@ def local_directory(source: Path | str) -> Path:
 
 
 def check_source(source: Path | str, *, any_family: bool = False) -> None:
-    """Fail at once, without importing transformers, where a directory is missing or visibly damaged."""
+    """Raise `CheckpointError` for a directory that is missing, visibly damaged or of an unsupported architecture.
+
+    Fast: transformers is not imported.
+    """
     directory = Path(source)
     if directory.is_dir():
         if not (directory / "config.json").is_file():
@@ -166,7 +168,7 @@ def check_source(source: Path | str, *, any_family: bool = False) -> None:
 
 
 class _Failures:
-    """Turns what the loading libraries raise into one `CheckpointError`."""
+    """Context manager that turns errors of the loading libraries into a `CheckpointError`."""
 
     def __init__(self, source: Path | str) -> None:
         self.source = source

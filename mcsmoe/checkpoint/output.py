@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all, and the room on the disk that they need."""
+"""Outputs that appear whole or not at all, and checks for free disk space."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from mcsmoe.errors import DiskFullError
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty directory beside `path` that takes its place, and that of an older one, on success.
+    """Yield an empty directory that becomes `path` on success, replacing any older directory there.
 
-    On any failure it is removed and what stood at `path` is untouched.
+    On failure it is removed, and `path` stays as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,9 +31,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def exchange(fresh: Path, path: Path) -> None:
-    """Put the directory `fresh` in the place of `path`; what stood there becomes `old` beside `fresh`.
+    """Rename the directory `fresh` to `path`; an older directory there becomes `old`, beside where `fresh` was.
 
-    Where that fails, `path` is what it was.
+    On failure `path` stays as it was.
     """
     old = fresh.with_name("old")
     if path.exists():
@@ -47,14 +47,17 @@ def exchange(fresh: Path, path: Path) -> None:
 
 
 def settle(unfinished: Path, path: Path) -> None:
-    """Give a file its name, once its bytes are on the disk."""
+    """Flush the file `unfinished` to disk, then rename it to `path`."""
     with unfinished.open("rb+") as file:
         os.fsync(file.fileno())
     unfinished.rename(path)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, keys in their order; NaN is refused with `ValueError`."""
+    """Write `value` as indented JSON, keys in insertion order; the file appears whole or not at all.
+
+    Raises `ValueError` for NaN or infinity.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -67,7 +70,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def check_room(path: Path, needed: int) -> None:
-    """Raise `DiskFullError` unless `needed` bytes are free where `path` is to be written."""
+    """Raise `DiskFullError` unless `needed` bytes are free on the disk of `path`, which need not exist yet."""
     directory = next(parent for parent in path.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(directory).free
     if free < needed:
@@ -75,7 +78,7 @@ def check_room(path: Path, needed: int) -> None:
 
 
 def check_room_for(model: Any, path: Path) -> None:
-    """`check_room` for all weights of a model in memory."""
+    """Raise `DiskFullError` unless there is room at `path` for all weights of a model in memory."""
     check_room(path, sum(value.nbytes for value in model.state_dict().values()))
 
 
@@ -84,7 +87,7 @@ OWN = ("config.json", "plan.json")
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Copy the files of `source` that are neither weights, nor their index, nor the model's configuration."""
+    """Copy the companions of a checkpoint: tokenizer, generation config and the like; no weights, no config.json."""
     for path in sorted(source.iterdir()):
         if path.suffix in SUFFIXES and path.name not in OWN and not path.name.endswith(".index.json"):
             shutil.copyfile(path, target / path.name)

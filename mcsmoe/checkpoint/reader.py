@@ -1,4 +1,4 @@
-"""Lazy reading of a checkpoint directory: names, shapes and sizes at once, one tensor at a time."""
+"""Lazy reading of a checkpoint directory: headers when it is opened, tensors one at a time on request."""
 
 import json
 import math
@@ -16,9 +16,9 @@ from mcsmoe.errors import CheckpointError
 
 
 def all_finite(value: Tensor) -> bool:
-    """True where no value is NaN or infinite; integers always are finite.
+    """True if no value is NaN or infinite; integers are always finite.
 
-    Least and greatest value tell: NaN is passed on by both. `isfinite` would make three temporary tensors.
+    Checks minimum and maximum, which are NaN if any value is: `isfinite` would allocate three temporary tensors.
     """
     if not value.is_floating_point() or not value.numel():
         return True
@@ -27,7 +27,7 @@ def all_finite(value: Tensor) -> bool:
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# The names of safetensors' dtypes.
+# Names of dtypes in safetensors headers.
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -50,10 +50,11 @@ class _Entry:
 
 
 class Checkpoint:
-    """A transformers directory with safetensors, in one file or sharded.
+    """A transformers directory with safetensors, in one file or in shards.
 
-    Opening reads the headers only. `tensor` opens and closes its file, so that peak memory is the tensor.
-    Raises `CheckpointError` naming the directory, what is wrong with it, and a remedy.
+    Opening reads the headers only. `tensor` opens and closes the file on each call, so peak memory is one tensor.
+    `config` is the dict of config.json. Opening and reading raise `CheckpointError` with the path, the fault and a
+    remedy.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -81,11 +82,11 @@ class Checkpoint:
         return self._entry(name).dtype
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor, checked for NaN and infinity."""
+        """One tensor. Raises `CheckpointError` for NaN or infinity."""
         return self._read(name, lambda file: file.get_tensor(name))
 
     def part(self, name: str, index: int | slice) -> Tensor:
-        """Entry, or entries, `index` along the first axis of one tensor, checked alike; no more than it is read."""
+        """The entry or slice `index` along the first axis of one tensor; nothing else is read. Raises as `tensor`."""
         return self._read(name, lambda file: file.get_slice(name)[index])
 
     def _read(self, name: str, read: Callable[[Any], Tensor]) -> Tensor:
@@ -115,7 +116,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file of a checkpoint. Raises `CheckpointError` where it is missing or damaged."""
+    """The contents of a JSON file of a checkpoint. Raises `CheckpointError` if it is missing or damaged."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -141,7 +142,10 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def _read_header(file: Path) -> dict[str, _Entry]:
-    """The entries of one safetensors file, whose length must be what its header declares."""
+    """Read the header of one safetensors file.
+
+    Raises `CheckpointError` if it is damaged or the file does not have the size that it declares.
+    """
     size = file.stat().st_size
     try:
         with file.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Outputs whose making goes on where it was interrupted."""
+"""Output directories whose interrupted write continues in the next run."""
 
 import fcntl
 import hashlib
@@ -25,26 +25,28 @@ VALUES = "values"
 
 
 class Note(NamedTuple):
-    """An intermediate result: tensors by name, and anything that JSON can say."""
+    """An intermediate result: tensors by name, and any JSON value."""
 
     tensors: dict[str, Tensor]
     values: Any
 
 
 class Store:
-    """Intermediate results in a directory, a file each, which is there as a whole or not at all.
+    """A directory of notes, one file each, which appears whole or not at all.
 
-    `store.keep("decoder.1.matches", {"perm": perm}, {"reference": 3})`, and in this run or in a later one
-    `store.load("decoder.1.matches")`. Whoever keeps a note gives its name an ending that no other kind of note has.
+        store.keep("decoder.1.matches", {"perm": perm}, {"reference": 3})
+        note = store.load("decoder.1.matches")  # in this run or in a later one
+
+    Each kind of note needs a suffix of its own, here `.matches`.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def keep(self, name: str, tensors: Mapping[str, Tensor], values: Any = None) -> None:
-        """Write a note, which takes the place of an older one. Raises `DiskFullError` before anything is written.
+        """Write a note, replacing an older one of this name. Tensors may be on any device and share memory.
 
-        Tensors may be on any device and share memory.
+        Raises `DiskFullError` before anything is written.
         """
         self.directory.mkdir(exist_ok=True)
         path, unfinished = self.directory / name, self.directory / f".{name}"
@@ -54,17 +56,17 @@ class Store:
         settle(unfinished, path)
 
     def load(self, name: str) -> Note:
-        """A note that is there; its tensors lie in memory that the file backs."""
+        """Load an existing note; its tensors are memory-mapped from the file."""
         with safe_open(self.directory / name, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return Note(tensors, json.loads(file.metadata()[VALUES]))
 
     def drop(self, name: str) -> None:
-        """Remove a note, if it is there."""
+        """Remove a note if it exists."""
         (self.directory / name).unlink(missing_ok=True)
 
     def names(self) -> set[str]:
-        """Those of all notes."""
+        """Names of all notes."""
         return {path.name for path in self.directory.glob("[!.]*")}
 
     def __contains__(self, name: str) -> bool:
@@ -72,15 +74,15 @@ class Store:
 
 
 FORMAT = 1
-"""Number of the layout of what is kept; another number is another key."""
+"""Version of the layout of notes and unfinished outputs; it is part of the key."""
 LIBRARIES = ("numpy", "scipy", "torch")
 OURS = ("mcsmoe", "stages")
 HEAD = 2**20
-"""Bytes at the start of each file that are looked at: all of a small one, the header of a large one."""
+"""How many bytes at the start of each file `identity` hashes: all of a small file, the header of a large one."""
 
 
 class Staging(NamedTuple):
-    """`output` becomes the output; later runs with the same key find again what is in `store`."""
+    """The directory `output`, which becomes the final output, and the notes in `store` for later runs."""
 
     output: Path
     store: Store
@@ -88,13 +90,13 @@ class Staging(NamedTuple):
 
 @contextmanager
 def resumable_directory(path: Path, key: Mapping[str, Any]) -> Iterator[Staging]:
-    """Yield a directory `.{name}.partial` beside `path`, whose `output` takes the place of `path` on success.
+    """Yield a `Staging` in `.{name}.partial` beside `path`; its `output` replaces `path` on success.
 
-    After an interruption (Ctrl-C, kill −9, a full disk) what is in the output and in the store stays there, for the
-    next run with the same `key`: JSON values that tell everything that bytes depend on. Versions of libraries and
-    the number of threads are added here. Another key starts anew. A `CheckpointError` says that what was read or
-    written is wrong, and nothing stays. Neither does it where the store is empty.
-    Raises `CheckpointError` where another process is writing the same output.
+    After an interruption (Ctrl-C, kill -9, a full disk) output and store are kept for the next run with the same
+    `key`; a run with another key starts afresh. `key` holds JSON values: everything that the written bytes depend on.
+    Library versions and the number of threads are added here.
+    Nothing is kept if the store is empty, or after a `CheckpointError`, which means that the data itself is wrong.
+    Raises `CheckpointError` if another process is writing the same output.
     """
     path = Path(path)
     scratch = path.with_name(f".{path.name}.partial")
@@ -124,7 +126,7 @@ def resumable_directory(path: Path, key: Mapping[str, Any]) -> Iterator[Staging]
 
 
 def _lock(directory: int, path: Path) -> None:
-    """Released when the process ends, however it does."""
+    """Lock the directory; the system releases the lock when the process ends, even if it is killed."""
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -132,9 +134,9 @@ def _lock(directory: int, path: Path) -> None:
 
 
 def _start(staging: Staging, stamp: Path, key: dict[str, Any]) -> None:
-    """Go on with what is there, if it was made with `key`."""
+    """Keep what an earlier run left if it had the same `key`, else start with an empty output and store."""
     if not stamp.is_file() or json.loads(stamp.read_text()) != json.loads(json.dumps(key)):
-        stamp.unlink(missing_ok=True)  # first: half of what was made with a key must not pass for all of it
+        stamp.unlink(missing_ok=True)  # first: after an interrupted removal the rest must not match the old key
         shutil.rmtree(staging.output, ignore_errors=True)
         shutil.rmtree(staging.store.directory, ignore_errors=True)
         write_json(stamp, key)
@@ -147,7 +149,10 @@ def _surroundings() -> dict[str, Any]:
 
 
 def identity(directory: Path) -> dict[str, list[Any]]:
-    """Size, time of change and a hash of the first `HEAD` bytes of each file: who it is, without reading it all."""
+    """File name → [size, time of change, hash of its first `HEAD` bytes]: identifies files without reading them whole.
+
+    Part of the key of `resumable_directory`.
+    """
     return {
         path.name: [path.stat().st_size, path.stat().st_mtime_ns, _sha256([_head(path)])]
         for path in sorted(directory.iterdir())
@@ -156,12 +161,12 @@ def identity(directory: Path) -> dict[str, list[Any]]:
 
 
 def source_code(plugins: Iterable[str] = ()) -> str:
-    """A hash of the Python files of this project, and of plugins: modules or whole packages by name."""
+    """A hash of all Python files of this project and of the plugins, which are names of modules or packages."""
     return code_hash([*OURS, *plugins])
 
 
 def code_hash(modules: Iterable[str]) -> str:
-    """A hash of the Python files of modules, or whole packages, by name."""
+    """A hash of all Python files of the named modules and packages; names that are not found are ignored."""
     files: list[Path] = []
     for name in modules:
         spec = find_spec(name)

@@ -1,4 +1,4 @@
-"""Saving a model in memory as a checkpoint directory, and comparing the two."""
+"""Saving a model in memory as a checkpoint directory, and comparing it with a checkpoint."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ from mcsmoe.families.experts import InMemory, expert_shares
 
 
 def held(model: Any, names: Collection[str]) -> Iterator[Piece]:
-    """What `model` has for the tensors `names` of a checkpoint of it, in their form there, an expert at a time.
+    """The values of `model` for the tensors `names` of its checkpoint, in the layout on disk, one expert at a time.
 
     Tensors that loading ignores are left out. Raises `CheckpointError` for any other that the model does not have.
     """
@@ -36,9 +36,9 @@ def held(model: Any, names: Collection[str]) -> Iterator[Piece]:
 
 
 def check_held(model: Any, checkpoint: Checkpoint) -> None:
-    """Raise `CheckpointError` naming the first tensor of which the model has other values than its checkpoint.
+    """Raise `CheckpointError`, naming the first tensor whose values differ between the model and its checkpoint.
 
-    Where precisions differ, those on disk count as the model has them. Reads every tensor once.
+    Values on disk are cast to the model's dtype before they are compared. Reads every tensor once.
     """
     for name, entry, value in held(model, checkpoint.names()):
         found = checkpoint.tensor(name) if entry is None else checkpoint.part(name, entry)
@@ -48,7 +48,7 @@ def check_held(model: Any, checkpoint: Checkpoint) -> None:
 
 
 def _share(layer: MoELayer, kinds: Collection[str], source: TensorSource, expert: int) -> Tensor:
-    """One expert's tensors `kinds` as they lie together on disk."""
+    """One expert's share of a tensor on disk, put together from its tensors `kinds` (such as gate and up)."""
     values = {kind: layer.in_memory[kind].read(source, expert).detach() for kind in kinds}
     first, place = next(iter(values.values())), layer.places[next(iter(kinds))]
     shape = (sum(len(value) for value in values.values()), *first.shape[1:])
@@ -65,8 +65,8 @@ RELATIVE_IMPORT = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 def save_model(model: Any, tokenizer: Any, directory: Path) -> Written:
     """Write weights, configurations and tokenizer of a transformers model; equal models give equal bytes.
 
-    Gives what is in memory, to compare with what lies there then. A class of ours brings its remote code along. Write
-    inside `atomic_directory` to get all or nothing.
+    Returns content hashes of the model in memory, to verify the written files. Classes of ours write their remote
+    code too. Call it inside `atomic_directory` to get all files or none.
     Raises `DiskFullError` before anything is written.
     """
     check_room_for(model, directory / WEIGHTS)
@@ -76,9 +76,9 @@ def save_model(model: Any, tokenizer: Any, directory: Path) -> Written:
 
 
 def write_remote_code(config: dict[str, Any], directory: Path) -> None:
-    """Put the files that `auto_map` of a config.json names, and those they import, beside the weights.
+    """Copy the files of remote code that the `auto_map` of a config.json names, and the files that they import.
 
-    Nothing where the config names none of ours.
+    Files that are not ours are left out.
     """
     named = {str(reference).split(".")[0] for reference in config.get("auto_map", {}).values()}
     todo = {name for name in named if (MODELING / f"{name}.py").is_file()}

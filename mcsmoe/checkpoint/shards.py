@@ -1,4 +1,4 @@
-"""The weights of a checkpoint, in one file or in shards; shards that are finished are not written again."""
+"""Writing the weights of a checkpoint, in one file or in shards; a resumed run skips finished shards."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, write_safetenso
 from mcsmoe.progress import progress
 
 SHARD_BYTES = 5 * 10**9
-"""Weights up to this size are one file. transformers' own limit, ten times that, would leave little to go on with
-after an interruption."""
+"""Weights up to this size go into one file. The limit of transformers is ten times as high: with shards that large, an
+interruption would lose most of the work."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Tensors that are written together: those of one sparse layer's experts, or others. `pieces()` makes them."""
+    """Tensors that are written together, such as those of one layer's experts. `pieces()` makes their values."""
 
     name: str
     specs: Mapping[str, TensorSpec]
@@ -30,12 +30,12 @@ class Part:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all tensors."""
+        """Bytes of all its tensors."""
         return sum(spec.size_bytes for spec in self.specs.values())
 
 
 def other_parts(specs: Mapping[str, TensorSpec], read: Callable[[str], Tensor]) -> list[Part]:
-    """Whole tensors as parts of at most `SHARD_BYTES` each (or one tensor, where that is larger)."""
+    """Parts of whole tensors, at most `SHARD_BYTES` each; a larger tensor is a part of its own. `read` gives values."""
     bins: list[dict[str, TensorSpec]] = []
     size = 0
     for name in sorted(specs):
@@ -54,12 +54,12 @@ def _whole(names: Iterable[str], read: Callable[[str], Tensor]) -> Iterator[Piec
 def write_parts(
     directory: Path, parts: Sequence[Part], description: str = "write", store: Store | None = None
 ) -> Written:
-    """Write all parts into `directory`: as one file up to `SHARD_BYTES`, else each as a shard, and their index.
+    """Write all parts into `directory`: one file up to `SHARD_BYTES` in total, else one shard per part and an index.
 
-    Gives what was written; `store` keeps that of each shard. A shard gets its name when its bytes are on the disk; one
-    that has its name and is in the store is taken as it is, and its pieces are not asked for: who calls vouches that
-    it was written from the same. Peak memory is that of the pieces. Bytes written, of those still to write, show as
-    progress of `description`. Raises what `write_safetensors` raises.
+    Returns content hashes of what was written; `store` keeps those of each shard. A shard gets its final name once its
+    bytes are on the disk. A shard that has its name and is in the store is not written again and its pieces are not
+    made: the caller guarantees that it came from the same data. Peak memory is that of the pieces. A progress bar
+    called `description` counts the bytes. Raises what `write_safetensors` raises.
     """
     if sum(part.size_bytes for part in parts) <= SHARD_BYTES:
         specs = {name: spec for part in parts for name, spec in part.specs.items()}

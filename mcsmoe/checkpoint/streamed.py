@@ -1,6 +1,6 @@
-"""A stock model of which one block at a time is in memory: what does not fit whole can still be run.
+"""Stock models with one block in memory at a time, so that a model larger than memory can still run.
 
-Blocks are what a model repeats: the modules beside those that hold its sparse layers ("model.layers.3")."""
+Blocks are the repeated modules that contain the sparse layers, and their dense neighbours ("model.layers.3")."""
 
 import ctypes
 import re
@@ -19,16 +19,16 @@ from mcsmoe.errors import CheckpointError
 from mcsmoe.families import Family, MoELayer, empty_model, family_of, skeleton
 
 LARGE = 2**20
-"""Bytes from which a block of memory is the system's own."""
+"""Allocations from this size in bytes on are mapped separately by the operating system."""
 MMAP_THRESHOLD = -3
 """M_MMAP_THRESHOLD in malloc.h."""
 
 
 def return_freed_memory() -> None:
-    """Have this process give each block of `LARGE` bytes or more back to the system as soon as it is freed.
+    """Make this process return allocations of `LARGE` bytes or more to the system as soon as they are freed.
 
-    glibc, which alone has this setting, otherwise moves the limit up to the largest block that was freed, at most
-    32 MB: weights below that come to lie among what lives longer, and the heap grows with every layer.
+    Only glibc has this setting. By default it raises the threshold to the largest allocation freed so far, up to
+    32 MB: weights below that would share the heap with longer-lived data, and the heap would grow with every layer.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -36,11 +36,11 @@ def return_freed_memory() -> None:
 
 
 ATTRIBUTE = "streamed_blocks"
-"""Where a model that is streamed keeps its `Blocks`."""
+"""The attribute in which a streamed model keeps its `Blocks`."""
 
 
 class Blocks:
-    """The blocks of `model`, by module path in its order; each is without memory until `load`, and after `free`."""
+    """The blocks of `model` by module path, in forward order; a block has memory only between `load` and `free`."""
 
     def __init__(self, model: nn.Module, names: list[str], weights: "Weights", device: torch.device) -> None:
         self.device = device
@@ -49,32 +49,35 @@ class Blocks:
 
     @property
     def names(self) -> list[str]:
-        """Module paths."""
+        """Module paths of all blocks, in forward order."""
         return list(self._empty)
 
     def load(self, block: str) -> None:
-        """Read the weights of one block, as `load_model` would have them. Raises `CheckpointError`."""
+        """Read the weights of one block, with the values that `load_model` gives.
+
+        Raises `CheckpointError` for a tensor that is missing, damaged or of the wrong shape.
+        """
         from mcsmoe.modeling.aligned_mcsmoe import align_weights
 
         module = self._model.get_submodule(block)
         for name, empty in self._empty[block].items():
             _put(module, name, self._weights.read(f"{block}.{name}", empty).to(self.device))
-        module.to(self.device)  # what is computed from the configuration
+        module.to(self.device)  # also the buffers that are not in the checkpoint
         align_weights(module)
 
     def free(self, block: str) -> None:
-        """Give the memory of one block back."""
+        """Free the memory of one block."""
         for name, empty in self._empty[block].items():
             _put(self._model.get_submodule(block), name, empty)
 
 
 class Weights:
-    """What a stock checkpoint has for each tensor that the loaded model has in memory."""
+    """The tensors of a loaded model by their names in memory, read from a stock checkpoint in its own layout."""
 
     def __init__(self, source: Checkpoint, family: Family, model: Any, dtype: torch.dtype) -> None:
         self._source, config = source, model.config
         self._held: dict[str, list[tuple[MoELayer, int, str]]] = defaultdict(list)
-        """What each tensor in memory holds of which expert."""
+        """Tensor in memory → the expert tensors it holds: (layer, expert, name in the layout)."""
         on_disk = set()
         for layer in family.layers(config):
             for e in range(layer.experts):
@@ -89,7 +92,7 @@ class Weights:
         return name in self._held or name in self._others
 
     def read(self, name: str, empty: Tensor) -> Tensor:
-        """The value of tensor `name`, in the shape of `empty`. Raises `CheckpointError`."""
+        """The value of tensor `name`. Raises `CheckpointError` if it is missing or not of the shape of `empty`."""
         dtype = next((wanted for part, wanted in self._dtypes.items() if part in name), empty.dtype)
         value = self._read(name, empty, dtype if empty.is_floating_point() else empty.dtype)
         if value.shape != empty.shape:
@@ -114,11 +117,11 @@ class Weights:
 
 
 def load_streamed(directory: Path, device: torch.device | str = "cpu") -> Any:
-    """The stock model of a directory, everything but its blocks in memory on `device`; eval mode.
+    """Load the stock model of a directory in eval mode, on `device`, with everything but its blocks in memory.
 
-    Whoever runs it loads each block when it is needed: see `mcsmoe.calibration.lockstep`. Peak memory here is what is
-    outside the blocks; from now on this process keeps no large memory that it frees. Raises `CheckpointError` as
-    `load_model` does; of the weights of a block, when it is loaded.
+    The caller loads each block when it is needed: see `mcsmoe.calibration.lockstep`. Peak memory here is the size of
+    what lies outside the blocks. Also calls `return_freed_memory` for this process. Raises `CheckpointError` as
+    `load_model` does; faults in a block's weights show when the block is loaded.
     """
     from mcsmoe.modeling.aligned_mcsmoe import align_weights
 
@@ -144,19 +147,19 @@ def load_streamed(directory: Path, device: torch.device | str = "cpu") -> Any:
 
 
 def blocks_of(model: nn.Module) -> Blocks | None:
-    """The blocks of a model that is streamed; None for one that is whole in memory."""
+    """The blocks of a streamed model; None if the model is whole in memory."""
     return getattr(model, ATTRIBUTE, None)
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model runs."""
+    """The device on which the model runs."""
     blocks = blocks_of(model)
     return blocks.device if blocks else next(model.parameters()).device
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of a model's weights: all of them, those outside the blocks, those of its largest block and tensor."""
+    """Bytes of a model's weights: in total, outside the blocks, in its largest block and in its largest tensor."""
 
     whole: int
     resident: int
@@ -165,7 +168,7 @@ class Footprint:
 
     @classmethod
     def of(cls, config: Any) -> "Footprint":
-        """That of a configuration; no weights are needed. A model without sparse layers is one block."""
+        """The footprint of a configuration, without weights. A model without sparse layers counts as one block."""
         model = skeleton(config)
         unique = {id(value): (name, value.nbytes) for name, value in _named(model).items()}  # some are tied
         sizes = dict(unique.values())
@@ -175,20 +178,20 @@ class Footprint:
 
 
 def block_names(model: nn.Module, layers: list[MoELayer]) -> list[str]:
-    """Module paths of all blocks, in the order of the forward pass."""
+    """Module paths of all blocks, in order of the forward pass."""
     lists = dict.fromkeys(re.split(r"\.\d+\.", layer.path)[0] for layer in layers)
     return [f"{each}.{name}" for each in lists for name, _ in model.get_submodule(each).named_children()]
 
 
 def _dtype(config: Any, source: Checkpoint) -> torch.dtype:
-    """What `from_pretrained` decides for: what the configuration says, else the first floating tensor's."""
+    """The dtype that `from_pretrained` would choose: the configuration's, else that of the first floating tensor."""
     found = (source.dtype(name) for name in source.names())
     dtype: torch.dtype = config.dtype or next(dtype for dtype in found if dtype.is_floating_point)
     return dtype
 
 
 def _named(module: nn.Module) -> Mapping[str, Tensor]:
-    """All parameters and the buffers that checkpoints have."""
+    """All parameters, and the buffers that are saved in checkpoints."""
     return module.state_dict(keep_vars=True)
 
 
@@ -196,5 +199,5 @@ def _put(module: nn.Module, name: str, value: Tensor) -> None:
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path)
     old = owner._parameters.get(leaf)
-    # Torch chooses kernels, and so the last bits, by whether a weight could be trained.
+    # Keep requires_grad: torch chooses kernels by it, and so it decides the last bits of results.
     setattr(owner, leaf, value if old is None else nn.Parameter(value, old.requires_grad))

@@ -1,4 +1,4 @@
-"""A checkpoint is done when it was verified: inventory, reload here, reload without this package."""
+"""Verifying a written checkpoint: check its inventory, reload it here, and reload it without this package."""
 
 import tempfile
 from collections.abc import Callable, Collection, Mapping
@@ -22,7 +22,7 @@ Seen = TypeVar("Seen")
 
 
 def probe_batch(vocab_size: int, causal: bool) -> dict[str, Tensor]:
-    """Seeded random token ids with some padding; a sequence-to-sequence model gets ids for its decoder, too."""
+    """The probe: seeded random token ids [4, 16] with padding, and decoder ids [4, 8] unless the model is causal."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(SOURCE // 2, SOURCE + 1, (BATCH, 1), generator=generator)
     batch = {
@@ -40,16 +40,16 @@ def verify_checkpoint(
     expected_logits: Tensor | None,
     memory_limit: int | None = None,
 ) -> None:
-    """Check that `directory` holds a whole model that loads everywhere and computes the same.
+    """Check that `directory` holds a complete model that loads everywhere and computes the same logits.
 
-    1. Names, shapes and dtypes are those of the class that its config.json names, all values finite and those that
-       were `written`, whether a token of any batch comes by or not.
-    2. It reloads here, each tensor with the values in its file; its logits on the batch `probe` equal
-       `expected_logits` bit by bit, where given.
-    3. Where the class is ours, it reloads by remote code in a fresh process, without this package or a
+    1. Names, shapes and dtypes are those of the class in its config.json, and all values are finite and equal to what
+       was `written`, including weights that no token of the probe reaches.
+    2. It reloads here with the values of its files; if `expected_logits` are given, its logits on the batch `probe`
+       equal them bit by bit.
+    3. If its class is ours, it reloads by remote code in a fresh process, which has neither this package nor a
        network, with the same logits.
 
-    One model is in memory at a time; one that is larger than `memory_limit` bytes is read from the disk as it runs.
+    One model is in memory at a time; what exceeds `memory_limit` bytes is offloaded.
     Raises `CheckpointError` naming the first difference.
     """
     directory = Path(directory)
@@ -71,16 +71,16 @@ def verify_checkpoint(
 def verify_stock(
     directory: Path, written: Written, probe: Mapping[str, Tensor], memory_limit: int | None = None
 ) -> None:
-    """Check that `directory` holds a whole stock model, and that transformers alone can load and run it.
+    """Check that `directory` holds a complete stock model that transformers alone can load and run.
 
-    Names, shapes, dtypes and values as above, on the disk and reloaded here; the logits on the batch `probe` in a
-    fresh process without this package or a network are finite. `memory_limit` as above.
-    Raises `CheckpointError` naming the first difference.
+    Names, shapes, dtypes and values are checked on disk and after reloading, as in `verify_checkpoint`. Logits on the
+    batch `probe` must be finite in a fresh process, which has neither this package nor a network. What exceeds
+    `memory_limit` bytes is offloaded. Raises `CheckpointError` naming the first difference.
     """
     checkpoint = Checkpoint(directory)
     check_inventory(checkpoint, written)
     _reload(checkpoint, memory_limit, lambda model: None)
-    # Code lies beside models of ours only; any other is not run.
+    # A stock model has code beside it only if its class is ours; no other code may run.
     ours = any(directory.glob("*.py"))
     logits = fresh_logits(checkpoint, probe, remote_code=ours, memory_limit=memory_limit)
     if not logits.isfinite().all():
@@ -88,7 +88,7 @@ def verify_stock(
 
 
 def _reload(checkpoint: Checkpoint, memory_limit: int | None, look: Callable[[Any], Seen]) -> Seen:
-    """Load a checkpoint, compare the model with it tensor by tensor, and give what `look` sees of the model."""
+    """Load a checkpoint, compare the model with it tensor by tensor, and return `look(model)`."""
     with tempfile.TemporaryDirectory() as scratch:
         model = load_model(checkpoint.directory, offload=offloading(checkpoint.size_bytes, memory_limit, scratch))
         check_held(model, checkpoint)
@@ -96,9 +96,10 @@ def _reload(checkpoint: Checkpoint, memory_limit: int | None, look: Callable[[An
 
 
 def check_inventory(checkpoint: Checkpoint, written: Written) -> None:
-    """Compare names, shapes and dtypes with the class built on no memory, and every value with what was `written`.
+    """Compare names, shapes and dtypes with a skeleton of the class, and every value with its hash in `written`.
 
-    Reads each tensor once. Nothing need be known of the values; of tensors that `written` names, all are to be there.
+    Reads each tensor once. `written` may be empty or cover only some tensors; every tensor in it must be on disk.
+    Raises `CheckpointError` naming the first difference.
     """
     try:
         expected, tied, precision = _expected_tensors(checkpoint.config, checkpoint.names())
@@ -117,7 +118,7 @@ def check_inventory(checkpoint: Checkpoint, written: Written) -> None:
             wanted = list(expected[name].shape)
             raise CheckpointError(f"{checkpoint.directory}: {name} has shape {list(shape)}, not {wanted}")
         wanted_dtype = expected[name].dtype
-        # In a model of lower precision routers may be float32, whatever the class makes of them.
+        # In a model of lower precision routers may be saved as float32, whatever dtype the class gives them.
         allowed = {wanted_dtype, torch.float32, precision} if wanted_dtype.is_floating_point else {wanted_dtype}
         if dtype not in allowed:
             raise CheckpointError(f"{checkpoint.directory}: {name} is {dtype}, not {wanted_dtype}")
@@ -129,9 +130,9 @@ def check_inventory(checkpoint: Checkpoint, written: Written) -> None:
 def _expected_tensors(
     config: dict[str, Any], names: Collection[str]
 ) -> tuple[dict[str, Tensor], set[str], torch.dtype]:
-    """Tensors by their names on disk, without memory, which need not be there as they are tied, and the model's dtype.
+    """The tensors a checkpoint should have, those of them that are tied and may be absent, and the model's dtype.
 
-    `names` are those of the checkpoint.
+    Tensors are on the meta device, by their names on disk; `names` are those of the checkpoint.
     """
     family, model = family_of(config), skeleton(config)
     precision: torch.dtype = model.config.dtype

@@ -1,4 +1,4 @@
-"""Streaming a safetensors file: the header first, then one tensor, or one entry of it, at a time."""
+"""Writing a safetensors file piece by piece: the header first, then one tensor or one entry at a time."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from mcsmoe.errors import CheckpointError
 
 
 class Piece(NamedTuple):
-    """All values of a tensor, or of one entry along its first axis, or of a slice of them."""
+    """A whole tensor (`entry` None), or one entry or slice of it along its first axis, with its values."""
 
     tensor: str
     entry: int | slice | None
@@ -26,11 +26,14 @@ class Piece(NamedTuple):
 
 
 Written = dict[str, dict[str, str]]
-"""Tensor → its pieces, "start:stop" along the first axis or "" for all of it → hash of the bytes in memory; JSON."""
+"""Content hashes of written pieces, computed in memory: `{"shared.weight": {"": HASH}, "….wi": {"0:1": HASH, …}}`.
+
+The inner key is "start:stop" along the first axis, or "" for the whole tensor. JSON can store it.
+"""
 
 
 def written_pieces(pieces: Iterable[Piece]) -> Written:
-    """Hashes of pieces, one of which is in memory at a time."""
+    """Content hashes of `pieces`, which are consumed one at a time."""
     written: Written = {}
     for piece in pieces:
         add(written, piece)
@@ -38,12 +41,12 @@ def written_pieces(pieces: Iterable[Piece]) -> Written:
 
 
 def add(written: Written, piece: Piece) -> None:
-    """Enter one more piece."""
+    """Add the content hash of one piece to `written`."""
     written.setdefault(piece.tensor, {})[_place(piece.entry)] = _hash(piece.value)
 
 
 def differing(written: Written, name: str, value: Tensor) -> str | None:
-    """The first piece of a whole tensor that is not what was written; None where all are."""
+    """The first piece of the tensor `value` that differs from what was written, such as "….wi[0:1]"; None if equal."""
     for place, expected in written.get(name, {}).items():
         found = value[slice(*map(int, place.split(":")))] if place else value
         if _hash(found) != expected:
@@ -84,12 +87,12 @@ class TensorSpec:
 
 
 def write_safetensors(path: Path, specs: Mapping[str, TensorSpec], pieces: Iterable[Piece]) -> Written:
-    """Write the tensors of `specs` from `pieces`, which may come in any order: each goes to its place in the file.
+    """Write the tensors of `specs` from `pieces`, which may come in any order.
 
-    Gives what was written, to compare with what lies there then. Peak memory is one piece, so that the stacks
-    [K, f, d] of an expert's tensors can be written expert by expert.
-    Raises `DiskFullError` before anything is written, `CheckpointError` for a piece of another dtype or shape, one
-    that was written before or is missing in the end, and for NaN or infinity; an unfinished file is removed.
+    Returns content hashes of what was written, to verify the file later. Peak memory is one piece, so a stack
+    [K, f, d] can be written expert by expert.
+    Raises `DiskFullError` before anything is written, and `CheckpointError` for a piece of the wrong dtype or shape,
+    an entry that is written twice or missing at the end, and NaN or infinity; the unfinished file is removed.
     """
     header, starts = _header(specs)
     check_room(path, len(header) + sum(spec.size_bytes for spec in specs.values()))
@@ -114,14 +117,14 @@ def write_safetensors(path: Path, specs: Mapping[str, TensorSpec], pieces: Itera
 
 
 def piece_shape(spec: TensorSpec, entry: int | slice | None) -> tuple[int, ...]:
-    """The shape of a piece."""
+    """The shape that a piece must have: [K, f, d] for None, [f, d] for an entry, [n, f, d] for a slice of n."""
     if entry is None:
         return spec.shape
     return spec.shape[1:] if isinstance(entry, int) else (len(_rows(spec, entry)), *spec.shape[1:])
 
 
 def _rows(spec: TensorSpec, entry: int | slice | None) -> range:
-    """Entries along the first axis that a piece fills, whether the tensor has them or not."""
+    """Entries along the first axis that a piece fills; they are not checked against the tensor's shape."""
     if entry is None:
         return range(_entries(spec))
     return range(entry, entry + 1) if isinstance(entry, int) else range(entry.start, entry.stop)
@@ -132,13 +135,13 @@ def _entries(spec: TensorSpec) -> int:
 
 
 def _order(specs: Mapping[str, TensorSpec]) -> list[str]:
-    # Wide dtypes first keeps every tensor aligned to its own item size.
+    # Wide dtypes first: every tensor is then aligned to its own item size.
     return sorted(specs, key=lambda name: (-specs[name].dtype.itemsize, name))
 
 
 def _header(specs: Mapping[str, TensorSpec]) -> tuple[bytes, dict[str, int]]:
     """The header, and where each tensor starts after it."""
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}  # a second key would shuffle between runs
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     starts, start = {}, 0
     for name in _order(specs):
         spec = specs[name]
@@ -151,7 +154,7 @@ def _header(specs: Mapping[str, TensorSpec]) -> tuple[bytes, dict[str, int]]:
 
 
 def _check(specs: Mapping[str, TensorSpec], entered: Mapping[str, set[int]], piece: Piece) -> None:
-    """Check one piece, and note it in `entered`: the entries of each tensor that are there."""
+    """Check one piece, and record its entries in `entered`: tensor → entries written so far."""
     name, entry, value = piece
     if name not in specs:
         raise CheckpointError(f"{name}: a piece of a tensor that is not declared")
@@ -170,5 +173,5 @@ def _check(specs: Mapping[str, TensorSpec], entered: Mapping[str, set[int]], pie
 
 
 def raw(value: Tensor) -> memoryview:
-    """The bytes of a tensor in main memory, without a copy where it is contiguous."""
+    """The bytes of a CPU tensor, without a copy if it is contiguous."""
     return value.detach().contiguous().view(-1).view(torch.uint8).numpy().data
