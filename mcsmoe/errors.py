@@ -1,20 +1,20 @@
-"""What a user can get wrong. Each message is one line: what, its value, what is allowed, and where it stands."""
+"""Mistakes that users can make. Each message is one line: the argument, its value, its file, and what is allowed."""
 
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Base of every mistake that the user can mend; a stage prints it as one line and exits with code 2."""
+    """Base class of all mistakes that a user can fix; a stage prints it on one line and exits with code 2."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
 
 
 class ParameterError(UserError):
-    """An argument whose value cannot be used, such as `groups = 9: 36 groups asked of ...`.
+    """An argument with an invalid value, such as `groups = 9: 36 groups asked of ...`.
 
-    `name` is what the function that refuses it calls it, `allowed` what it takes instead; other arguments named there
-    stand in backticks. `where` is the file that the value was read from, None where there is no file.
+    `name` is the argument's name in the function that refuses it. `allowed` says what is accepted instead, with other
+    arguments in backticks. `where` is the file that the value came from; None if there is no file.
     """
 
     def __init__(self, name: str, value: object, allowed: str, where: str | None = None) -> None:
@@ -23,7 +23,7 @@ class ParameterError(UserError):
 
 
 class ConflictError(UserError):
-    """Values that are allowed one by one, but not together."""
+    """Values that are valid one by one, but not together."""
 
 
 class MemoryLimitError(ParameterError):
@@ -34,27 +34,27 @@ class MemoryLimitError(ParameterError):
 
 
 class UnknownNameError(UserError):
-    """A method asked for by a name that nothing is registered under."""
+    """A name under which nothing is registered; the message lists the known names."""
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         super().__init__(f"unknown {kind} {name!r}; known: {', '.join(sorted(known))}")
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, damaged, or not of the kind that is needed."""
+    """A checkpoint that is missing, damaged, or of the wrong kind."""
 
 
 class StatisticsError(CheckpointError):
-    """Routing statistics or gradients that are missing, damaged, of another checkpoint, or without what is asked."""
+    """Statistics or gradients that are missing, damaged, incomplete, or belong to another checkpoint."""
 
 
 class PlanError(CheckpointError):
-    """A plan that is missing, damaged, or of another checkpoint."""
+    """A plan that is missing, damaged, or belongs to another checkpoint."""
 
 
 class DataError(UserError):
-    """Task data that is missing or does not have the expected columns."""
+    """Task data that is missing or lacks expected columns."""
 
 
 class DiskFullError(UserError):
-    """Not enough room to write an output whole."""
+    """Not enough disk space to write a whole output."""

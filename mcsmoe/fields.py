@@ -1,4 +1,4 @@
-"""What a value in a params file may be, and the section that refuses any other."""
+"""Types of the values in a params file, and the base class of its sections."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ UNITS |= {"kB": 1000, "B": 1}
 
 
 def _bytes(value: Any) -> Any:
-    """Bytes of a size as people write it."""
+    """Bytes of a size: "16GB" → 16 · 10⁹, "512MiB" → 512 · 2²⁰; integers and None as they are."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value) if isinstance(value, str) else None
     if found and found[2] in UNITS:
         return int(float(found[1]) * UNITS[found[2]])
@@ -33,16 +33,16 @@ Bytes = Annotated[Positive | None, BeforeValidator(_bytes)]
 
 
 def find_directory(path: str) -> Path:
-    """A relative path is looked up in the working directory, then in its parents; `path` itself where it is nowhere.
+    """Look up a relative directory in the working directory, then in its parents; return `path` if none has it.
 
-    A queued experiment runs in a directory of its own below the project: there, too, `../data` must be found.
+    A queued experiment runs in a subdirectory of the project, where `../data` must still be found.
     """
     here = Path.cwd()
     return next((parent / path for parent in (here, *here.parents) if (parent / path).is_dir()), Path(path))
 
 
 class Section(BaseModel):
-    """A frozen section that refuses unknown keys."""
+    """A section of a params file: frozen, unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 

@@ -1,4 +1,4 @@
-"""The model under study, opened once: what its files say, and its weights for as long as somebody wants them."""
+"""The model under study, opened once: its configuration, its tensors on disk, and its loaded weights on request."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +17,11 @@ from mcsmoe.tasks.task import Encoded
 
 
 class Model:
-    """A checkpoint of a supported family, stock or merged; `memory_limit` bytes is what work on it may take.
+    """A checkpoint of a supported family, stock or merged; work on it may use `memory_limit` bytes (None: no limit).
 
-    `config` is the object of transformers, `checkpoint` reads tensors one by one, `layers` are the sparse layers in
-    the order of the forward pass. Opening reads headers only.
-    Raises `CheckpointError` for a directory that is missing or damaged, and for another architecture.
+    `config` is the transformers object, `checkpoint` reads single tensors, and `layers` are the sparse layers in
+    order of the forward pass. Opening reads headers only.
+    Raises `CheckpointError` for a directory that is missing or damaged, and for an unsupported architecture.
     """
 
     def __init__(self, directory: Path, memory_limit: int | None = None) -> None:
@@ -33,19 +33,19 @@ class Model:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer that lies with the weights. Raises `CheckpointError` where there is none."""
+        """The tokenizer of the checkpoint. Raises `CheckpointError` if there is none."""
         return load_tokenizer(self.directory)
 
     def batches(self, rows: Sequence[Encoded], batch_size: int) -> list[Batch]:
-        """`rows` in their order, padded for this model: `input_ids`, `attention_mask` [B, S] and `labels` [B, T]."""
+        """Pad `rows` into batches, in their order: `input_ids`, `attention_mask` [B, S] and `labels` [B, T]."""
         return list(in_order(rows, self.tokenizer.pad_token_id, batch_size, causal=self.family.causal))
 
     @contextmanager
     def loaded(self, *, streamed: bool = False, device: torch.device | str = "cpu") -> Iterator[Any]:
-        """The transformers model on `device`, in eval mode; `streamed`: its blocks have no memory until they run.
+        """Context manager that loads the transformers model on `device` in eval mode, and frees its weights at the end.
 
-        At the end its weights are gone, whoever still holds it.
-        Raises `CheckpointError` as `load_model` does.
+        The weights are freed even if the model object is still referenced. With `streamed` only one block at a time
+        is in memory (see `load_streamed`). Raises `CheckpointError` as `load_model` does.
         """
         model = load_streamed(self.directory, device) if streamed else load_model(self.directory).to(device)
         try:

@@ -1,7 +1,7 @@
-"""Names of model families, where they are data for more than one room."""
+"""Model types by how they are supported: plain data that several packages share."""
 
 MERGED = "mcsmoe_"
-"""What the model type of a merged form starts with."""
+"""Prefix of the model type of a merged form: "mixtral" → "mcsmoe_mixtral"."""
 
 FUSED = (
     "afmoe",
@@ -37,10 +37,10 @@ FUSED = (
     "qwen3_next",
     "solar_open",
 )
-"""Model types of transformers whose experts have its common interface, and that our tests take through every step."""
+"""Model types with fused experts, the common interface of transformers; the tests take each through every step."""
 
 INSIDE = {"llama4": "llama4_text"}
-"""Model types that read more than text, and that of the language model in them, which alone is taken."""
+"""Model types that read more than text → the model type of their language model, the only part that is used."""
 
 REFUSED = {
     "doge": "its experts are single neurons, found by product keys: there is nothing to align or to compress",
@@ -49,4 +49,4 @@ REFUSED = {
     "longcat_flash": "its routers choose among experts without weights, too, for which an index map has no place",
     "step3p7": "it reads images, and transformers has no class for its language model alone",
 }
-"""Why model types with experts that transformers knows are not supported."""
+"""Model types of transformers that have experts but are not supported → the reason."""

@@ -1,4 +1,4 @@
-"""`params.yaml` as frozen models, one a section. A key that no section knows is refused."""
+"""`params.yaml` as frozen pydantic models, one per section; unknown keys are refused."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,9 +11,9 @@ from mcsmoe.fields import Bytes, Fraction, Name, Natural, Positive, Section, Wei
 
 
 class Launch(Section):
-    """How many processes `accelerate launch` starts for training and collection; 1 runs in place.
+    """How many processes `accelerate launch` starts for training and collection; 1 runs in the stage's own process.
 
-    With `fsdp` each keeps a share of weights, gradients and optimiser states, and of the teacher.
+    With `fsdp` each process holds a share of the weights, gradients and optimiser states, and of the teacher.
     """
 
     processes: Positive = 1
@@ -27,14 +27,14 @@ class Launch(Section):
 
     @property
     def shares(self) -> int:
-        """Processes that one model is spread over."""
+        """How many processes one model is spread over."""
         return self.processes if self.fsdp else 1
 
 
 class Methods(Section):
-    """Recipes by how far they go: merged, then distilled, then compressed.
+    """Recipes by step: each must be in `merge` to be in `distill`, and in `distill` to be in `compress`.
 
-    `dense` is empty, or names the baseline that is trained and distilled beside the full model.
+    `dense` is `[]`, or `[dense]` to train and distil the dense baseline too.
     """
 
     merge: list[Name]
@@ -55,16 +55,16 @@ class Methods(Section):
 
 
 class Tokenizer(Section):
-    """The tokenizer trained on the task's text when the model starts from nothing."""
+    """The tokenizer to train on the task's text if the model starts from random weights."""
 
     kind: Literal["word", "bpe"]
     vocab_size: Positive
 
 
 class Model(Section):
-    """A checkpoint to start from (directory `source`, or `hub` id), or a configuration to start from nothing.
+    """The checkpoint to start from (directory `source` or `hub` id), or a `config` to start from random weights.
 
-    `dense_source` or `dense_hub` is what the dense baseline starts from where the full model starts from a checkpoint.
+    If the full model starts from a checkpoint, the dense baseline starts from `dense_source` or `dense_hub`.
     """
 
     source: str | None
@@ -88,20 +88,19 @@ class Model(Section):
 
     @property
     def origin(self) -> Path | str | None:
-        """The checkpoint to start from, a directory or a hub id; None: from nothing."""
+        """The checkpoint to start from: a directory or a hub id; None for random weights."""
         return find_directory(self.source) if self.source is not None else self.hub
 
     @property
     def dense_origin(self) -> Path | str | None:
-        """The checkpoint that the dense baseline starts from."""
+        """The checkpoint that the dense baseline starts from: a directory or a hub id; None if none is given."""
         return find_directory(self.dense_source) if self.dense_source is not None else self.dense_hub
 
 
 class Task(Section):
-    """The task by name, and its data: directory `data`, or `hub` id; the task's own data set where both are null.
+    """The task by name, and its data: directory `data` or `hub` id; the task's own data set if both are null.
 
-    `subset` is a configuration of a hub data set, null for the task's own; `column` the one that running text is in,
-    null for `text`.
+    `subset` is the configuration of a hub data set, `column` the one that holds running text; null for the task's own.
     """
 
     name: str
@@ -123,7 +122,7 @@ class Task(Section):
 
 
 class Training(Section):
-    """What every training has: passes over the data, batch, AdamW and its schedule."""
+    """Settings that all trainings share: passes over the data, batch size, AdamW and its schedule."""
 
     epochs: Annotated[float, Field(gt=0)]
     batch_size: Positive
@@ -134,15 +133,15 @@ class Training(Section):
 
 
 class Finetune(Training):
-    """Training of the full model; the router losses are computed layer by layer on real tokens.
+    """Fine-tuning of the full model; router losses are computed per layer, on real tokens only.
 
-    With `epochs` 0 the checkpoint of `model` is taken as it is.
+    With `epochs` 0 the checkpoint of `model` is used unchanged.
     """
 
     epochs: Weight
     router_z_loss: Weight
     balance_loss: Weight
-    evaluations: Positive  # times the selection split is scored; the best checkpoint is kept
+    evaluations: Positive  # how often the selection split is scored; the best checkpoint is kept
 
 
 class Permute(Section):
@@ -153,18 +152,18 @@ class Permute(Section):
 
 
 class Calibration(Section):
-    """The calibration sample: rows drawn from the training split, and how many run at a time."""
+    """The calibration sample: how many rows are drawn from the training split, and how many run at a time."""
 
     samples: Positive
     batch_size: Positive
 
 
 class Collect(Section):
-    """What is measured on the calibration sample beside the routing statistics.
+    """What is measured on the calibration sample besides the routing statistics.
 
     `also`: `norms` of the selected experts' outputs, `outputs` of every expert on every token, `pair-errors` of
     averaged pairs, `correlation` of hidden neurons, `gradients` of the task loss with the empirical Fisher
-    information, `exact-fisher` (both on `gradient_samples` rows).
+    information, `exact-fisher`. The last two use `gradient_samples` rows.
     """
 
     also: list[Literal["norms", "outputs", "pair-errors", "correlation", "gradients", "exact-fisher"]]
@@ -172,16 +171,16 @@ class Collect(Section):
 
 
 class Exclude(Section):
-    """Layers left untouched, by index in their stack."""
+    """Excluded layers, by index in their stack."""
 
     encoder: list[Natural]
     decoder: list[Natural]
 
 
 class Merge(Section):
-    """The budget: `groups` a layer, on average over the merged layers (global) or in each (uniform).
+    """The budget: `groups` per layer, on average over the merged layers (global) or in each of them (uniform).
 
-    `capacity` limits the members of a group, its dominant expert included; null: no limit.
+    `capacity` limits the members of a group, including its dominant expert; null for no limit.
     """
 
     groups: Annotated[float, Field(ge=1)]
@@ -191,7 +190,7 @@ class Merge(Section):
 
 
 class Distillation(Section):
-    """Weights and temperature of the loss (method: L = task·CE + kd·T²·KL + hidden·MSE)."""
+    """Weights and temperature T of the loss L = task·CE + kd·T²·KL + hidden·MSE (arXiv 2310.01334)."""
 
     task: Weight
     kd: Weight
@@ -201,27 +200,27 @@ class Distillation(Section):
 
 
 class Distill(Training):
-    """Recovery of the merged model by knowledge distillation from the full one."""
+    """Knowledge distillation of the merged model (the student) from the full model (the teacher)."""
 
     loss: Distillation
 
 
 class Compress(Training):
-    """Low rank plus structured sparsity, pruned on a cubic schedule while distilling.
+    """Compression to low rank plus a sparse rest S, pruned on a cubic schedule during distillation.
 
-    Either `rank` or `rank_ratio` is given. Rank 0 leaves sparsity alone, structure `none` low rank alone.
+    Give either `rank` or `rank_ratio`. Rank 0 means sparsity only, structure `none` means low rank only.
     """
 
     rank: Natural | None
     rank_ratio: Fraction | None  # parameters of U and V as a share of the weight's
-    structure: Literal["row", "column", "element", "none"]  # what S is pruned by
-    final_ratio: Fraction  # share of the rows (columns, elements) of S kept
+    structure: Literal["row", "column", "element", "none"]  # the unit by which S is pruned
+    final_ratio: Fraction  # share of the units of S that stays
     initial_warmup: Fraction  # share of steps before pruning starts
     final_warmup: Fraction  # share of steps after pruning ends
     interval: Positive  # steps between two updates of the mask
     importance: Literal["sensitivity", "magnitude"]
-    beta: Annotated[float, Field(ge=0, lt=1)]  # moving average of the importance
-    uncertainty: Annotated[float, Field(ge=0, lt=1)] | None  # moving average of its deviations; null: they do not count
+    beta: Annotated[float, Field(ge=0, lt=1)]  # decay of the moving average of importance
+    uncertainty: Annotated[float, Field(ge=0, lt=1)] | None  # decay for deviations from it; null ignores deviations
     loss: Distillation
 
     @model_validator(mode="after")
@@ -234,20 +233,20 @@ class Compress(Training):
 
 
 class Evaluate(Section):
-    """How quality is measured; `limit` is how many examples of the test split count, null: all."""
+    """How quality is measured, on the first `limit` examples of the test split; null for all."""
 
     batch_size: Positive
     limit: Positive | None
 
 
 class Params(Section):
-    """A whole params file."""
+    """A complete params file."""
 
     seed: Natural
     threads: Positive
     launch: Launch
-    memory_limit: Bytes  # of each process; what fits only piece by piece is read so, what does not fit refused
-    plugins: list[str]  # Python modules that register methods of their own
+    memory_limit: Bytes  # per process; a stage streams the model if it must, and refuses what cannot fit
+    plugins: list[str]  # Python modules that register methods or tasks
     methods: Methods
     recipes: dict[str, dict[str, Any]]
     model: Model
@@ -271,11 +270,7 @@ class Params(Section):
 
     @classmethod
     def load(cls, path: Path | str = "params.yaml") -> Self:
-        """Read and check a params file.
-
-        Raises a `UserError` of the first mistake: `ParameterError` for a value that cannot be used, `ConflictError`
-        for values that do not go together.
-        """
+        """Read and check a params file. Raises what `parse` raises; `ParameterError` if it is missing or not YAML."""
         path = Path(path)
         try:
             values = yaml.safe_load(path.read_text())
@@ -287,7 +282,10 @@ class Params(Section):
 
     @classmethod
     def parse(cls, values: Any, where: str = "params.yaml") -> Self:
-        """Check values read from `where`."""
+        """Check values that were read from the file `where`; the first mistake raises a `UserError`.
+
+        `ParameterError` for an invalid value or unknown key, `ConflictError` for values that do not go together.
+        """
         try:
             return cls.model_validate(values)
         except ConflictError as error:

@@ -1,4 +1,4 @@
-"""Long work shows how far it is and how long it still takes: a bar in a terminal, plain lines in a log."""
+"""Progress of long work, with the time left: a bar in a terminal, plain lines in a log."""
 
 import os
 import sys
@@ -12,14 +12,14 @@ LINE = "{desc}: {n_fmt}/{total_fmt} ({percentage:.0f} %), {elapsed} gone, {remai
 
 
 class Lines(tqdm):
-    """A line each time, where nothing can be written over."""
+    """Progress as separate lines, for outputs where a bar cannot be redrawn."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Write where the work stands."""
+        """Print the current state as a line."""
         print(self, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Write it a last time, without the line ends of a bar."""
+        """Print the final state, without the line breaks that a bar needs."""
         if not self.disable:
             if self.leave:
                 self.display()
@@ -35,10 +35,11 @@ def progress(
     late: bool = False,
     unit: str = "",
 ) -> tqdm:
-    """`items` as they are, or a bar to `update` where there are none; `total` is their number where `len` fails.
+    """Iterate over `items` and show progress; without `items`, call `update` on the result.
 
-    `late` is for parts of other work: nothing shows of what is done at once, nor of the rest when it is done. Numbers
-    of a `unit` are shortened, 1.9G for 1,900,000,000. Of several processes only the first one of a machine shows any.
+    `total` is the number of items if `len(items)` does not tell. `late` is for parts of other work: quick parts show
+    nothing, and slow parts leave nothing behind when they are done. With a `unit` numbers are shortened: 1.9G for
+    1,900,000,000. Of several processes only the first on each machine shows anything.
     """
     bar, seconds, form = (tqdm, TERMINAL_SECONDS, None) if sys.stderr.isatty() else (Lines, LOG_SECONDS, LINE)
     return bar(

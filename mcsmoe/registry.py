@@ -1,4 +1,4 @@
-"""Methods by name, each with what it says of itself, found by importing the package that holds them."""
+"""Registries of methods, tasks and families by name, filled by importing the package that contains them."""
 
 import importlib
 import pkgutil
@@ -13,11 +13,15 @@ S = TypeVar("S")
 
 
 class Registry(Generic[T]):
-    """Named entries of one kind; the modules of `package` are imported at the first look-up.
+    """Named entries of one kind; the modules of `package` are imported at the first lookup.
 
-    `facts` are what an entry may say of itself, with what holds where it says nothing:
-    `Registry("merging rule", "mcsmoe.merging", needs=None)`, then `@RULES.register("fisher", needs="gradients")`.
-    Raises `UnknownNameError`, which lists the known names, for a name or a fact that is not there.
+    `facts` are the properties that an entry may declare, with their defaults:
+
+        RULES = Registry("merging rule", "mcsmoe.merging", needs=None)
+        @RULES.register("fisher", needs="gradients")
+        RULES.fact("fisher", "needs")  # "gradients"
+
+    Raises `UnknownNameError`, which lists the known names, for an unknown name or fact.
     """
 
     def __init__(self, kind: str, package: str, **facts: Any) -> None:
@@ -30,7 +34,10 @@ class Registry(Generic[T]):
         self._complete = False
 
     def register(self, name: str, **facts: Any) -> Callable[[S], S]:
-        """Decorator that files the decorated object under `name`, with its facts."""
+        """Decorator that registers an object under `name`, with its facts.
+
+        Raises `ValueError` for a name that is taken, `UnknownNameError` for an unknown fact.
+        """
         module: str = sys._getframe(1).f_globals["__name__"]
         for fact in facts:
             self._check_fact(fact)
@@ -46,9 +53,9 @@ class Registry(Generic[T]):
         return file
 
     def fact(self, name: str, fact: str) -> Any:
-        """What the entry `name` says of itself, or what holds for those that say nothing."""
+        """The value of a fact that the entry `name` declares, or the default."""
         self._check_fact(fact)
-        self[name]  # known, or refused
+        self[name]  # raises for an unknown name
         return self._facts[name][fact]
 
     def _check_fact(self, fact: str) -> None:
@@ -62,7 +69,7 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def module_of(self, name: str) -> str:
-        """The module that registered `name`; an object may come from elsewhere than its class or function."""
+        """The module that registered `name`, which need not be the one that defines the class of the object."""
         self[name]
         return self._modules[name]
 
