@@ -1,8 +1,8 @@
-"""As a stage starts, Ctrl-C is answered before anything else is imported."""
+"""The stages of the pipeline. Importing this package sets up Ctrl-C before anything slow is imported."""
 
 import sys
 
-# So `python -m stages.NAME` has it while it imports this package; other programs keep their own answer.
+# While `python -m stages.NAME` imports this package, argv[0] is "-m"; other programs keep their own handler.
 if sys.argv[:1] == ["-m"]:
     from stages.interrupt import idle
 

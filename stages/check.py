@@ -1,6 +1,6 @@
-"""Check a whole params file against the model and the data it names, and resolve its recipes, before any work.
+"""Check a whole params file against its model and data, and resolve its recipes, before any work starts.
 
-python -m stages.check      as dvc calls it: what it writes changes with a recipe, or a plugin, alone
+python -m stages.check      as dvc calls it; its outputs change only if a recipe or a plugin changes
 """
 
 import importlib.util
@@ -13,9 +13,9 @@ from stages.common import CHECKED, RECIPES, run, start
 
 
 def main() -> None:
-    """Refuse what a later stage would refuse: unknown names, budgets that cannot be had, missing model or data.
+    """Refuse what a later stage would refuse: unknown names, impossible budgets, missing model or data.
 
-    Write artifacts/checked.json, the same for all params that are good, and artifacts/recipes.
+    Write artifacts/checked.json, which is the same for all valid params, and artifacts/recipes.
     """
     params = start()
     from mcsmoe.checkpoint.output import atomic_directory, write_json
@@ -32,7 +32,10 @@ def main() -> None:
 
 
 def check_place(plugin: str) -> None:
-    """Refuse a plugin that dvc does not look at: recipes/ is a dependency, an installed package the environment."""
+    """Refuse a plugin inside the project but outside recipes/, where dvc would miss its changes.
+
+    Installed packages are allowed: they are part of the environment. Raises `ParameterError`.
+    """
     spec = importlib.util.find_spec(plugin)
     origin = Path(spec.origin).resolve() if spec and spec.origin else None
     here = Path.cwd().resolve()
@@ -61,7 +64,7 @@ def check(params: Params) -> None:
     if not layers:
         raise CheckpointError(f"the model to start from is dense: {config.model_type} has no experts to merge")
     validate_recipes(params, layers)
-    # Full fine-tuning takes most of all trainings, and collect of all passes over the sample.
+    # Full fine-tuning needs the most memory of all trainings, and collect of all passes over the sample.
     if params.finetune.epochs:
         check_training(params.memory_limit, "finetune", config, keeps_best=True, shares=params.launch.shares)
     sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
@@ -84,7 +87,7 @@ def check(params: Params) -> None:
 
 
 def value_bytes(config: Any) -> int:
-    """Bytes of one weight: models keep the dtype of their checkpoint, which is float32 where it names none."""
+    """Bytes of one weight in the dtype of the checkpoint, float32 if its configuration names none."""
     import torch
 
     dtype = config.dtype or torch.float32

@@ -1,4 +1,7 @@
-"""Routing statistics of the permuted model on calibration text; any number of processes gives the same."""
+"""Collect routing statistics of the permuted model on the calibration sample.
+
+Any number of processes gives the same statistics.
+"""
 
 from pathlib import Path
 
@@ -12,7 +15,7 @@ OUTPUT = Path("artifacts/collect")
 def main() -> None:
     """Measure on artifacts/permute what merging needs; write artifacts/collect.
 
-    Interrupted, one process alone goes on with the layer where it stopped, if the model is read layer by layer.
+    After an interruption the next run resumes at the same layer, if the model is streamed and there is one process.
     """
     params = start()
     if not launched(params, "stages.collect"):

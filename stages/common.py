@@ -1,4 +1,4 @@
-"""What every stage does first and last: read params, set threads, and turn a user's mistake into one line."""
+"""What all stages share: read params, set threads and seed, and report a user's mistake on one line."""
 
 import errno
 import importlib
@@ -17,12 +17,12 @@ from mcsmoe.params import Params
 from stages.interrupt import INTERRUPTED, idle, leaving, working
 
 CHECKED = Path("artifacts/checked.json")
-"""Says that the params file was checked, and what code of plugins the task is."""
+"""Written when the params file has passed its check; holds the code of plugins that the task depends on."""
 RECIPES = Path("artifacts/recipes")
 """Resolved recipes, METHOD.yaml each."""
 FIGURES = Path("artifacts/figures")
-"""What the report is made of: figures of each step and method, curves, plans. dvc cleans up here, and nobody else puts
-files here, so that the report depends on no leftovers."""
+"""Inputs of the report: metrics of each step and method, curves, plans. Only stages write here and dvc cleans up, so
+the report never depends on leftovers."""
 
 USER_ERROR = 2
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -37,17 +37,20 @@ SECTIONS = {
     "compress": ("final_ratio", "final_warmup", "initial_warmup", "rank", "rank_ratio"),
 }
 PLACES = {name: f"{section}.{name}" for section, names in SECTIONS.items() for name in names}
-"""Where an argument that the library may refuse stands in a params file: `groups` → `merge.groups`."""
+"""Argument of the library → its place in a params file: `groups` → `merge.groups`."""
 
 REMEDIES = {StatisticsError: "run collect", PlanError: "run merge"}
-"""Which stage makes what is missing."""
+"""What to run if statistics or a plan are missing."""
 
 _params_file: Path | None = None
-"""What `start` has read. A command that reads none must not speak of it."""
+"""The file that `start` has read; None if there is none, and then errors must not mention one."""
 
 
 def run(command: Callable[..., Any]) -> None:
-    """Run `command` as a Typer app; a `UserError` becomes one line on stderr and exit code 2, Ctrl-C one and 130."""
+    """Run `command` as a Typer app.
+
+    A `UserError` or a full disk prints one line on stderr and exits with code 2, Ctrl-C one line and code 130.
+    """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(_interruptible(command))
     try:
@@ -80,7 +83,7 @@ def _fail(error: UserError) -> None:
 
 
 def explained(error: UserError) -> str:
-    """What the library says of its arguments, as a user of stages knows them, and which stage to run.
+    """The message of a library error, with arguments named as in the params file, and the stage to run as a remedy.
 
     `groups = 9: 36 groups asked of ...` → `merge.groups = 9 in params.yaml: 36 groups asked of ...`
     """
@@ -96,9 +99,10 @@ def explained(error: UserError) -> str:
 
 
 def start(path: Path = Path("params.yaml")) -> Params:
-    """Read and check the whole params file, then import torch with the threads and seed it names.
+    """Read and check the whole params file, import torch with its threads and seed, and import its plugins.
 
-    The whole file is checked by every stage, so that a mistake in a late section shows before the first training.
+    Every stage checks the whole file, so a mistake in a late section shows before the first training.
+    Raises `ParameterError` or another `UserError` for the first mistake.
     """
     global _params_file
     params, _params_file = Params.load(path), path
@@ -109,8 +113,8 @@ def start(path: Path = Path("params.yaml")) -> Params:
 
 
 def prepare(seed: int, threads: int | None = None) -> None:
-    """Import torch with so many threads, or as many as it takes, with deterministic algorithms and a seed."""
-    # OpenMP's idle threads spin by default and starve whatever else runs on the machine.
+    """Import torch with deterministic algorithms, a seed, and so many threads (None: torch's default)."""
+    # OpenMP's idle threads spin by default and take time from everything else on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -120,7 +124,7 @@ def prepare(seed: int, threads: int | None = None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # That would fill all memory before its first use, too: gigabytes of it for a model that is asked for its shapes.
+    # Deterministic algorithms also fill new memory before its first use: gigabytes for a model built for its shapes.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

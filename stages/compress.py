@@ -1,4 +1,4 @@
-"""Make each merged weight low rank plus a sparse rest, while the model learns from the full one."""
+"""Compress each merged weight to low rank plus a sparse rest, while the model learns from its teacher."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 

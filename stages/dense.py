@@ -1,4 +1,4 @@
-"""Train the dense baseline: a dense model of the full one's active size, on the same data and settings."""
+"""Train the dense baseline: a dense model of the full model's active size, on the same data with the same settings."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +9,11 @@ from stages.common import FIGURES, run, start
 from stages.launch import launched
 
 FULL = Path("artifacts/finetune")
-OUTPUT = Path("artifacts/merge")  # it takes the place of a merged model: distill goes on from there
+OUTPUT = Path("artifacts/merge")  # like a merged model, so that distill finds it
 
 
 def main(method: Annotated[str, Option(help="Name of the baseline.")] = "dense") -> None:
-    """Train a dense counterpart of artifacts/finetune as `finetune` says; write artifacts/merge/METHOD."""
+    """Train a dense counterpart of artifacts/finetune with the `finetune` settings; write artifacts/merge/METHOD."""
     params = start()
     if not launched(params, "stages.dense"):
         return

@@ -1,4 +1,4 @@
-"""Recover a merged model by knowledge distillation from the full one."""
+"""Recover a merged model by knowledge distillation from the full model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any

@@ -1,4 +1,4 @@
-"""Measure one checkpoint: the task's figures, and what it costs to keep and to run.
+"""Measure one checkpoint: the task's metrics, and what the model costs to store and run.
 
 python -m stages.evaluate --checkpoint DIR --output FILE          the task of params.yaml, as dvc calls it
 python -m stages.evaluate --checkpoint google-t5/t5-base --task squad      any model, any task; no params.yaml is read
@@ -14,10 +14,10 @@ from mcsmoe.errors import UserError
 from stages.common import prepare, run, start
 
 SEED = 0
-"""Whatever a task draws for its test split is the same for every training seed."""
+"""What a task draws for its test split must not depend on the training seed."""
 
 FLOPS_SAMPLE = 32
-"""Examples of the test split on which FLOPs are counted."""
+"""Number of test examples on which FLOPs are counted."""
 
 
 def main(
@@ -65,7 +65,7 @@ def main(
 
 
 def standalone(name: str, data: str | None, subset: str | None) -> Any:
-    """Settings of a task without a params file; its lengths are the task's own."""
+    """Settings of a task without a params file, with the task's own lengths; `data` is a directory or a hub id."""
     from mcsmoe.checkpoint.load import HUB_ID
     from mcsmoe.params import Task as TaskParams
     from mcsmoe.tasks.task import TASKS

@@ -1,4 +1,4 @@
-"""Turn a merged checkpoint into a stock one, which any engine loads; by hand, no step of the pipeline."""
+"""Turn a merged checkpoint into a stock one, which any engine loads; run by hand, not a step of the pipeline."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,9 +17,9 @@ def main(
     plan: Annotated[Path | None, Option(help="Directory with plan.json, if it is not CHECKPOINT.")] = None,
     router: Annotated[str, Option(help="dominant, ridge or cross-entropy: where router rows come from.")] = "dominant",
 ) -> None:
-    """Write CHECKPOINT with K router rows instead of the index map, in the names and the layout of SOURCE.
+    """Write CHECKPOINT with K router rows instead of the index map, with the names and the layout of SOURCE.
 
-    Interrupted, it goes on with the layer where it stopped, if weights are large enough for shards.
+    After an interruption the next run resumes at the same layer, if the weights are large enough for shards.
     """
     params = start()
     from mcsmoe.calibration.observer import Observer

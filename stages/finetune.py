@@ -14,7 +14,7 @@ def main(
 ) -> None:
     """Train the model of params.yaml on its task; keep the checkpoint that does best on the selection split.
 
-    With finetune.epochs 0, take the model as it is.
+    With finetune.epochs 0, write the model as it is, without training.
     """
     params = start()
     curve = FIGURES / "curves/finetune.json"

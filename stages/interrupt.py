@@ -1,4 +1,4 @@
-"""Ctrl-C: one line that says how to go on, and exit code 130 within seconds, whatever the process is doing."""
+"""Ctrl-C prints one line that says how to resume, and exits with code 130 within seconds, whatever is running."""
 
 import os
 import shlex
@@ -10,24 +10,27 @@ from types import FrameType
 
 INTERRUPTED = 130
 SECONDS = 5
-"""How long cleaning up may take, and code that sees no `KeyboardInterrupt`: a large product, a solver."""
+"""Time for cleaning up, and for native code that cannot be interrupted: a large matrix product, a solver."""
 CHILD = {"MCSMOE_CHILD": "1"}
-"""Environment of a process that a stage starts: a terminal sends Ctrl-C to both, and one line is enough."""
+"""Environment of a process that a stage starts. It prints nothing on Ctrl-C, because the stage already does."""
 HALF = "nothing half written"
 
 _said = threading.Lock()
 
 
 def idle() -> None:
-    """Before the work, and after it, Ctrl-C ends the process on the spot: imports may wrap a `KeyboardInterrupt`."""
+    """Make Ctrl-C end the process at once, before and after the work.
+
+    A `KeyboardInterrupt` would not do during imports, which may wrap it in another exception.
+    """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored
         signal.signal(signal.SIGINT, _end)
 
 
 def working() -> None:
-    """From now on Ctrl-C raises `KeyboardInterrupt`; where the process has not ended `SECONDS` later, that ends it.
+    """Make Ctrl-C raise `KeyboardInterrupt`, and end the process if it is still alive `SECONDS` later.
 
-    Nothing happens where `idle` was not called: in a process that only imports stages.
+    Does nothing unless `idle` was called, so programs that only import stages keep their own handler.
     """
     if signal.getsignal(signal.SIGINT) is not _end:
         return
@@ -40,13 +43,13 @@ def working() -> None:
 
 
 def leaving(what: str = "") -> None:
-    """Say that the stage was interrupted and `what` is left of its work; more Ctrl-C changes nothing."""
+    """Print that the stage was interrupted, and `what` is left of its work; further Ctrl-C is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _say(what or HALF)
 
 
 def _unheard(error: "sys.UnraisableHookArgs") -> bool:
-    """What a finaliser raises goes nowhere: a `KeyboardInterrupt` comes again when that is over."""
+    """Send Ctrl-C again after a finaliser has swallowed a `KeyboardInterrupt`; True if it was one."""
     if error.exc_type is KeyboardInterrupt:
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         return True
@@ -54,7 +57,7 @@ def _unheard(error: "sys.UnraisableHookArgs") -> bool:
 
 
 def _insist(heard: int) -> None:
-    # Signals reach this pipe at once; Python's own handlers wait for the main thread.
+    # Signals reach this pipe at once, while Python's handlers wait for the main thread.
     while signal.SIGINT not in os.read(heard, 1):
         pass
     time.sleep(SECONDS)

@@ -1,4 +1,4 @@
-"""Several processes: a stage starts itself again under `accelerate launch`, or under torchrun without a GPU."""
+"""Stages in several processes: a stage restarts itself under `accelerate launch`, or torchrun without a GPU."""
 
 import logging
 import os
@@ -14,9 +14,10 @@ LAUNCHED = "MCSMOE_LAUNCHED"
 
 
 def launched(params: Params, module: str) -> bool:
-    """True if this process is to do the work; otherwise all processes of `launch:` have done it by now.
+    """True if this process should do the work; False if the processes of `launch:` have already done it.
 
-    Exits with their exit code if they fail. Raises `RuntimeError` if fewer processes were started than asked for.
+    `module` is the stage, such as "stages.collect". Exits with the launcher's exit code if a process fails. Raises
+    `RuntimeError` if another number of processes was started than `launch.processes`.
     """
     wanted = params.launch.processes
     if LAUNCHED in os.environ:
@@ -33,11 +34,11 @@ def launched(params: Params, module: str) -> bool:
 
 
 def _run(command: list[str]) -> int:
-    """Run a launcher; it and its processes end with this one, whatever ends it."""
-    # Not in the terminal's group: a launcher that gets Ctrl-C twice leaves its processes behind.
+    """Run a launcher and return its exit code; if this process is stopped, the launcher and its processes stop too."""
+    # Its own process group, away from the terminal: a launcher that gets Ctrl-C twice leaves its processes behind.
     process = subprocess.Popen(command, env=os.environ | CHILD | {LAUNCHED: "1"}, process_group=0)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
+        if signal.getsignal(number) is signal.SIG_DFL:  # under nohup SIGHUP stays ignored
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
         return process.wait()
@@ -54,16 +55,16 @@ def _launcher(processes: int) -> list[str]:
         options = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", "1"]
         options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
         return ["accelerate.commands.launch", *options, "--module"]
-    # accelerate starts several CPU processes through MPI only; it reads what torchrun, which it uses for GPUs, sets.
+    # accelerate starts several CPU processes only through MPI, but it understands the environment that torchrun sets.
     os.environ["ACCELERATE_USE_CPU"] = "true"
     return ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "--module"]
 
 
 def _launch() -> None:
-    """Run the launcher that the command line names; interrupted, it ends without a word: who started it has one."""
+    """Run the launcher that the command line names; on Ctrl-C it exits silently, because the stage prints the line."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
-    logging.disable(logging.WARNING)  # torch's launcher warns of each signal that it passes on
+    logging.disable(logging.WARNING)  # torch's launcher warns about each signal that it passes on
     del sys.argv[0]
     try:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,4 +1,4 @@
-"""Decide which experts become one, and write the merged checkpoint with its plan."""
+"""Group and merge experts, and write the merged checkpoint with its plan."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,9 +13,9 @@ OUTPUT = Path("artifacts/merge")
 
 
 def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
-    """Merge artifacts/permute by the statistics of artifacts/collect; write artifacts/merge/METHOD.
+    """Merge artifacts/permute with the statistics in artifacts/collect; write artifacts/merge/METHOD.
 
-    Interrupted, it goes on with the layer where it stopped, if weights are large enough for shards.
+    After an interruption the next run resumes at the same layer, if the weights are large enough for shards.
     """
     params = start()
     from mcsmoe.calibration.gradients import Gradients

@@ -1,4 +1,4 @@
-"""Align the hidden neurons of each layer's experts to one of them; the model computes the same."""
+"""Align the experts of each layer to a reference expert; the model's function stays the same."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ OUTPUT = Path("artifacts/permute")
 
 
 def main() -> None:
-    """Align artifacts/finetune; write artifacts/permute and, for the report, how well neurons match.
+    """Align artifacts/finetune; write artifacts/permute and, for the report, how well hidden neurons match.
 
-    Interrupted, it goes on with the layer where it stopped.
+    After an interruption the next run resumes at the same layer.
     """
     params = start()
     from mcsmoe.alignment.permute import permute_model

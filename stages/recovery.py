@@ -1,4 +1,4 @@
-"""What distill and compress have in common: a merged model trains with the full one as its teacher."""
+"""The common part of distill and compress: train a merged model (the student) with the full model as teacher."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,10 @@ MakeFit = Callable[[Any], "Fit"]
 
 
 def recover(stage: str, source: str, method: str, train: Callable[["Params", Any, MakeFit], "Fit"]) -> None:
-    """Train artifacts/SOURCE/METHOD by `train(params, student, make_fit)`; write artifacts/STAGE/METHOD."""
+    """Train artifacts/SOURCE/METHOD with `train(params, student, make_fit)`; write artifacts/STAGE/METHOD.
+
+    Raises `CheckpointError` for a missing student or teacher, `MemoryLimitError` or `DiskFullError` without room.
+    """
     params = start()
     from mcsmoe.checkpoint.load import check_source
 

@@ -1,4 +1,4 @@
-"""Gather what was measured into a page, a table and pictures, and into what `dvc metrics` and `plots` show."""
+"""Turn all measurements into a page, a table and figures, and into the files for `dvc metrics` and `dvc plots`."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ STATISTICS = Path("artifacts/collect")
 
 
 def main() -> None:
-    """Write report/, metrics/, plots/ and a picture a method from artifacts/figures and the routing statistics."""
+    """Write report/, metrics/, plots/ and artifacts/pictures from artifacts/figures and the routing statistics."""
     params = start()
     from mcsmoe.calibration.statistics import RoutingStatistics
     from mcsmoe.checkpoint.output import atomic_directory, write_json

@@ -1,7 +1,7 @@
-"""Measure how fast one checkpoint runs and what memory it takes: figures of this machine, other ones each time.
+"""Measure how fast one checkpoint runs and how much memory it takes; results depend on the machine and the run.
 
 python -m stages.speed --checkpoint DIR --output FILE      any model that transformers loads; no params.yaml is read
-make speed                                                 all of the pipeline, into metrics/speed
+make speed                                                 full, merged and compressed models, into metrics/speed
 """
 
 import json
@@ -38,13 +38,13 @@ def main(
     from mcsmoe.checkpoint.output import write_json
     from mcsmoe.evaluation.speed import PeakMemory, Workload, figures, run_each, run_once
 
-    torch.use_deterministic_algorithms(False)  # they cost time, and inference does without
+    torch.use_deterministic_algorithms(False)  # they are slower, and inference in practice does not use them
     device = "cuda" if torch.cuda.is_available() else "cpu"
     directory = Path(checkpoint)
     model = load_model(directory if directory.is_dir() else checkpoint, any_family=True).to(device)
     found: dict[str, float | str] = {"device": device, "threads": torch.get_num_threads(), "repeats": repeats}
     found |= {"prompt_tokens": prompt, "new_tokens": new}
-    run_once(model, Workload(1, 1, 1))  # the first run imports code, which is no memory of inference
+    run_once(model, Workload(1, 1, 1))  # the first run imports code, which must not count as memory of inference
     memory = PeakMemory(model)
     for batch in sorted(map(int, batches.split(","))):
         works = Workload(batch, prompt), Workload(batch, prompt, new)

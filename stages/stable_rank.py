@@ -9,7 +9,7 @@ from stages.common import FIGURES, run, start
 
 
 def main(method: Annotated[str, Option(help="Recipe whose experts are measured.")]) -> None:
-    """Write artifacts/figures/stable-rank/METHOD.json: a row a moment and layer."""
+    """Write artifacts/figures/stable-rank/METHOD.json: one row for each layer before, merged and distilled."""
     start()
     from mcsmoe.checkpoint.output import write_json
     from mcsmoe.evaluation.stable_rank import merged_ranks, stock_ranks
