@@ -77,7 +77,7 @@ class Share(NamedTuple):
     """One expert's share of a tensor, and which `names` of the layout it holds.
 
     `entry` is the index or slice along the first axis of a stack; None if the whole tensor belongs to the expert.
-    Mixtral: `Share("….experts.gate_up_proj", 3, 3, ("gate", "up"))`.
+    GPT-OSS: `Share("….experts.gate_up_proj", 3, 3, ("gate", "up"))`.
     """
 
     tensor: str
