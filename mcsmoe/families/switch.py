@@ -142,21 +142,21 @@ class T5(Family):
         return []
 
     def routing(self, block: nn.Module, output: Any) -> Routing:
-        """Raises `CheckpointError`."""
+        """Raise `CheckpointError`: there is no router."""
         raise no_experts()
 
     def expert_outputs(
         self, experts: Callable[..., Tensor], routing: Routing, *arguments: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Raises `CheckpointError`."""
+        """Raise `CheckpointError`: there are no experts."""
         raise no_experts()
 
     def auto_map(self, config: Any) -> dict[str, str]:
-        """Raises `CheckpointError`: there is no merged form."""
+        """Raise `CheckpointError`: there is no merged form."""
         raise no_experts()
 
     def expert_axes(self, config: Any) -> dict[str, int]:
-        """Raises `CheckpointError`."""
+        """Raise `CheckpointError`: there are no experts."""
         raise no_experts()
 
 
