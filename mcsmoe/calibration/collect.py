@@ -136,7 +136,7 @@ def add_pair_errors(
     for i in chosen.any(0).nonzero().flatten().tolist():
         for part in x[chosen[:, i]].split(CHUNK):
             y = _averaged_with(i, stacks, layer.activation, part)
-            sums.pair_errors[i] += (y - y[i]).double().square().sum((1, 2))  # y[i] is expert i averaged with itself: f_i
+            sums.pair_errors[i] += (y - y[i]).double().square().sum((1, 2))  # y[i] = f_i(x)
 
 
 def _averaged_with(i: int, stacks: dict[Role, Tensor], activation: Activation, x: Tensor) -> Tensor:
