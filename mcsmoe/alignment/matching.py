@@ -20,7 +20,10 @@ def promoted(tensor: Tensor) -> Tensor:
 
 
 def by_neuron(name: str, expert: Expert, layout: Layout) -> Tensor:
-    """Tensor `name` with hidden neurons as rows, float32 or better: `wi` [f, d] → [f, d], `wo` [d, f] → [f, d]."""
+    """Tensor `name` with hidden neurons as rows, float32 or better: `wi` [f, d] → [f, d], `wo` [d, f] → [f, d].
+
+    A bias of an in-projection gives [f, 1]. Tensors without hidden neurons are not allowed.
+    """
     axis = layout[name].hidden_axis
     assert axis is not None
     tensor = promoted(expert[name])

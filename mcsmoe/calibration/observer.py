@@ -119,7 +119,7 @@ class Observer:
 
     @cached_property
     def module(self) -> Any:
-        """The transformers model."""
+        """The transformers model, loaded on first use."""
         return self._loaded.enter_context(self.model.loaded(streamed=self._streamed, device=self.processes.device))
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Change of the number of experts in a config.json that leaves every other byte as it is."""
+"""Edit of a config.json that changes the number of experts and no other byte."""
 
 import json
 import re
