@@ -1,12 +1,12 @@
-"""In which order the hidden neurons of an expert fit those of another best: the order changes no function.
+"""Reordering of an expert's hidden neurons to match those of another expert; the order never changes its function.
 
     from mcsmoe.alignment import align, assign, weight_similarity
 
     order = assign(weight_similarity(reference, expert, layout))  # [f]: new neuron i = old neuron order[i]
     expert = align(expert, reference, layout)                     # the same in one call
 
-`matching` compares neurons by weights or by activations, `assignment` solves for the best order and proves it,
-`activations` sums up what experts compute on their tokens, `permute_model` in `permute` aligns every layer of a model.
+`matching` compares neurons by weights or by activations, `assignment` finds the best order and proves it optimal,
+`activations` sums up what experts compute on their tokens, and `permute_model` in `permute` aligns a whole model.
 """
 
 from mcsmoe.alignment.assignment import assign

@@ -11,11 +11,11 @@ from mcsmoe.families import Expert, MoELayer, TensorSource
 from mcsmoe.families.experts import hidden, read_expert
 
 CHUNK = 4096
-"""Tokens whose activations are in memory at once."""
+"""Tokens per chunk of activations."""
 
 
 def activations(layer: MoELayer, experts: Sequence[Expert], x: Tensor) -> Iterator[Tensor]:
-    """Hidden neurons of m experts, one expert after another, on the tokens x [T, d]: parts [n, m·f] of [T, m·f].
+    """Yield the activations [T, m·f] of m experts, side by side, on tokens x [T, d], in chunks [n, m·f].
 
     Computed in float32 or better.
     """
@@ -25,7 +25,7 @@ def activations(layer: MoELayer, experts: Sequence[Expert], x: Tensor) -> Iterat
 
 
 def activation_moments(layer: MoELayer, x: Tensor, reference: Expert, expert: Expert) -> ActivationMoments:
-    """Moments of the hidden neurons of two experts on the tokens x [T, d]."""
+    """Sum up the activations of two experts on tokens x [T, d]."""
     moments = ActivationMoments.zeros(layer.d_ff)
     for ours, theirs in zip(activations(layer, [reference], x), activations(layer, [expert], x), strict=True):
         moments.add(ours, theirs)
@@ -35,7 +35,7 @@ def activation_moments(layer: MoELayer, x: Tensor, reference: Expert, expert: Ex
 def pair_moments(
     source: TensorSource, layer: MoELayer, tokens: LayerTokens, reference: int, others: Sequence[int]
 ) -> Iterator[tuple[int, ActivationMoments]]:
-    """Each of `others` with its moments over the tokens routed to it or to `reference`; one at a time in memory."""
+    """Yield each of `others` with its moments over the tokens routed to it or to `reference`; one at a time."""
     target = read_expert(source, layer, reference)
     for e in others:
         x = tokens.routed_to([reference, e])

@@ -1,4 +1,4 @@
-"""Which neuron of an expert goes to which place: the linear sum assignment of greatest total."""
+"""Linear sum assignment: the one-to-one matching of neurons with the greatest total similarity."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ DENSE_BELOW = 2048
 CANDIDATES = 64
 ROWS = 512
 TOLERANCE = 1e-12
-"""Differences below this share of the range of costs count as rounding."""
+"""Differences below this fraction of the range of costs count as rounding."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -25,8 +25,8 @@ Ints = NDArray[np.int64]
 def assign(similarity: Tensor) -> Tensor:
     """The permutation [f] that maximises Σ_i similarity[i, perm[i]]; similarity is [f, f].
 
-    Small problems go to SciPy's dense solver, large ones to `sparse_assignment`. Every optimum is right
-    where several are equal. Raises `ValueError` for similarities that are not finite.
+    Problems below `DENSE_BELOW` neurons go to SciPy's dense solver, larger ones to `sparse_assignment`. If several
+    permutations are optimal, any of them may be returned. Raises `ValueError` for similarities that are not finite.
     """
     if not all_finite(similarity):
         raise ValueError("an assignment needs finite similarities")
@@ -39,18 +39,18 @@ def assign(similarity: Tensor) -> Tensor:
 
 
 def sparse_assignment(similarity: Tensor, candidates: int = CANDIDATES) -> Ints:
-    """The assignment of greatest total [f], solved on each row's best candidates and proven on similarity [f, f].
+    """Solve the assignment [f] on the best candidates of each row and prove it optimal for all of similarity [f, f].
 
-    The proof is that no reduced cost of the dense problem is negative. Entries that are join the candidates,
-    the worst of each row, and the smaller problem is solved again. Where the candidates hold no full matching,
-    the diagonal, which is one, joins them. In float64, of which no more than `ROWS` rows are in memory.
+    The proof: no reduced cost of the full problem is negative. If some are, the most negative ones of each row become
+    candidates, too, and the sparse problem is solved again. If the candidates allow no full matching, the diagonal
+    joins them, because it is one. Computed in float64, with at most `ROWS` rows in memory.
     """
     size, greatest = len(similarity), float(similarity.max())
     scale = greatest - float(similarity.min()) or 1.0
     best = torch.cat([cost.topk(min(candidates, size), dim=1, largest=False).indices for cost in _costs(similarity)])
     rows, columns = np.repeat(np.arange(size), best.shape[1]), best.numpy().ravel()
     while True:
-        # Shifted away from zero: a sparse matrix takes a stored zero for a missing entry.
+        # Shift costs away from zero: a sparse matrix treats a stored zero as a missing entry.
         weights = (greatest - _entries(similarity, rows, columns)) / scale + 1.0
         matched = _match(rows, columns, weights, size)
         if matched is None:
@@ -66,7 +66,7 @@ def sparse_assignment(similarity: Tensor, candidates: int = CANDIDATES) -> Ints:
 
 
 def _costs(similarity: Tensor) -> Iterator[Tensor]:
-    """The rows of what is to be least, some at a time."""
+    """Yield the costs (negated similarities) in chunks of rows."""
     return (-rows.double() for rows in similarity.split(ROWS))
 
 
@@ -76,7 +76,7 @@ def _entries(similarity: Tensor, rows: Ints, columns: Ints) -> Floats:
 
 
 def _violating(similarity: Tensor, own: Floats, potential: Floats, least: float, worst: int) -> tuple[Ints, Ints]:
-    """Rows and columns of reduced costs below `least`, of each row the `worst` ones."""
+    """Rows and columns of the reduced costs below `least`, at most the `worst` lowest of each row."""
     found = []
     for first, cost in zip(range(0, len(own), ROWS), _costs(similarity), strict=True):
         reduced = cost.sub_(torch.from_numpy(own[first : first + ROWS, None])).sub_(torch.from_numpy(potential))
@@ -90,7 +90,7 @@ def _violating(similarity: Tensor, own: Floats, potential: Floats, least: float,
 
 
 def _match(rows: Ints, columns: Ints, weights: Floats, size: int) -> Ints | None:
-    """Column of each row in the cheapest full matching on the given entries, None where there is none."""
+    """Column [f] of each row in the cheapest full matching on the given entries, or None if there is none."""
     try:
         found = min_weight_full_bipartite_matching(csr_array((weights, (rows, columns)), shape=(size, size)))
     except ValueError:
@@ -104,8 +104,8 @@ def _potentials(rows: Ints, columns: Ints, weights: Floats, matched: Ints) -> Fl
     """Column potentials v [f] that prove `matched` optimal on the given entries.
 
     With u_i = w_i,matched(i) − v_matched(i), every reduced cost w_ij − u_i − v_j of the entries is ≥ 0
-    (linear programming duality). v_j is the shortest distance to column j where giving row i another column
-    j costs w_ij − w_i,matched(i); an optimal matching leaves no negative cycle.
+    (linear programming duality). v_j is the shortest distance to column j in the graph in which moving row i from its
+    column to column j costs w_ij − w_i,matched(i). The graph has no negative cycle, because the matching is optimal.
     """
     order = np.argsort(columns, kind="stable")
     rows, columns, weights = rows[order], columns[order], weights[order]
@@ -115,7 +115,7 @@ def _potentials(rows: Ints, columns: Ints, weights: Floats, matched: Ints) -> Fl
     step, start = weights - own[rows], np.searchsorted(columns, np.arange(len(matched)))
     distance = np.zeros(len(matched))
     for _ in range(len(matched)):
-        # No segment is empty: every column has at least the entry it is matched by.
+        # `reduceat` needs non-empty segments: every column holds at least its matched entry.
         shorter = np.minimum.reduceat(distance[matched[rows]] + step, start)
         if (shorter >= distance - TOLERANCE).all():
             break

@@ -1,4 +1,4 @@
-"""How alike each hidden neuron of one expert is to each of another, and the order of neurons that fits best."""
+"""Similarity of the hidden neurons of two experts, and the order of neurons that matches best."""
 
 import math
 from dataclasses import dataclass
@@ -11,16 +11,19 @@ from mcsmoe.alignment.assignment import assign
 from mcsmoe.families import Expert, Layout
 
 ROWS = 2048
-"""Hidden neurons whose similarities are added at once."""
+"""Hidden neurons per chunk when similarities are added up."""
 
 
 def promoted(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or in its own dtype where that is better."""
+    """The tensor in float32, or in its own dtype if that is more precise."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def by_neuron(name: str, expert: Expert, layout: Layout) -> Tensor:
-    """Tensor `name`, hidden neurons as rows [f, n] (bias: n = 1), float32 or better; it must have some."""
+    """Tensor `name` with hidden neurons as rows, float32 or better: `wi` [f, d] → [f, d], `wo` [d, f] → [f, d].
+
+    A bias of an in-projection gives [f, 1]. Tensors without hidden neurons are not allowed.
+    """
     axis = layout[name].hidden_axis
     assert axis is not None
     tensor = promoted(expert[name])
@@ -30,13 +33,14 @@ def by_neuron(name: str, expert: Expert, layout: Layout) -> Tensor:
 def weight_similarity(reference: Expert, expert: Expert, layout: Layout) -> Tensor:
     """C = Σ_in W_ref W_eᵀ + W_out,refᵀ W_out,e [f, f] (Git Re-Basin eq. 2; exact for one hidden layer).
 
-    C[i, j] compares neuron i of the reference with neuron j of the expert; biases of in-projections count
-    as one more input. Peak memory beside the experts: C, and one tensor of each expert where it is not float32.
+    C[i, j] compares neuron i of the reference with neuron j of the expert; in-projection biases count as one more
+    input. Peak memory besides the experts: C, plus a float32 copy of one tensor of each if they have a smaller dtype.
+    Raises `ValueError` if no tensor of the layout has hidden neurons.
     """
     similarity: Tensor | None = None
     for name in layout:
         if layout[name].hidden_axis is not None:
-            # Arguments only, so that they are gone before the next ones come.
+            # No variables for the arguments, so that they are freed before the next ones are made.
             similarity = _plus(similarity, by_neuron(name, reference, layout), by_neuron(name, expert, layout))
     if similarity is None:
         raise ValueError("no tensor of the layout has hidden neurons")
@@ -46,7 +50,7 @@ def weight_similarity(reference: Expert, expert: Expert, layout: Layout) -> Tens
 def _plus(similarity: Tensor | None, ours: Tensor, theirs: Tensor) -> Tensor:
     if similarity is None:
         return ours @ theirs.T
-    # By rows, so that no second [f, f] is needed; `addmm_` would round otherwise than a sum of products.
+    # In chunks of rows, to avoid a second [f, f]; `addmm_` would round differently from a sum of products.
     for some, rows in zip(similarity.split(ROWS), ours.split(ROWS), strict=True):
         some += rows @ theirs.T
     return similarity
@@ -54,9 +58,9 @@ def _plus(similarity: Tensor | None, ours: Tensor, theirs: Tensor) -> Tensor:
 
 @dataclass
 class ActivationMoments:
-    """Sums over tokens of the hidden activations z of a reference and u of another expert; float64.
+    """Sums over tokens of the activations z of a reference and u of another expert; float64.
 
-    Tokens are those routed to either.
+    The tokens are those routed to either expert.
     """
 
     tokens: Tensor  # []
@@ -68,7 +72,7 @@ class ActivationMoments:
 
     @classmethod
     def zeros(cls, d_ff: int) -> Self:
-        """No token seen yet."""
+        """Moments before the first token."""
 
         def zero(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64)
@@ -76,7 +80,7 @@ class ActivationMoments:
         return cls(zero(), zero(d_ff), zero(d_ff), zero(d_ff), zero(d_ff), zero(d_ff, d_ff))
 
     def add(self, reference: Tensor, expert: Tensor) -> None:
-        """Add the activations [T, f] of both on the same T tokens, in place."""
+        """Add the activations [T, f] of both experts on the same T tokens, in place."""
         z, u = reference.double().cpu(), expert.double().cpu()
         self.tokens += len(z)
         self.reference += z.sum(0)
@@ -90,16 +94,16 @@ def activation_similarity(moments: ActivationMoments) -> Tensor:
     """Correlation [f, f] of the reference's neurons with the expert's; 0 for a neuron that never varies."""
     n = moments.tokens.clamp(min=1)
     z, u = moments.reference / n, moments.expert / n
-    correlation = (moments.cross / n).addr_(z, u, alpha=-1)  # in place: for ZipIt this is no small matrix
+    correlation = (moments.cross / n).addr_(z, u, alpha=-1)  # in place, because the matrix is large for ZipIt
     correlation *= _inverse(deviation(moments.reference_square / n, z))[:, None]
     correlation *= _inverse(deviation(moments.expert_square / n, u))
     return correlation
 
 
 def deviation(square: Tensor, mean: Tensor) -> Tensor:
-    """Standard deviation from the mean square and the mean; 0 for what never varies."""
+    """Standard deviation from the mean square and the mean; 0 for a constant."""
     variance = square - mean.square()
-    # What rounding leaves of a constant is no variance: dividing by it would give any correlation.
+    # A constant may keep a tiny variance from rounding; dividing by it would give arbitrary correlations.
     return torch.where(variance > 1e-12 * square, variance, 0.0).sqrt()
 
 
@@ -108,27 +112,28 @@ def _inverse(deviations: Tensor) -> Tensor:
 
 
 def permute(expert: Expert, layout: Layout, perm: Tensor) -> Expert:
-    """The expert with new hidden neuron i = old neuron `perm[i]` in every tensor that has hidden neurons.
+    """Reorder the hidden neurons of an expert: new neuron i is old neuron `perm[i]`, with perm [f].
 
-    Rows of in-projections and their biases move, and columns of the out-projection; other tensors stay.
+    `wi` [f, d] → `wi[perm]`, `wo` [d, f] → `wo[:, perm]`; in-projection biases move with their rows, and tensors
+    without hidden neurons stay.
     """
     return {name: permute_tensor(tensor, name, layout, perm) for name, tensor in expert.items()}
 
 
 def permute_tensor(tensor: Tensor, name: str, layout: Layout, perm: Tensor) -> Tensor:
-    """Tensor `name` of an expert, its hidden neurons reordered."""
+    """Reorder the hidden neurons of tensor `name` of an expert by perm [f]."""
     axis = layout[name].hidden_axis
     return tensor if axis is None else tensor.index_select(axis, perm.to(tensor.device))
 
 
 def align(expert: Expert, reference: Expert, layout: Layout) -> Expert:
-    """The expert, its neurons in the order that fits the reference best by weight matching (paper §3.1)."""
+    """Reorder the expert's hidden neurons to match the reference best, by weight matching (paper §3.1)."""
     return permute(expert, layout, assign(weight_similarity(reference, expert, layout)))
 
 
 @dataclass(frozen=True)
 class Match:
-    """New neuron i = old neuron `perm[i]` [f]; `before`, `after`: the objective, normalised to at most 1."""
+    """A permutation, new neuron i = old neuron `perm[i]` [f], and the objective before and after, at most 1."""
 
     perm: Tensor
     before: float
@@ -136,13 +141,13 @@ class Match:
 
 
 def weight_match(reference: Expert, expert: Expert, layout: Layout) -> Match:
-    """Weight matching (paper §3.1); the objective is the cosine of the two experts' weights."""
+    """Match by weights (paper §3.1); the objective is the cosine of the two experts' weights."""
     scale = _length(reference, layout) * _length(expert, layout)
     return _match(weight_similarity(reference, expert, layout), scale)
 
 
 def activation_match(moments: ActivationMoments) -> Match:
-    """Activation matching; the objective is the mean correlation of matched neurons."""
+    """Match by activations; the objective is the mean correlation of matched neurons."""
     return _match(activation_similarity(moments), len(moments.reference))
 
 
@@ -153,7 +158,7 @@ def _length(expert: Expert, layout: Layout) -> float:
 
 def _match(similarity: Tensor, scale: float) -> Match:
     perm = assign(similarity)
-    scale = scale or 1.0  # an expert of zeros matches anything at 0
+    scale = scale or 1.0  # an expert of zeros gets objective 0
     before = similarity.diagonal().double().sum() / scale
     after = similarity.gather(1, perm[:, None]).double().sum() / scale
     return Match(perm, float(before), float(after))

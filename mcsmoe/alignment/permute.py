@@ -1,4 +1,4 @@
-"""Alignment of all experts of each layer to one of them, written as a checkpoint that computes the same."""
+"""Alignment of all experts of each layer to one of them, written as a checkpoint that computes the same function."""
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,7 +29,7 @@ from mcsmoe.tasks.batches import model_inputs
 
 
 def weight_matches(source: TensorSource, layer: MoELayer, reference: int) -> dict[int, Match]:
-    """Weight matching of every other expert of the layer to expert `reference`."""
+    """Match every other expert of the layer to expert `reference` by weights: expert id → match."""
     target = read_expert(source, layer, reference)
     others = [e for e in range(layer.experts) if e != reference]
     shown = progress(others, f"match experts of {layer.name}", late=True)
@@ -37,7 +37,7 @@ def weight_matches(source: TensorSource, layer: MoELayer, reference: int) -> dic
 
 
 def activation_matches(source: TensorSource, layer: MoELayer, reference: int, tokens: LayerTokens) -> dict[int, Match]:
-    """Activation matching of every other expert to expert `reference`, on the tokens routed to either."""
+    """Match every other expert to expert `reference` by activations on the tokens routed to either."""
     others = [e for e in range(layer.experts) if e != reference]
     pairs = pair_moments(source, layer, tokens, reference, others)
     shown = progress(pairs, f"match experts of {layer.name}", len(others), late=True)
@@ -58,19 +58,19 @@ MATCHINGS: dict[str, Callable[[MoELayer, int, Observer], Mapping[int, Match]]] =
 
 @dataclass(frozen=True)
 class LayerMatch:
-    """How the experts of a layer match its `reference`."""
+    """The reference expert of a layer, and the match of every other expert by its id."""
 
     reference: int
     matches: Mapping[int, Match]
 
     @property
     def orders(self) -> dict[int, Tensor]:
-        """The new order [f] of each expert's hidden neurons."""
+        """The permutation [f] of each expert's hidden neurons."""
         return {e: match.perm for e, match in self.matches.items()}
 
     @property
     def summary(self) -> dict[str, float]:
-        """The reference, and the mean normalised objective before and after."""
+        """The reference, and the mean objective before and after alignment."""
         matches, count = self.matches.values(), max(len(self.matches), 1)
         return {
             "reference": self.reference,
@@ -80,7 +80,7 @@ class LayerMatch:
 
 
 class KeptMatches:
-    """The matches of each layer: found when they are first asked for, read from `store` from then on."""
+    """The matches of each layer: computed on first use, read from `store` afterwards."""
 
     def __init__(self, store: Store, find: Callable[[MoELayer], LayerMatch]) -> None:
         self._store, self._find = store, find
@@ -99,16 +99,16 @@ class KeptMatches:
 
 
 Orders = Callable[[MoELayer], Mapping[int, Tensor]]
-"""layer → the new order [f] of the hidden neurons of its experts; experts that are not there keep theirs."""
+"""Layer → the permutation [f] of each expert by its id; experts that are missing stay as they are."""
 
 
 def write_permuted(
     source: Checkpoint, layers: Iterable[MoELayer], orders: Orders, directory: Path, store: Store | None = None
 ) -> Written:
-    """Write `source` with `orders` applied into `directory`; a layer's are asked for when it is written.
+    """Write `source` to `directory` with `orders` applied; `orders` is called as each layer is written.
 
-    Peak memory is that of `orders`, or a tensor of `source` (of a stack: one expert's entry) and its copy: no more
-    for more layers. Gives what was written; for shards and `store` see `write_parts`.
+    Peak memory, whatever the number of layers: that of `orders`, or two copies of a tensor (in a stack: of one entry).
+    Returns what was written; for shards and `store` see `write_parts`.
     """
     specs = {name: TensorSpec(source.dtype(name), source.shape(name)) for name in source.names()}
     parts = []
@@ -134,15 +134,15 @@ def _permuted(source: Checkpoint, layer: MoELayer, orders: Orders) -> Iterator[P
 
 
 ROUNDING = 1e-4
-"""Largest change of a logit, relative to the largest logit, that float32 sums in another order explain."""
+"""Largest change of a logit, relative to the largest logit, that reordered float32 sums can cause."""
 
 
 def largest_change(before: Path, after: Path, batch: Mapping[str, Tensor], memory_limit: int | None = None) -> float:
-    """Largest absolute change in logits on `batch` between two checkpoints, one model in memory at a time.
+    """Largest absolute change in logits on `batch` between two checkpoints, with one model in memory at a time.
 
-    Where the change exceeds rounding it is measured again in float32, then in float64: in lower precision a near tie
-    in a router may tip over. A model larger than `memory_limit` bytes is read from the disk as it runs.
-    Raises `CheckpointError` when the change exceeds rounding there, too.
+    A change beyond rounding is measured again in float32, then in float64, because in low precision a near tie in a
+    router may be decided differently. A model larger than `memory_limit` bytes is offloaded.
+    Raises `CheckpointError` if the change exceeds rounding in float64, too.
     """
     for dtype in (None, torch.float32, torch.float64):
         old, new = (_logits(directory, batch, dtype, memory_limit) for directory in (before, after))
@@ -167,18 +167,18 @@ def _logits(
 
 @dataclass(frozen=True)
 class Permuted:
-    """How far the experts of each layer came to match its reference, and what that changed of the model's logits."""
+    """Summary of each layer's match by layer name, and the largest change of a logit."""
 
     layers: Mapping[str, Mapping[str, float]]
     largest_logit_change: float
 
 
 def permute_model(observer: Observer, output: Path, matching: str, reference: str) -> Permuted:
-    """Align the hidden neurons of each layer's experts to one of them; write the model, which computes the same.
+    """Align the hidden neurons of each layer's experts to one of them; write the model, whose function is unchanged.
 
-    `matching` is one of `MATCHINGS`, `reference` one of `LAYER_REFERENCES`: the expert that the others are aligned to.
-    Interrupted, it goes on with the layer where it stopped.
-    Raises `CheckpointError` where logits on the first batch change by more than rounding; nothing is written then.
+    `matching` is a key of `MATCHINGS`; `reference`, a key of `LAYER_REFERENCES`, selects the expert that the others
+    are aligned to. An interrupted run resumes at the layer where it stopped.
+    Raises `CheckpointError` if logits on the first batch change by more than rounding; nothing is written then.
     """
     model = observer.model
     probe = model_inputs(observer.batches[0], model.family.causal)

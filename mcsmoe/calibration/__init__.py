@@ -1,4 +1,4 @@
-"""What a model does on calibration text: the sample, the watching of routers and experts, and sums of what was seen.
+"""Observation of a model on calibration text: the sample, hooks on routers and experts, and sums of what they see.
 
     from mcsmoe.calibration import Observer, Sampling
     from mcsmoe.model import Model
@@ -8,10 +8,10 @@
         observer.counts["decoder.0"]  # [E]: how many tokens select each expert
         observer.tokens(model.layers[0]).inputs  # [T, d]: the tokens that reach a layer
 
-An `Observer` opens the model and draws its sample when it is first asked. Below it, `watching` shows what a forward
-pass does in every sparse layer, `collect` adds that up into `RoutingStatistics`, and `write_gradients` does the same
-for gradients. Of a model that is larger than memory, `lockstep` takes all batches through one block before the next,
-and `journal` lets an interrupted run go on; `memory` tells before work starts which of both ways it is.
+An `Observer` loads the model and draws the sample on first use. It builds on `watching`, which reports what a forward
+pass does in every sparse layer. `collect` sums those reports into `RoutingStatistics`; `write_gradients` does the same
+for gradients. For a model larger than memory, `lockstep` runs all batches through one block before loading the next,
+and `journal` lets an interrupted run resume. `memory` decides before work starts whether the model has to be streamed.
 """
 
 from mcsmoe.calibration.gradients import Gradients, write_gradients

@@ -1,4 +1,4 @@
-"""One pass over the calibration sample that fills the routing statistics of every sparse layer."""
+"""Routing statistics of every sparse layer, from one pass over the calibration sample."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 
@@ -14,9 +14,9 @@ from mcsmoe.families import Activation, Expert, Family, MoELayer, Role, Routing
 from mcsmoe.families.experts import expert_in_memory, forward
 
 Reduce = Callable[[Tensor], Tensor]
-"""A sum over the tokens of this process → the sum over those of all processes."""
+"""Sum over the tokens of this process → sum over the tokens of all processes."""
 Keep = Callable[[str, LayerStatistics], None]
-"""Takes the name of a layer and its statistics."""
+"""Receives the name of a layer and its statistics."""
 
 
 def alone(value: Tensor) -> Tensor:
@@ -33,12 +33,12 @@ def collect(
     also: Collection[str] = (),
     reduce: Reduce = alone,
 ) -> RoutingStatistics:
-    """Statistics over all tokens that are no padding; no token tensor is kept.
+    """Sum up the statistics of each layer over all real tokens (no padding); no token tensor is kept.
 
-    `also` names further sums (`statistics.ALSO`): `norms` come from the model's own run of its experts, `outputs` and
-    `pair-errors` run all experts on all tokens. How the sample is cut into batches, ordered and shared out among
-    processes changes nothing beyond the rounding of float64 sums. Raises `CheckpointError` naming the layer whose sums
-    are not finite, and `UnknownNameError` for an entry of `also` that is none.
+    `also` names further sums (see `statistics.ALSO`). `norms` uses the outputs that the model computes anyway;
+    `outputs` runs all experts on all tokens, `pair-errors` runs averaged pairs of experts. Batch size, order and the
+    number of processes change the result only by rounding in float64. Raises `CheckpointError` naming the first layer
+    with sums that are not finite, and `UnknownNameError` for an unknown entry of `also`.
     """
     found: dict[str, LayerStatistics] = {}
     collect_layers(model, family, layers, batches, found.__setitem__, also=also, reduce=reduce)
@@ -56,10 +56,10 @@ def collect_layers(
     reduce: Reduce = alone,
     journal: Journal | None = None,
 ) -> None:
-    """`collect`, layer after layer: `keep` gets the sums of each as soon as they are whole, in order.
+    """Collect as `collect` does, but pass each layer's sums to `keep` as soon as they are complete, in layer order.
 
-    Of a model that is streamed, one layer's sums are in memory at a time, beside what `lockstep` needs. `layers` are
-    then to be those that an earlier run with the same `journal` did not keep.
+    With a streamed model, the sums of one layer are in memory at a time, plus what `lockstep` needs. To resume with
+    the `journal` of an earlier run, pass only the `layers` that run did not keep.
     """
     sums: dict[str, LayerStatistics] = {}
 
@@ -72,7 +72,7 @@ def collect_layers(
         accumulate(sums[layer.name], layer, x, routing, lambda e: expert_in_memory(model, layer, e))
 
     for layer in watching(model, family, layers, batches, see, journal, outputs="norms" in also):
-        ours = sums.pop(layer.name, None) or zeros(layer, device_of(model))  # a process may have no batch
+        ours = sums.pop(layer.name, None) or zeros(layer, device_of(model))  # this process may have no batch
         total = ours.map(reduce).map(Tensor.cpu)
         if not all(bool(value.isfinite().all()) for value in total.tensors().values()):
             raise CheckpointError(
@@ -84,7 +84,7 @@ def collect_layers(
 def accumulate(
     sums: LayerStatistics, layer: MoELayer, x: Tensor, routing: Routing, expert: Callable[[int], Expert]
 ) -> None:
-    """Add the tokens x [T, d] and what the router did with them to the `sums` that are there, in place."""
+    """Add the tokens x [T, d] and their `routing` to every sum that `sums` holds, in place."""
     exact, logits = x.double(), routing.logits.double()
     chosen = exact.new_zeros(len(x), layer.experts).scatter_(1, routing.index, 1)  # [T, E] of 0 and 1
     gates = torch.zeros_like(chosen).scatter_(1, routing.index, routing.gates.double())  # [T, E]
@@ -108,7 +108,7 @@ def accumulate(
 
 
 CHUNK = 512
-"""Tokens that all experts of a layer are computed on at once; bounds memory at E·CHUNK·f numbers."""
+"""Tokens per chunk when all experts of a layer run on them: at most E·CHUNK·max(d, f) numbers in memory."""
 
 
 def add_outputs(sums: LayerStatistics, layer: MoELayer, x: Tensor, expert: Callable[[int], Expert]) -> None:
@@ -127,8 +127,8 @@ def add_pair_errors(
 ) -> None:
     """Add Σ ‖f_i(x) − f_ij(x)‖² over the tokens of expert i to `pair_errors[i, j]`, in place.
 
-    f_ij is the expert whose weights are the plain averages of those of i and j. x: [T, d]; chosen: [T, E],
-    true where a token selects an expert.
+    f_ij is the expert whose weights are the plain averages of those of i and j.
+    x: [T, d]; chosen: [T, E], True where a token selects the expert.
     """
     assert sums.pair_errors is not None
     experts = [expert(e) for e in range(layer.experts)]
@@ -136,17 +136,17 @@ def add_pair_errors(
     for i in chosen.any(0).nonzero().flatten().tolist():
         for part in x[chosen[:, i]].split(CHUNK):
             y = _averaged_with(i, stacks, layer.activation, part)
-            sums.pair_errors[i] += (y - y[i]).double().square().sum((1, 2))  # paired with itself, i is what it is
+            sums.pair_errors[i] += (y - y[i]).double().square().sum((1, 2))  # y[i] = f_i(x)
 
 
 def _averaged_with(i: int, stacks: dict[Role, Tensor], activation: Activation, x: Tensor) -> Tensor:
-    """Outputs [E, n, d] on tokens x [n, d] of the averages of expert i with every expert."""
+    """Outputs [E, n, d], on tokens x [n, d], of the averages of expert i with each of the E experts."""
 
     def average(of: Tensor) -> Tensor:
         return (of + of[i]) / 2
 
     def projected(weight: Role, bias: Role) -> Tensor:
-        # In-projections are linear: those of an averaged pair give the mean of what both give.
+        # In-projections are linear: averaging the results equals averaging the weights.
         pre = x @ stacks[weight].mT  # [E, n, f]
         return average(pre if bias not in stacks else pre + stacks[bias][:, None])
 

@@ -1,4 +1,4 @@
-"""Gradients and Fisher information of the experts' weights on calibration rows, layer after layer into a file."""
+"""Gradients and Fisher information of the experts' weights on calibration rows, written to a file layer by layer."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,14 +19,14 @@ from mcsmoe.tasks.batches import IGNORED, is_causal, model_inputs
 
 GRADIENTS = "gradients.safetensors"
 KINDS = {"gradients": ("gradient", "fisher"), "exact-fisher": ("exact-fisher",)}
-"""What is written for each kind that is asked for."""
+"""Entry of `collect.also` → the kinds that it writes."""
 
 
 class Gradients:
-    """Lazy reading of what collect wrote, expert by expert.
+    """Reader of the file that `write_gradients` wrote; loads one tensor at a time.
 
-    Each kind (`gradient`, `fisher`, `exact-fisher`) has one tensor for every tensor of every expert, of the
-    same shape. Raises `StatisticsError` where a kind was not collected.
+    Each kind (`gradient`, `fisher`, `exact-fisher`) holds, for every tensor of every expert, one tensor of the same
+    shape. Reading raises `StatisticsError` for a kind that was not collected.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -34,11 +34,11 @@ class Gradients:
 
     @staticmethod
     def key(kind: str, layer: str, expert: int, name: str) -> str:
-        """The name of one tensor in the file; those of one layer lie together."""
+        """Name of one tensor in the file, such as `encoder.1/fisher/3/wi`; the tensors of a layer are adjacent."""
         return f"{layer}/{kind}/{expert}/{name}"
 
     def tensor(self, kind: str, layer: MoELayer, expert: int, name: str) -> Tensor:
-        """One kind for one tensor of one expert."""
+        """Read one kind for tensor `name` of one expert."""
         try:
             with safe_open(self._file, "pt") as file:
                 value: Tensor = file.get_tensor(self.key(kind, layer.name, expert, name))
@@ -48,16 +48,16 @@ class Gradients:
         return value
 
     def read(self, kind: str, layer: MoELayer, expert: int) -> Expert:
-        """One kind for one expert, by the names of its layout."""
+        """Read one kind for all tensors of one expert, by their names in the layout."""
         return {name: self.tensor(kind, layer, expert, name) for name in layer.layout}
 
 
 MASS = 0.999
-"""Share of each position's probability that exact Fisher information sums over, the most probable tokens first."""
+"""Probability mass that exact Fisher information covers at each position, most probable tokens first."""
 BLOCK_BYTES = 4 * 2**30
-"""Most bytes of expert weights that are differentiated at once; more layers take further passes."""
+"""Upper bound on the bytes of expert weights differentiated in one pass; the other layers take further passes."""
 BATCH_BYTES = 2**28
-"""Most bytes of gradients of different tokens in memory at once."""
+"""Upper bound on the bytes of per-token gradients in memory at once."""
 
 
 def write_gradients(
@@ -70,17 +70,17 @@ def write_gradients(
     reduce: Reduce = alone,
     block_bytes: int = BLOCK_BYTES,
 ) -> None:
-    """Write the kinds of `KINDS` that `also` names into `directory`; None takes part in the sums only.
+    """Write the kinds that `also` asks for (see `KINDS`) to `directory`; a process with None only adds to the sums.
 
-    `gradient` is Σ ∇W over rows, of the cross-entropy summed over the labels of a row; router losses are off.
-    `fisher` is Σ (∇W)² over rows: the empirical Fisher information, each row one draw. `exact-fisher` is
-    Σ_t Σ_v p_t(v) (∇W log p_t(v))² over label positions t and tokens v (Matena & Raffel, arXiv 2111.09832):
-    positions count one by one, because the labels before them are given. It leaves out the least probable
-    tokens, together less than 1 − `MASS`, and takes one backward pass for each token that it counts.
+    - `gradient`: Σ ∇W over rows, where a row's loss is the cross-entropy summed over its labels, without router losses.
+    - `fisher`: Σ (∇W)² over rows, the empirical Fisher information with each row as one draw.
+    - `exact-fisher`: Σ_t Σ_v p_t(v) (∇W log p_t(v))² over label positions t and tokens v (Matena & Raffel,
+      arXiv 2111.09832). Each position counts separately, because the labels before it are given. The least probable
+      tokens, together less than 1 − `MASS`, are left out. Every token that counts costs one backward pass.
 
-    Rows run one by one and without padding, so that batches change nothing. An expert that no row reaches
-    has zeros. As many layers as fit into `block_bytes` share a pass over the batches. Values are in float32
-    or better. Raises what `write_safetensors` raises.
+    Rows run one at a time and unpadded, so the batch size changes nothing. An expert that no row reaches gets zeros.
+    Layers share a pass over the batches as far as they fit into `block_bytes`. Values are float32 or better.
+    Raises what `write_safetensors` raises.
     """
     kinds = [kind for entry in KINDS if entry in also for kind in KINDS[entry]]
     weights = {
@@ -117,14 +117,14 @@ def write_gradients(
 
 
 class Weight(NamedTuple):
-    """One tensor of one expert in a loaded model: its own parameter, or its part of one that experts share."""
+    """One tensor of one expert in a loaded model: a whole parameter, or a slice of a stacked one."""
 
     parameter: Tensor
     expert: int
     place: Place
 
     def of(self, parameter: Tensor) -> Tensor:
-        """The expert's part of what has the shape of the parameter."""
+        """The expert's part of a tensor shaped like the parameter."""
         return self.place.view(self.place.share(parameter, self.expert))
 
     @property
@@ -138,7 +138,7 @@ def _dtype(weight: Tensor) -> torch.dtype:
 
 
 def _blocks(weights: Mapping[str, Mapping[Any, Weight]], most: int) -> list[list[str]]:
-    """Names of layers that share a pass, in the order in which the file has them."""
+    """Names of the layers that share a pass, pass by pass, in file order."""
     blocks: list[list[str]] = []
     room = 0
     for name in sorted(weights, key=lambda name: f"{name}/"):
@@ -154,7 +154,7 @@ def _blocks(weights: Mapping[str, Mapping[Any, Weight]], most: int) -> list[list
 def _differentiate(
     model: nn.Module, weights: Sequence[Weight], batches: Sequence[Batch], kinds: Collection[str]
 ) -> dict[str, list[Tensor]]:
-    """Each kind for each weight, over the rows of this process."""
+    """Each kind for each weight, summed over the rows of this process."""
     sums = {kind: [torch.zeros_like(w.value, dtype=_dtype(w.value)) for w in weights] for kind in kinds}
     device, causal = weights[0].parameter.device, is_causal(model)
     at_once = max(1, BATCH_BYTES // sum(weight.value.nbytes for weight in weights))
@@ -181,20 +181,20 @@ def _differentiate(
 
 
 def _gradients(values: Tensor, weights: Sequence[Weight]) -> Iterator[tuple[int, Tensor]]:
-    """Gradients [n, …] of n values, in float32 or better, with the place of their weight; those there are."""
+    """Yield (index of a weight, its gradients [n, …] of n values, float32 or better); skip unreached weights."""
     each = torch.eye(len(values), dtype=values.dtype, device=values.device)
     parameters = list({id(weight.parameter): weight.parameter for weight in weights}.values())
     found = torch.autograd.grad(values, parameters, each, retain_graph=True, allow_unused=True, is_grads_batched=True)
     by_parameter = {id(parameter): gradients for parameter, gradients in zip(parameters, found, strict=True)}
     for place, weight in enumerate(weights):
         gradients = by_parameter[id(weight.parameter)]
-        if gradients is not None:  # no token of the row reached the expert
+        if gradients is not None:  # None: no token of the row reached the expert
             ours = torch.stack([weight.of(gradient) for gradient in gradients])
             yield place, ours.to(_dtype(ours))
 
 
 def rows(batches: Iterable[Batch], causal: bool) -> Iterator[dict[str, Tensor]]:
-    """Each row of each batch that has a label, as a batch of its own, cut behind its last real token."""
+    """Yield each row that has a label, as a batch of its own, cut after its last real token."""
     for batch in batches:
         masks = real_tokens(batch, causal)
         stacks = {name: "decoder" if causal or name.startswith(("decoder", "labels")) else "encoder" for name in batch}
@@ -206,11 +206,11 @@ def rows(batches: Iterable[Batch], causal: bool) -> Iterator[dict[str, Tensor]]:
 
 
 def likely(p: Tensor) -> Tensor:
-    """True for the fewest tokens that have `MASS` of a distribution together [L, V]; of equal ones the first.
+    """Mask [L, V] of the fewest tokens whose probabilities sum to `MASS`; ties go to the lower token id.
 
-    p: [L, V], a distribution in each row.
+    p: [L, V], one distribution per row.
     """
     ranked, order = p.double().sort(dim=-1, descending=True, stable=True)
-    before = ranked.cumsum(-1).roll(1, -1)  # what more probable tokens have
+    before = ranked.cumsum(-1).roll(1, -1)  # mass of the more probable tokens
     before[:, 0] = 0
     return torch.zeros_like(p, dtype=torch.bool).scatter(-1, order, before < MASS)

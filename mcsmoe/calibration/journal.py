@@ -1,4 +1,4 @@
-"""Where forward passes side by side have come to, on disk, so that an interrupted run goes on from there."""
+"""Progress of the forward passes in `lockstep`, kept on disk so that an interrupted run can resume."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +14,11 @@ from mcsmoe.checkpoint.writer import raw
 from mcsmoe.errors import CheckpointError
 
 PASSED = "passed"
-"""The note of what was passed."""
+"""Name of the note that lists the finished blocks."""
 
 
 class Call(NamedTuple):
-    """What a pass asks for: a block on arguments."""
+    """A pass's request to run a block on these arguments."""
 
     block: str
     args: tuple[Any, ...]
@@ -26,34 +26,35 @@ class Call(NamedTuple):
 
     @property
     def owner(self) -> str:
-        """The list that has the block."""
+        """The module list that holds the block: `model.layers` of `model.layers.3`."""
         return _owner(self.block)
 
 
 class _UnknownError(Exception):
-    """An output that is more than tensors."""
+    """A block's output holds something other than tensors and None."""
 
 
 class Journal:
-    """What each pass got out of the last block that all have passed, of each list of blocks, in `store`.
+    """For each list of blocks, what every pass got from the last block that all passes have finished, in `store`.
 
-    Another run gives that out for all blocks of the list up to this one: no model looks at what came out of a block
-    after it was put into the next. Arguments of the block that follows must then be what they were, bit by bit.
-    Whoever opens a journal vouches that model and passes are those it was written with. Disk: twice what passes keep
-    between two blocks. A model whose blocks give out anything but tensors and None has no journal, and starts anew.
+    A resumed run returns this output for every block of the list up to that one. That is enough, because a model
+    uses a block's output only as the input of the next block. `check` then compares the arguments of the next block
+    with the recorded ones, bit by bit. The caller must reopen a journal with the same model and the same passes.
+    Disk use: twice what the passes keep between two blocks. Recording stops at a block that returns anything but
+    tensors and None.
     """
 
     def __init__(self, store: Store, device: torch.device | str = "cpu") -> None:
         self._store, self._device = store, device
         self._usable = True
         self.blocks: list[str] = []
-        """Those passed in an earlier run or this one."""
+        """Blocks that all passes have finished, in this run or an earlier one."""
         self._arguments: list[str | None] = []
         if PASSED in store:
             self.blocks, self._arguments = store.load(PASSED).values
 
     def keep(self, block: str, i: int, output: Any) -> None:
-        """Take what pass i got out of `block`. Raises `DiskFullError`."""
+        """Record what pass i got from `block`. Raises `DiskFullError`."""
         tensors: list[Tensor] = []
         try:
             structure = _take_apart(output, tensors)
@@ -63,7 +64,7 @@ class Journal:
         self._store.keep(_note(block, i), {str(n): value for n, value in enumerate(tensors)}, structure)
 
     def passed(self, block: str, calls: Sequence[Call | None]) -> None:
-        """All passes came out of `block` and are at `calls` now."""
+        """Record that all passes have finished `block` and now wait at `calls`."""
         if not self._usable or not any(calls):
             return
         before = self._last(_owner(block))
@@ -74,14 +75,14 @@ class Journal:
             self._store.drop(_note(before, i))
 
     def output(self, owner: str, i: int) -> Any:
-        """What pass i got out of the last block of the list `owner` that was passed."""
+        """What pass i got from the last finished block of the list `owner`."""
         kept, structure = self._store.load(_note(self._last(owner), i))
-        # Where a tensor starts decides kernels, too: a file has them anywhere.
+        # Clone, because a tensor in a file may start anywhere, and its alignment can change which kernel runs.
         tensors = [kept[str(n)].clone().to(self._device) for n in range(len(kept))]
         return _put_together(structure, tensors)
 
     def check(self, i: int, call: Call | None) -> None:
-        """Raise `CheckpointError` unless pass i is where it was."""
+        """Raise `CheckpointError` unless pass i waits at the recorded call."""
         if self.blocks and (call and _digest(call)) != self._arguments[i]:
             raise CheckpointError("forward passes do not go on as they stopped; run again, it starts anew")
 
@@ -98,7 +99,7 @@ def _owner(block: str) -> str:
 
 
 def _take_apart(value: Any, tensors: list[Tensor]) -> Any:
-    """The structure of an output in JSON; its tensors are put into `tensors`, as they lie in memory: [numbers]."""
+    """The structure of an output as JSON values; its tensors are appended to `tensors`, flat in memory order."""
     if isinstance(value, Tensor) and _is_dense(value):
         tensors.append(value.as_strided((value.numel(),), (1,)))
         return {"number": len(tensors) - 1, "shape": value.shape, "stride": value.stride()}
@@ -118,13 +119,13 @@ def _put_together(structure: Any, tensors: Sequence[Tensor]) -> Any:
 
 
 def _is_dense(value: Tensor) -> bool:
-    """Whether a tensor has all of the memory from its first element to its last, and each element once."""
+    """Whether the tensor fills its memory from first to last element without gaps or overlaps."""
     axes = sorted((stride, size) for stride, size in zip(value.stride(), value.shape, strict=True) if size > 1)
     return all(stride == math.prod(size for _, size in axes[:i]) for i, (stride, _) in enumerate(axes))
 
 
 def _digest(call: Call) -> str:
-    """A hash of all tensors and plain values in the arguments, and how the tensors lie in memory."""
+    """Hash of the tensors and plain values in the arguments, including dtypes, shapes and strides."""
     digest = xxh3_128()
     for part in _parts([call.block, call.args, call.kwargs]):
         digest.update(part)

@@ -1,7 +1,7 @@
-"""Forward passes of several batches side by side: all go through one block before any goes through the next.
+"""Forward passes of several batches in lockstep: all finish one block before any enters the next.
 
-So a block's weights are read once for all batches, and only one block is in memory. Whatever a model does around its
-blocks (embeddings, masks, positions, what an encoder gives to a decoder) is done by its own forward.
+So each block's weights are read once for all batches, and one block is in memory at a time. Everything around the
+blocks (embeddings, masks, positions, encoder states for a decoder) is left to the model's own `forward`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,17 +18,17 @@ from mcsmoe.checkpoint.streamed import Blocks
 from mcsmoe.progress import progress
 
 
-# No `except Exception` of a model is to catch these.
+# BaseException, so that no `except Exception` in a model catches these.
 class Enough(BaseException):
-    """Ends a forward pass whose rest nobody needs."""
+    """Ends a forward pass early, once the rest is not needed."""
 
 
 class _Stopped(BaseException):
-    """Unwinds the thread of a pass that is not to go on."""
+    """Unwinds the thread of a stopped pass."""
 
 
 class _Pass:
-    """One forward pass, in a thread of its own, which sleeps whenever it is not asked to go on."""
+    """One forward pass in its own thread, which sleeps until it is told to continue."""
 
     def __init__(self, forward: Callable[[], object]) -> None:
         self._calls: SimpleQueue[Call | BaseException | None] = SimpleQueue()
@@ -42,8 +42,8 @@ class _Pass:
         self._wait()
 
     def answer(self, output: Any) -> None:
-        """Go on with the block's output up to the next block; `call` is None at the end."""
-        self.call = None  # the arguments go before the next ones come
+        """Continue with the block's output up to the next block; at the end of the pass, `call` is None."""
+        self.call = None  # free these arguments before the next ones are made
         self._answers.put(output)
         self._wait()
 
@@ -55,7 +55,7 @@ class _Pass:
             self._thread.join()
 
     def ask(self, call: Call) -> Any:
-        """In the thread: hand `call` over and sleep until its output is there."""
+        """Called in the thread: hand over `call` and sleep until its output arrives."""
         self._calls.put(call)
         del call
         answer = self._answers.get()
@@ -70,7 +70,7 @@ class _Pass:
         self.call = found
 
     def _work(self, forward: Callable[[], object], threads: int) -> None:
-        torch.set_num_threads(threads)  # of this thread, like the gradient's mode
+        torch.set_num_threads(threads)  # a per-thread setting, like the gradient mode below
         result: BaseException | None = None
         try:
             with torch.no_grad():
@@ -89,13 +89,14 @@ def lockstep(
     enter: Callable[[int], None],
     journal: Journal | None = None,
 ) -> Iterator[str]:
-    """Run `forwards`, each a call of `model` that may end by `Enough` inside a block, one block in memory at a time.
+    """Run `forwards` with one block in memory at a time; yield each block's name once all forwards have finished it.
 
-    Everything runs in the order of `forwards`, one at a time, and blocks in this thread: `enter(i)` is called before
-    forward i goes into a block, and a block is yielded after the last one came out of it. What a forward raises is
-    raised here, and nothing is left running. Peak memory: what is outside the blocks, one block, and what each
-    forward keeps between two blocks: its hidden states, masks and positions. Blocks that `journal` knows from an
-    earlier run are not run again; it takes down those that are yielded, when the next one is asked for.
+    Each forward is a call of `model`, and may end early by raising `Enough` inside a block. They take turns in their
+    order, only one runs at any moment, and blocks run in the calling thread. `enter(i)` is called before forward i
+    enters a block. What a forward raises is raised here, after all threads are stopped.
+    Peak memory: everything outside the blocks, one block, and what each forward keeps between two blocks (hidden
+    states, masks, positions). Blocks that `journal` holds from an earlier run are skipped. A yielded block is
+    recorded in it when the caller asks for the next one.
     """
     passes = [_Pass(forward) for forward in forwards]
     running: list[_Pass] = []
@@ -126,7 +127,7 @@ def lockstep(
 
 
 def _replay(each: _Pass, journal: Journal, i: int) -> None:
-    """Take a pass, the i-th, to where it was."""
+    """Bring pass i back to the call where the earlier run stopped."""
     owner, output = "", None
     while each.call is not None and each.call.block in journal.blocks:
         if owner != (owner := each.call.owner):
@@ -136,7 +137,7 @@ def _replay(each: _Pass, journal: Journal, i: int) -> None:
 
 
 def _go_on(each: _Pass, block: Callable[..., Any], journal: Journal | None, i: int) -> None:
-    """Give a pass, the i-th, what it waits for; it may be at the same block again then."""
+    """Run the block that pass i waits for and continue the pass; it may then wait at the same block again."""
     call = each.call
     assert call is not None
     try:
@@ -152,7 +153,7 @@ def _go_on(each: _Pass, block: Callable[..., Any], journal: Journal | None, i: i
 
 @contextmanager
 def _halting(model: nn.Module, blocks: Blocks, ask: Callable[[Call], Any]) -> Iterator[dict[str, Callable[..., Any]]]:
-    """Let the forward of each block ask; yields the real ones."""
+    """Replace each block's `forward` by a request to `ask`; yield the original ones by block name."""
     real: dict[str, Callable[..., Any]] = {}
 
     def asking(name: str) -> Callable[..., Any]:

@@ -1,23 +1,24 @@
-"""What work needs of memory, told from a configuration before it starts, and whether `memory_limit` allows it.
+"""Estimates of the memory that a stage needs, made from the configuration, and the check against `memory_limit`.
 
-With W all weights, R those outside the blocks, B the largest block, L the largest tensor (it is copied once while it is
-read), all in bytes, a forward pass over the calibration sample needs
+A forward pass over the calibration sample needs, in bytes:
 
     whole in memory     W + L + one batch + sums of all layers
-    streamed            R + B + L + one batch + sums of one layer + what passes keep between two blocks
+    streamed            R + B + L + one batch + sums of one layer + P, whatever the number of layers
 
-whatever the number of layers in the second case. Passes keep hidden states, 2 d bytes of weights' dtype for each of the
-sample's positions S (source and target at their greatest length), and two masks of S² bytes a row. Who looks at the
-tokens of a layer (alignment by activations, router rows of an export) has them as often, in either case. One batch
-takes 8 (4 d + 3 k f) + 4 (a S + d) bytes for each position, of a heads and k experts with hidden width f: inputs in
-float64, experts' neurons, attention; with `norms` 32 k d more, the outputs of k experts apart. Training needs 4 W
-(weights, gradients, two states of Adam), 5 W with the best weights so far, beside W of a teacher: sharding divides
-these by the number of processes, but each holds what it loads and writes whole. Pages of the checkpoint's files, which
-the system can drop, do not count.
+- W: all weights; R: weights outside the blocks; B: the largest block; L: the largest tensor (copied once on reading).
+- P, what passes keep between two blocks: per row of S positions (longest source plus longest target), hidden states
+  of 2 d numbers in the weights' dtype for each position, and two masks of S² bytes.
+- One batch, per position: 8 (4 d + 3 k f) + 4 (a S + d) bytes for inputs in float64, hidden neurons of k experts of
+  width f, and attention with a heads. `norms` adds 32 k d for the separate outputs of the k experts.
+- Keeping a layer's tokens (alignment by activations, router rows of an export) adds 2 d numbers for each position of
+  the sample, whole or streamed.
 
-Freed memory counts neither, thanks to `return_freed_memory` in `mcsmoe/checkpoint/streamed.py`: without it, the
-streamed peak in `python -m benchmarks.streaming` grew by 10 MB with each layer of 92 MB; with it, 12 layers take what 6
-take.
+Training needs 4 W (weights, gradients, two Adam states), or 5 W if it keeps the best weights so far, plus W for a
+teacher. Sharding divides this by the number of processes, but each process loads and writes whole models.
+
+Two things do not count. The system can drop cached pages of the checkpoint's files. Freed memory goes back to the
+system through `return_freed_memory` in `mcsmoe/checkpoint/streamed.py`: without it, the streamed peak in
+`python -m benchmarks.streaming` grew by 10 MB per layer of 92 MB; with it, 12 layers peak where 6 do.
 """
 
 from collections.abc import Collection
@@ -31,21 +32,22 @@ from mcsmoe.errors import MemoryLimitError
 from mcsmoe.families import sparse_layers
 
 WHOLE_ONLY = ("gradients", "exact-fisher")
-"""Kinds of statistics that need a backward pass, and so all weights at once."""
+"""Entries of `also` that need a backward pass, and therefore all weights at once."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes that a stage needs with the model whole in memory, and with one block after the other."""
+    """Bytes that a stage needs with the model whole in memory, and with the model streamed."""
 
     whole: int
     streamed: int
 
 
 def forward_needs(config: Any, sampling: Sampling, also: Collection[str] | None = None, tokens: bool = False) -> Needs:
-    """For a pass over the calibration sample.
+    """Bytes that a pass over the calibration sample needs, by the formulas above.
 
-    With the statistics, too, and those that `also` names, where it is given; with `tokens` for those of one layer.
+    also: None collects no statistics; a collection adds the usual sums and those it names.
+    tokens: whether the tokens of one layer are kept.
     """
     weights, layers = Footprint.of(config), sparse_layers(config)
     taken = [0 if also is None else _sums(layer.experts, layer.d_model, also) for layer in layers]
@@ -78,9 +80,10 @@ def must_stream(
     also: Collection[str] | None = None,
     tokens: bool = False,
 ) -> bool:
-    """True where the model does not fit whole; arguments as in `forward_needs`.
+    """Whether the model must be streamed because it does not fit whole into `limit` bytes (None: no limit).
 
-    Raises `MemoryLimitError` where it does not fit in pieces either, and where `also` needs it whole (`WHOLE_ONLY`).
+    Other arguments as in `forward_needs`. Raises `MemoryLimitError` if the model does not fit streamed either, or
+    if `also` names an entry of `WHOLE_ONLY`.
     """
     if limit is None:
         return False
@@ -100,9 +103,10 @@ def must_stream(
 def check_training(
     limit: int | None, stage: str, student: Any, teacher: Any = None, keeps_best: bool = False, shares: int = 1
 ) -> None:
-    """Raise `MemoryLimitError` where a training of configuration `student`, taught by `teacher`, does not fit.
+    """Raise `MemoryLimitError` if training `student` with `teacher` (configurations) needs more than `limit` bytes.
 
-    shares: processes that it is spread over; 1 where each holds all.
+    keeps_best: whether a copy of the best weights is kept. shares: processes that the training is sharded over;
+    1 if every process holds everything.
     """
     if limit is None:
         return

@@ -1,4 +1,4 @@
-"""A model on its calibration sample, for whoever asks what happens inside."""
+"""A model together with its calibration sample, and the questions that one can ask of the two."""
 
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -21,10 +21,10 @@ from mcsmoe.tasks.task import Encoded
 
 @dataclass(frozen=True)
 class LayerTokens:
-    """The T real tokens of one layer: inputs [T, d] and the experts that each selects, index [T, k].
+    """The T real tokens of one layer: inputs [T, d], and index [T, k] of the experts that each token selects.
 
-    Kept rather than summed up: the sums of one pair of experts take f² doubles, of all pairs more than the
-    layer itself, and another forward pass for each pair would take longest.
+    The tokens are kept because sums would be larger: one pair of experts needs f² doubles, and all pairs together
+    more than the layer itself. A forward pass for each pair would take too long.
     """
 
     inputs: Tensor
@@ -38,9 +38,10 @@ class LayerTokens:
 def layer_tokens(
     model: nn.Module, family: Family, layers: Sequence[MoELayer], batches: Sequence[Batch]
 ) -> Generator[tuple[str, LayerTokens]]:
-    """Name and tokens of one layer after another; those of one layer are in memory at a time.
+    """Yield (name, tokens) of one layer after another; the tokens of one layer are in memory at a time.
 
-    All of a model that is streamed by one pass over the batches, which waits where the last one was taken.
+    With a streamed model, one pass over the batches serves all layers; it waits at each layer until the next is asked
+    for. With a model in memory, each layer takes its own pass.
     """
     seen: list[tuple[Tensor, Tensor]] = []
 
@@ -58,7 +59,7 @@ def layer_tokens(
 
 @dataclass(frozen=True)
 class Processes:
-    """Processes that share the rows of a sample: which one this is, where it computes, how its sums are added."""
+    """This process among `count` that share the rows of a sample: its index, its device, and how sums are reduced."""
 
     index: int = 0
     count: int = 1
@@ -67,12 +68,13 @@ class Processes:
 
 
 class Observer:
-    """A model that runs over its calibration sample when it is first asked a question; nobody else may run it.
+    """A model and its calibration sample; both are loaded on first use. Nothing else may run the model meanwhile.
 
-    `with observer:` ends passes that wait, and lets go of the model. The sample is drawn when it is first asked for,
-    too. With `also` (names of sums, perhaps none) statistics are collected, with `tokens` those of a layer are looked
-    at: the memory for either counts, and the model is read block by block where it does not fit whole.
-    Raises `MemoryLimitError`, before anything is loaded, where `work` needs more than the model's `memory_limit`.
+    Leaving `with observer:` ends waiting passes and releases the model. `also` (names of sums, possibly empty) and
+    `tokens` announce what will be asked for: statistics, or the tokens of a layer. The memory estimate includes them,
+    and a model that does not fit whole is streamed.
+    Raises `MemoryLimitError` before loading anything if `work`, the name of the stage, needs more than the model's
+    `memory_limit`.
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class Observer:
 
     @cached_property
     def sample(self) -> Sample:
-        """The sample, as all processes have it."""
+        """The whole sample, the same in every process."""
         return self.sampling.draw(self.model.tokenizer)
 
     @cached_property
@@ -111,13 +113,13 @@ class Observer:
         return self.share(self.sample.rows)
 
     def share(self, rows: Sequence[Encoded]) -> list[Batch]:
-        """This process's share of `rows`: every n-th of n processes."""
+        """This process's share of `rows`, in batches: every n-th row, for n processes."""
         mine = rows[self.processes.index :: self.processes.count]
         return self.model.batches(mine, self.sampling.batch_size)
 
     @cached_property
     def module(self) -> Any:
-        """The transformers model."""
+        """The transformers model, loaded on first use."""
         return self._loaded.enter_context(self.model.loaded(streamed=self._streamed, device=self.processes.device))
 
     @cached_property
@@ -126,9 +128,9 @@ class Observer:
         return count(self.module, self.model.family, self.model.layers, self.batches)
 
     def tokens(self, layer: MoELayer) -> LayerTokens:
-        """The tokens of `layer`; those of one layer are kept. Fewest passes if layers are asked for in their order."""
+        """The tokens of `layer`; only the last layer's stay in memory. Ask in layer order for the fewest passes."""
         while self._last is None or self._last[0] != layer.name:
-            self._last = None  # the layer before goes before this one comes
+            self._last = None  # free the previous layer's tokens before loading the next
             if layer.name not in self._ahead:
                 self._start(layer)
             self._last = next(self._coming)
@@ -136,7 +138,7 @@ class Observer:
         return self._last[1]
 
     def _start(self, layer: MoELayer) -> None:
-        """Passes that come by `layer` first, and by those after it where that costs less than other passes."""
+        """Start passes at `layer`; with a streamed model, they go on to the layers after it to save further passes."""
         self._passes.close()
         layers = self.model.layers[self.model.layers.index(layer) :] if self._streamed else [layer]
         coming = layer_tokens(self.module, self.model.family, layers, self.batches)

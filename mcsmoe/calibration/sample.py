@@ -20,9 +20,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which sample: `samples` rows of the training split, or all if there are fewer, drawn with `seed`.
+    """How the sample is drawn: `samples` rows of the training split (or all, if fewer), with `seed`.
 
-    They run in batches of `batch_size`.
+    The rows run in batches of `batch_size`.
     """
 
     task: TaskParams
@@ -32,21 +32,21 @@ class Sampling:
 
     @property
     def positions(self) -> int:
-        """Tokens of the longest row: its source and its target."""
+        """Most tokens that a row can have: source and target at their maximum lengths."""
         return self.task.max_source_length + self.task.max_target_length
 
     @property
     def values(self) -> dict[str, Any]:
-        """Its fields as JSON has them."""
+        """The fields as JSON values."""
         return vars(self) | {"task": self.task.model_dump(mode="json")}
 
     def draw(self, tokenizer: Any) -> Sample:
-        """The sample, in the token ids of `tokenizer`. Raises `DataError` for missing data or columns."""
+        """Draw the sample and encode it with `tokenizer`. Raises `DataError` for missing data or columns."""
         task, rng = TASKS[self.task.name], random.Random(self.seed)
         examples = task.examples(self.task, "train")
         drawn = rng.sample(examples, min(self.samples, len(examples)))
         rows = task.encode(tokenizer, drawn, self.task, self.seed)
-        rng.shuffle(rows)  # a passage may give several rows; which of them are kept is chance, too
+        rng.shuffle(rows)  # a passage may give several rows, so choose among them at random
         rows = rows[: self.samples]
         digest = hashlib.sha256(repr([(row.source, row.target) for row in rows]).encode())
         return Sample(rows, digest.hexdigest())

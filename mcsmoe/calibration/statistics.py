@@ -1,4 +1,4 @@
-"""What calibration measured of one sparse layer, and of a model: sums only, so that shards add up."""
+"""Calibration statistics of a sparse layer and of a whole model, as sums: parts of the sample can be added up."""
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -21,7 +21,7 @@ STATISTICS = "statistics.safetensors"
 PROVENANCE = "provenance.json"
 MEASURED = "measured.safetensors"
 KEPT = "sums"
-"""The note of which layers are kept."""
+"""Name of the note that lists the finished layers."""
 
 
 ALSO: dict[str, tuple[str, ...]] = {
@@ -32,16 +32,16 @@ ALSO: dict[str, tuple[str, ...]] = {
     "gradients": (),
     "exact-fisher": (),
 }
-"""What can be collected beside what always is, with the sums that it adds; what has none lies in files of its own."""
+"""Optional entries of `collect.also` → the sums each adds. Entries without sums are written to separate files."""
 
 
 @dataclass
 class LayerStatistics:
     """Sums over the T real tokens of one layer with E experts and inputs of width d; all float64.
 
-    x is an input, h = R x its router logits (paper §3), g_e the gate where e is among the selected experts (else 0),
-    f_e(x) the output of expert e, n_e the tokens selecting e. Selection is taken before any capacity limit, so every
-    token counts and no expert's output is cut. Sums that `ALSO` lists are there where they were asked for.
+    x is an input, h = R x its router logits (paper §3), g_e the gate of expert e (0 if not selected), f_e(x) the output
+    of expert e, and n_e the number of tokens that select e. Selections are those before any capacity limit, so every
+    token counts and no expert's output is cut. The sums listed in `ALSO` are None unless they were asked for.
     """
 
     tokens: Tensor  # []: T
@@ -60,7 +60,7 @@ class LayerStatistics:
 
     @classmethod
     def zeros(cls, experts: int, d_model: int, also: Collection[str] = (), device: Any = "cpu") -> Self:
-        """No token seen yet, with the sums that `also` adds. Raises `UnknownNameError` for an entry not in `ALSO`."""
+        """Empty sums, including those that `also` adds. Raises `UnknownNameError` for an entry not in `ALSO`."""
         for entry in also:
             if entry not in ALSO:
                 raise UnknownNameError("entry of also", entry, ALSO)
@@ -99,12 +99,12 @@ class LayerStatistics:
         return self.counts / self.counts.sum().clamp(min=1)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The sums that are there, by name."""
+        """The sums that were collected, by name."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """Each sum changed by `change`: moved to a device, or summed over processes."""
+        """Apply `change` to each sum, such as a move to a device or a reduction over processes."""
         return type(self)(**{name: change(value) for name, value in self.tensors().items()})
 
     def __add__(self, other: Self) -> Self:
@@ -118,8 +118,8 @@ class LayerStatistics:
 class RoutingStatistics:
     """Statistics of each sparse layer, in the order of the forward pass, and where they come from.
 
-    `provenance` tells the calibration sample: its fingerprint, seed and size. `measured` holds, by layer and
-    name, [E, E] matrices that are no sums: they belong to the whole sample and do not add up over shards.
+    `provenance` describes the calibration sample: fingerprint, seed and size. `measured` holds [E, E] matrices by
+    layer and name that are not sums: they describe the whole sample and cannot be added over parts of it.
     """
 
     layers: dict[str, LayerStatistics]
@@ -130,9 +130,9 @@ class RoutingStatistics:
         return self.layers[layer]
 
     def __add__(self, other: Self) -> Self:
-        """Statistics over the tokens of both; the provenance is the left one's.
+        """Statistics over the tokens of both, with the provenance of the left one.
 
-        Raises `ValueError` for different layers or sums, and where either holds measured matrices.
+        Raises `ValueError` if the layers or sums differ, or if either holds measured matrices.
         """
         if self.layers.keys() != other.layers.keys():
             raise ValueError("statistics of different layers cannot be added")
@@ -141,11 +141,11 @@ class RoutingStatistics:
         return type(self)({name: self[name] + other[name] for name in self.layers}, self.provenance)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """Each sum of each layer changed by `change`; the rest stays."""
+        """Apply `change` to each sum of each layer and keep the rest."""
         return replace(self, layers={name: layer.map(change) for name, layer in self.layers.items()})
 
     def save(self, directory: Path) -> None:
-        """Write sums, measured matrices, and `provenance.json` (with tokens by layer) into `directory`."""
+        """Write sums, measured matrices, and `provenance.json` (with token counts by layer) into `directory`."""
         directory.mkdir(parents=True, exist_ok=True)
         with StatisticsWriter(directory) as writer:
             for name, layer in self.layers.items():
@@ -154,9 +154,9 @@ class RoutingStatistics:
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """Read what `save` wrote, in memory that the file backs: what is not looked at takes none.
+        """Read what `save` wrote. Tensors are memory-mapped: unused ones take no memory.
 
-        Raises `StatisticsError` when it is missing or damaged.
+        Raises `StatisticsError` if a file is missing or damaged.
         """
         try:
             sums, measured = _read(directory / STATISTICS), _read(directory / MEASURED)
@@ -172,15 +172,15 @@ class RoutingStatistics:
 class StatisticsWriter:
     """Writes `RoutingStatistics` layer by layer into an existing directory; one layer is in memory at a time.
 
-    `store` keeps layers until all are there, and another writer finds them there again; without it, nothing is left of
-    an interrupted one. Of several processes one writes; the others have None for a directory.
+    `store` keeps finished layers until all are there, so that a writer of a later run finds them; without a store,
+    an interrupted run leaves nothing. With several processes one writes; the others pass None as directory.
     """
 
     def __init__(self, directory: Path | None, store: Store | None = None) -> None:
         self._directory, self._store = directory, store
         self._stack = ExitStack()
         self.tokens: dict[str, int] = {}
-        """Tokens of each layer that is kept."""
+        """Token counts of the layers kept so far."""
 
     def __enter__(self) -> Self:
         if self._directory is not None and self._store is None:
@@ -193,7 +193,7 @@ class StatisticsWriter:
         self._stack.close()
 
     def keep(self, name: str, layer: LayerStatistics) -> None:
-        """Take the next layer, in the order of the forward pass."""
+        """Store the next layer, in the order of the forward pass."""
         if self._store is None:
             return
         self._store.keep(f"{name}.sums", layer.tensors())
@@ -201,7 +201,7 @@ class StatisticsWriter:
         self._store.keep(KEPT, {}, self.tokens)
 
     def finish(self, provenance: Mapping[str, Any], measured: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Make one file of all layers, and write what goes with them."""
+        """Combine all layers into one file; write the measured matrices and the provenance beside it."""
         if self._directory is None or self._store is None:
             return
         store = self._store

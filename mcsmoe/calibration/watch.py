@@ -1,4 +1,4 @@
-"""Forward passes over calibration batches with an eye on every sparse layer."""
+"""Forward passes over calibration batches that report what happens in every sparse layer."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -18,14 +18,14 @@ from mcsmoe.tasks.batches import IGNORED, model_inputs
 
 Batch = Mapping[str, Tensor]
 See = Callable[[MoELayer, Tensor, Routing], None]
-"""(layer, inputs x [T, d] of its experts, what the router did with them) → what is learnt of them."""
+"""Receives (layer, inputs x [T, d] of its experts, what the router did with them)."""
 
 
 def real_tokens(batch: Batch, causal: bool) -> dict[str, Tensor]:
-    """Positions that are no padding: encoder [B, S] from `attention_mask`, decoder [B, T] from `labels`.
+    """Masks of the positions that are not padding: encoder [B, S] from `attention_mask`, decoder [B, T] from `labels`.
 
-    A decoder position counts when it has a label to predict. A causal model has a decoder only, and reads the
-    source with it: there, all of `attention_mask` counts.
+    A decoder position counts if it has a label. A causal model is a decoder only, which also reads the source, so
+    all of `attention_mask` counts.
     """
     attention = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
     return {"decoder": attention} if causal else {"encoder": attention, "decoder": batch["labels"] != IGNORED}
@@ -41,15 +41,15 @@ def watching(
     journal: Journal | None = None,
     outputs: bool = False,
 ) -> Iterator[MoELayer]:
-    """Call `see(layer, x [T, d], routing of x)` with the T real tokens of each layer and batch, in their order.
+    """Call `see(layer, x [T, d], routing of x)` with the T real tokens of each layer in each batch.
 
-    With `outputs`, `routing.outputs` are there: what the selected experts gave when the model ran them.
+    With `outputs`, `routing.outputs` holds the outputs of the selected experts as the model computed them.
 
-    A layer is yielded when it has seen all batches, in the order of `layers`, which is that of the forward
-    pass: for a model that is streamed before the next block is loaded, else at the end. No pass goes further than
-    the last of `layers`, and nobody else may run the model before the end. It runs in eval mode (no dropout, no router
-    jitter) and is left in the mode it came in. Of a model that is whole in memory nothing is kept from one batch to
-    the next; see `lockstep` for others, and for `journal`, which is theirs.
+    `layers` must be in the order of the forward pass. Each layer is yielded once it has seen all batches: with a
+    streamed model before the next block is loaded, otherwise at the end. Passes stop at the last of `layers`. Nothing
+    else may run the model meanwhile. It runs in eval mode (no dropout, no router jitter); its own mode is restored
+    at the end. With a model in memory, nothing is kept from one batch to the next. A streamed model runs in
+    `lockstep`, which alone uses `journal`.
     """
     if not layers:
         return
@@ -67,7 +67,7 @@ def watching(
         return hook
 
     def show(layer: MoELayer, x: Tensor, routing: Routing) -> None:
-        # `x` is what the experts see: the router's input may be normalised, or not yet projected.
+        # Take the experts' input, not the router's: that one may be normalised, or not yet projected.
         x = x.flatten(0, -2)  # [B·S, d]
         if routing.scale is not None:
             assert routing.inputs is not None
@@ -124,7 +124,7 @@ def watching(
         for block in lockstep(model, blocks, forwards, enter, journal):
             while left and left[0].path.startswith(f"{block}."):
                 yield left.pop(0)
-        yield from left  # there was no batch
+        yield from left  # without batches, lockstep yields no block
 
 
 def watch(
@@ -134,7 +134,7 @@ def watch(
     batches: Iterable[Batch],
     see: See,
 ) -> None:
-    """`watching` to the end."""
+    """Run `watching` to its end."""
     for _ in watching(model, family, layers, batches, see):
         pass
 
@@ -146,9 +146,10 @@ def one_by_one(
     batches: Sequence[Batch],
     see: See,
 ) -> Iterator[MoELayer]:
-    """`watching`, where no layer may be seen before the one before it was yielded: what it showed is in memory.
+    """Run `watching` so that a layer is seen only after the layer before it was yielded.
 
-    Of a model that is whole in memory each layer takes passes of its own over the batches.
+    So a caller that keeps what it sees has one layer's share in memory at a time. With a model in memory, each layer
+    takes its own pass over the batches.
     """
     at_once = [layers] if blocks_of(model) else [[layer] for layer in layers]
     for part in at_once:
@@ -156,7 +157,7 @@ def one_by_one(
 
 
 def count(model: nn.Module, family: Family, layers: Sequence[MoELayer], batches: Iterable[Batch]) -> dict[str, Tensor]:
-    """Tokens that select each expert, before any capacity limit, by layer: [E] int64."""
+    """Count the tokens that select each expert, before any capacity limit: layer name → [E] int64."""
     counts = {layer.name: torch.zeros(layer.experts, dtype=torch.int64) for layer in layers}
 
     def see(layer: MoELayer, x: Tensor, routing: Routing) -> None:

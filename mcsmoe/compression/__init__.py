@@ -1,4 +1,4 @@
-"""Each merged weight as U V + S: factorised, then pruned while the model learns from its teacher (LoSparse).
+"""Compression of each merged weight as U V + S (LoSparse, arXiv 2306.11222): factorise, then prune S while training.
 
     from mcsmoe.compression import Pruner, factorise_model
 
@@ -6,7 +6,7 @@
     pruner = Pruner(student, settings, steps)  # then, in every step: backward, before_step, optimiser, after_step
     pruner.finish(student)                     # pruned units are removed
 
-`size` tells before work begins whether a weight would shrink at all.
+`size` checks before work begins that every weight would shrink.
 """
 
 from mcsmoe.compression.factorise import MergedModel, Prunable, factorise, factorise_model

@@ -1,4 +1,4 @@
-"""W = U V + S: the best approximation of low rank, and what it leaves over (LoSparse, arXiv 2306.11222)."""
+"""W = U V + S: the best low-rank approximation, and the sparse rest S (LoSparse, arXiv 2306.11222)."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
@@ -12,26 +12,26 @@ from mcsmoe.params import Compress
 
 
 class Prunable(Protocol):
-    """S of K linear maps by its kept units (rows, columns or elements): `values` [n, w], sorted by expert and place."""
+    """The kept units (rows, columns or elements) of S for K experts: `values` [n, w], sorted by expert and place."""
 
     values: nn.Parameter
 
     def keep(self, alive: Tensor) -> None:
-        """Drop the units that are False in alive [n]; makes a new parameter `values`."""
+        """Drop the units that are False in alive [n]; `values` becomes a new parameter."""
 
 
 class MergedModel(Protocol):
-    """A model whose sparse layers hold stacked experts: `layer.experts` has one module a weight."""
+    """A model whose sparse layers hold stacked experts: `layer.experts` has one module per weight."""
 
     def sparse_mlps(self) -> Mapping[str, Any]:
-        """Sparse layers by name, in order of the forward pass."""
+        """Return the sparse layers by name, in the order of the forward pass."""
 
     def update_config(self) -> None:
-        """Make the configuration tell what the modules hold."""
+        """Update the configuration to match what the modules hold."""
 
 
 def stacked_weights(model: MergedModel) -> dict[str, tuple[nn.Module, str, Tensor]]:
-    """Dense expert weights by "layer.weight" ("encoder.1.wi"): owner, name in it, tensor [K, out, in]."""
+    """Dense expert weights by "layer.weight": `encoder.1.wi` → (owning module, `wi`, tensor [K, out, in])."""
     return {
         f"{layer}.{name}": (mlp.experts, name, module.weight)
         for layer, mlp in model.sparse_mlps().items()
@@ -41,7 +41,7 @@ def stacked_weights(model: MergedModel) -> dict[str, tuple[nn.Module, str, Tenso
 
 
 def sparse_parts(model: MergedModel) -> dict[str, Prunable]:
-    """S of the factorised expert weights that have one, by "layer.weight", in order of the forward pass."""
+    """S of each factorised expert weight that has one, by "layer.weight", in the order of the forward pass."""
     return {
         f"{layer}.{name}": module.sparse
         for layer, mlp in model.sparse_mlps().items()
@@ -51,16 +51,16 @@ def sparse_parts(model: MergedModel) -> dict[str, Prunable]:
 
 
 Build = Callable[[Tensor, Tensor, Tensor, str], nn.Module]
-"""(u [K, out, r], v [K, r, in], s [K, out, in], structure) → the module that computes with u v and the units of s."""
+"""(u [K, out, r], v [K, r, in], s [K, out, in], structure) → the module that computes with u v + the units of s."""
 
 
 @torch.no_grad()
 def factorise(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Weight [K, out, in] → u [K, out, r] = U_r √Σ_r, v [K, r, in] = √Σ_r V_rᵀ, s [K, out, in] = W − u v.
+    """Split weight W [K, out, in] into u [K, out, r] = U_r √Σ_r, v [K, r, in] = √Σ_r V_rᵀ and s = W − u v.
 
-    Exact at the start up to rounding; rank 0 gives empty factors, and s = W bit by bit. Computed expert by
-    expert in float32 or better, returned in the dtype of the weight. Raises ValueError for a rank that the
-    weight cannot have.
+    W = U Σ Vᵀ is the singular value decomposition of each expert, in float32 or better; results have the dtype of the
+    weight. u v + s equals W up to rounding. Rank 0 gives empty factors and s = W, bit by bit.
+    Raises `ValueError` for a rank below 0 or above min(out, in).
     """
     experts, d_out, d_in = weight.shape
     if not 0 <= rank <= min(d_out, d_in):
@@ -78,17 +78,17 @@ def _factorise_one(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     root = values[:rank].sqrt()
     u = (left[:, :rank] * root).to(matrix.dtype)
     v = (root[:, None] * right[:rank]).to(matrix.dtype)
-    # Of the rounded factors, so that S makes up for their rounding too.
+    # Use the rounded factors, so that S corrects their rounding, too.
     s = precise - u.to(precise.dtype) @ v.to(precise.dtype)
     return u, v, s.to(matrix.dtype)
 
 
 def factorise_model(model: MergedModel, settings: Compress, build: Build, exclude: Collection[str] = ()) -> None:
-    """Replace every dense stacked expert weight, except in layers named in `exclude`, and update the config.
+    """Replace every dense stacked expert weight, except in the layers named in `exclude`, and update the config.
 
-    `build` makes the factorised module. Weights are replaced one at a time, so that memory grows by one
-    weight. Raises `ParameterError` if a weight would not shrink, and `UserError` if there is no weight to
-    replace, both before the first factorisation.
+    `build` makes the factorised modules. Weights are replaced one at a time, so memory grows by one weight only.
+    Raises `ParameterError` if a weight would not shrink, and `UserError` if there is no weight to replace, both before
+    the first factorisation.
     """
     chosen = {name: place for name, place in stacked_weights(model).items() if name.rsplit(".", 1)[0] not in exclude}
     if not chosen:

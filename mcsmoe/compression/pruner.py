@@ -14,18 +14,18 @@ from mcsmoe.errors import ParameterError
 from mcsmoe.params import Compress
 
 Score = Callable[[Tensor, Tensor | None], Tensor]
-"""Values and gradient [n, w] (None: no token reached the layer) → score of each unit [n], float32 or better."""
+"""(values [n, w], gradient [n, w], or None if no token reached the layer) → scores [n], float32 or better."""
 
 
 def sensitivity(values: Tensor, gradient: Tensor | None) -> Tensor:
-    """Mean |s·∂L/∂s| of each unit: how the loss changes, to first order, if an entry is zeroed (LoSparse)."""
+    """Mean |s·∂L/∂s| of each unit [n]: to first order, how much the loss changes if an entry is zeroed (LoSparse)."""
     if gradient is None:
         return torch.zeros_like(values[:, 0], dtype=_precise(values))
     return (values * gradient).abs().mean(dim=1, dtype=_precise(values))
 
 
 def magnitude(values: Tensor, gradient: Tensor | None) -> Tensor:
-    """Mean |s| of each unit."""
+    """Mean |s| of each unit [n]."""
     return values.abs().mean(dim=1, dtype=_precise(values))
 
 
@@ -41,10 +41,11 @@ def _moving(average: Tensor, new: Tensor, beta: float) -> Tensor:
 
 
 class Importance:
-    """What the units of one weight rank by: I ← β·I + (1 − β)·score, from I = 0 (LoSparse, arXiv 2306.11222).
+    """Importance of the units of one weight: I ← β·I + (1 − β)·score, from I = 0 (LoSparse, arXiv 2306.11222).
 
-    With `uncertainty` β₂ they rank by I·U, where U ← β₂·U + (1 − β₂)·|score − I| with the new I, from U = 0: a
-    unit that is rarely important, but much so when it is, stays (PLATON, arXiv 2206.12562, there element by element).
+    With `uncertainty` = β₂, units rank by I·U instead, where U ← β₂·U + (1 − β₂)·|score − I| with the new I, from
+    U = 0. So a unit that is rarely but strongly important stays (PLATON, arXiv 2206.12562, which does this for single
+    elements).
     """
 
     def __init__(self, values: Tensor, settings: Compress) -> None:
@@ -55,7 +56,7 @@ class Importance:
 
     @torch.no_grad()
     def update(self, values: Tensor, gradient: Tensor | None) -> None:
-        """Take one step's values and gradient [n, w] into the averages."""
+        """Update the averages with one step's values [n, w] and gradient [n, w]."""
         score = whole(self._score(values, gradient)).to(self._average.device)
         self._average = _moving(self._average, score, self._beta)
         if self._deviation is not None and self._uncertainty is not None:
@@ -63,25 +64,26 @@ class Importance:
 
     @property
     def ranking(self) -> Tensor:
-        """The larger, the more important; [n], not negative."""
+        """Ranking [n], not negative; larger is more important."""
         return self._average if self._deviation is None else self._average * self._deviation
 
 
 @dataclass(frozen=True)
 class CubicSchedule:
-    """final + (1 − final)·(1 − (t − start)/(end − start))³ between `start` and `end`.
+    """Share of units kept after t optimiser steps: final + (1 − final)·(1 − (t − start)/(end − start))³.
 
-    Zhu & Gupta, arXiv 1710.01878, eq. 1, as used by LoSparse, arXiv 2306.11222. `t` counts optimiser steps.
+    The share is 1 up to `start`, and `final` from `end` on. The formula is eq. 1 of Zhu & Gupta (arXiv 1710.01878), as
+    used by LoSparse (arXiv 2306.11222).
     """
 
     start: int  # last step at which every unit is kept
     end: int  # first step at which only the final share is kept
     final: float
-    interval: int = 1  # steps between two prunings
+    interval: int = 1  # steps from one pruning to the next
 
     @classmethod
     def of(cls, settings: Compress, steps: int) -> Self:
-        """Schedule for `steps` steps in all. Raises `ParameterError` if the two holds do not fit."""
+        """Make the schedule for `steps` steps. Raises `ParameterError` if the two warmups together exceed 1."""
         if settings.initial_warmup + settings.final_warmup > 1:
             raise ParameterError(
                 "final_warmup",
@@ -93,7 +95,7 @@ class CubicSchedule:
         return cls(start, end, settings.final_ratio, settings.interval)
 
     def remaining(self, step: int) -> float:
-        """Share of units kept after `step`."""
+        """The share of units kept after `step`."""
         if step <= self.start:
             return 1.0
         if step >= self.end:
@@ -102,21 +104,20 @@ class CubicSchedule:
         return self.final + (1 - self.final) * left**3
 
     def prunes(self, step: int) -> bool:
-        """True after which steps units are pruned: every `interval`, and once the final share holds."""
+        """Whether to prune after `step`: every `interval` steps, and at every step from `end` on."""
         return step > self.start and (step >= self.end or step % self.interval == 0)
 
 
 class Pruner:
-    """One global threshold over the units of S of all layers (LoSparse, arXiv 2306.11222, by whole units).
+    """Prunes the units of S of all layers by one global threshold (LoSparse, arXiv 2306.11222, but by whole units).
 
-    In every step: backward → `before_step()` → clip gradients → optimiser step → `after_step(step)`; after
-    the last one `finish(model)`. A pruned unit stays pruned: whatever momentum does to it is undone after each
-    step. Processes that share averaged gradients prune the same units. Units count one each, however wide.
-    A model without S (structure `none`) has nothing to prune: every call then does nothing. A model in shards
-    (`fully_shard`) is pruned as the whole one is.
+    In every step: backward → `before_step()` → clip gradients → optimiser step → `after_step(step)`. After the last
+    step: `finish(model)`. A pruned unit stays pruned: what momentum adds to it is cleared after each step. Every unit
+    counts as one, however wide. Processes with the same averaged gradients prune the same units, and a sharded model
+    (`fully_shard`) is pruned like a whole one. For a model without S (structure `none`), every call does nothing.
 
-    model: factorised, not wrapped; steps: optimiser steps of the whole training. Raises `ParameterError` if
-    the schedule does not fit.
+    model: factorised, not wrapped; steps: optimiser steps of the whole training. Raises `ParameterError` if the
+    schedule does not fit.
     """
 
     def __init__(self, model: MergedModel, settings: Compress, steps: int) -> None:
@@ -129,14 +130,14 @@ class Pruner:
 
     @property
     def remaining(self) -> float:
-        """Share of all units of S that are not pruned; 0 without S."""
+        """The share of all units of S that are not pruned; 0 without S."""
         return self._left / max(1, self._total)
 
     @torch.no_grad()
     def before_step(self) -> None:
-        """Update the importance from this step's values and gradients; call it after backward, before clipping.
+        """Update importances from this step's values and gradients; call this after backward, before clipping.
 
-        Gradients of pruned units are zeroed: they must not count in the norm that clipping looks at.
+        Gradients of pruned units are zeroed, because they must not count in the norm that is clipped.
         """
         for name, part in self._parts.items():
             self._importance[name].update(part.values, part.values.grad)
@@ -145,7 +146,7 @@ class Pruner:
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Prune as the schedule says after optimiser step `step` (1 is the first), and clear pruned units."""
+        """Prune as scheduled after optimiser step `step` (the first is 1), and clear pruned units."""
         if self._schedule.prunes(step):
             self._prune(kept_units(self._total, self._schedule.remaining(step)))
         for name, part in self._parts.items():
@@ -153,9 +154,9 @@ class Pruner:
 
     @torch.no_grad()
     def finish(self, model: MergedModel) -> None:
-        """Prune to the final share if the training ended before, then remove pruned units from the trained `model`.
+        """Prune to the final share if training stopped early, then remove the pruned units from the trained `model`.
 
-        The function stays what it was. Parameters are replaced: an optimiser made before holds the old ones.
+        Removal does not change the function. Parameters are replaced: an existing optimiser still holds the old ones.
         """
         self._prune(kept_units(self._total, self._schedule.final))
         for name, part in sparse_parts(model).items():
@@ -163,7 +164,7 @@ class Pruner:
         model.update_config()
 
     def _prune(self, keep: int) -> None:
-        """Keep the `keep` most important units alive; of equals, the first by layer, expert and place."""
+        """Keep the `keep` most important units alive; ties go to the first by layer, expert and place."""
         if keep >= self._left:
             return
         scores = torch.cat([i.ranking.masked_fill(~self._alive[n], -1).cpu() for n, i in self._importance.items()])
@@ -178,7 +179,7 @@ class Pruner:
 
 
 def _largest(scores: Tensor, keep: int) -> Tensor:
-    """True for the `keep` largest of scores [n], of equals the first; by selection: elements are too many to sort."""
+    """Mask [n] of the `keep` largest scores; ties go to the first. Selects, because elements are too many to sort."""
     if keep == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     threshold = scores.kthvalue(len(scores) - keep + 1).values

@@ -1,4 +1,4 @@
-"""How many bytes a compressed weight takes, and the check that they are fewer than before."""
+"""Bytes of a compressed weight, and the check that they are fewer than before."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -9,47 +9,48 @@ from mcsmoe.errors import ParameterError
 from mcsmoe.params import Compress
 
 PLACE_BYTES = 4  # the place of a unit in its expert's matrix, int32
-START_BYTES = 8  # where the units of an expert start, int64: one more than there are experts
+START_BYTES = 8  # offset of the first unit of an expert, int64; E experts have E + 1 offsets
 
 Shape = tuple[int, int, int]
-"""Experts, output neurons, inputs of a stacked weight."""
+"""Shape of a stacked weight: (experts, out, in)."""
 
 
 class Units(NamedTuple):
-    """The units (rows, columns or elements) of S of one expert: how many, and entries of each."""
+    """Number of units (rows, columns or elements) in S of one expert, and the number of entries in each."""
 
     number: int
     width: int
 
 
 def units(structure: str, d_out: int, d_in: int) -> Units:
-    """What S [d_out, d_in] is pruned by; the structure `none` has no S."""
+    """The units of S [d_out, d_in]: `row` → (d_out, d_in), `element` → (d_out · d_in, 1), `none` (no S) → (0, 0)."""
     by_structure = {"row": (d_out, d_in), "column": (d_in, d_out), "element": (d_out * d_in, 1), "none": (0, 0)}
     return Units(*by_structure[structure])
 
 
 def unit_bytes(structure: str, d_out: int, d_in: int, value_bytes: int) -> int:
-    """Bytes of one kept unit: its entries and its place."""
+    """Bytes of one kept unit: those of its entries and of its place."""
     return units(structure, d_out, d_in).width * value_bytes + PLACE_BYTES
 
 
 def factor_bytes(shape: Shape, rank: int, structure: str, value_bytes: int) -> int:
-    """Bytes of a stacked weight when no unit is kept: U, V and the starts of S."""
+    """Bytes of a stacked weight of which no unit is kept: U, V and the offsets of S."""
     experts, d_out, d_in = shape
     starts = 0 if structure == "none" else (experts + 1) * START_BYTES
     return experts * rank * (d_out + d_in) * value_bytes + starts
 
 
 def kept_units(count: int, share: float) -> int:
-    """How many of `count` units are kept for a share; exact for shares written in decimals, halves go up."""
+    """`share` × `count` units, exact for decimal shares, with halves rounded up: (5, 0.1) → 1."""
     return floor(Fraction(str(share)) * count + Fraction(1, 2))
 
 
 def check_size(shapes: Mapping[str, Shape], settings: Compress, value_bytes: int = 4) -> None:
-    """Raise `ParameterError` unless every weight takes fewer bytes than before; call it before any work.
+    """Raise `ParameterError` unless compression saves bytes; call this before any work.
 
-    Two checks, because one threshold over all units leaves open which weight keeps them: each weight must
-    shrink if it keeps its share of units, and all together even if only the largest units are kept.
+    Because one threshold covers all units, it is not known in advance which weights keep theirs. So there are two
+    checks: each weight must shrink if it keeps its share of units, and all weights together must shrink even if the
+    largest units are the ones kept. value_bytes: bytes of one number.
     """
     for name, shape in shapes.items():
         _check_one(name, shape, settings, value_bytes)
@@ -99,21 +100,21 @@ def _check_largest_kept(shapes: list[Shape], settings: Compress, value_bytes: in
 
 
 def rank_of(settings: Compress, d_out: int, d_in: int) -> int:
-    """The rank that `settings` ask for in a weight [d_out, d_in]; 0 leaves no U V."""
+    """The rank that `settings` give for a weight [d_out, d_in]; 0 means no U V."""
     if settings.rank is not None:
         return settings.rank
-    assert settings.rank_ratio is not None  # params refuse it
+    assert settings.rank_ratio is not None  # params require one of the two
     return rank_of_ratio(settings.rank_ratio, d_out, d_in)
 
 
 def rank_of_ratio(share: float, d_out: int, d_in: int) -> int:
     """The largest rank r with r·(out + in) ≤ share·out·in; at least 1, unless the share is 0.
 
-    Exact rational arithmetic. The reference takes the ceiling of a float: a share computed from rank 25 came
-    back as rank 26.
+    Computed in exact rational arithmetic. The reference implementation takes the ceiling of a float, which turned a
+    share computed from rank 25 into rank 26.
     """
     if share == 0:
         return 0
-    # The float of 0.1, or of 25/96, is not that number; the simplest fraction near it is.
+    # The float 0.1 is not exactly 1/10, nor is the float of 25/96; the simplest fraction nearby is.
     exact = Fraction(share).limit_denominator(10**8)
     return max(1, floor(exact * d_out * d_in / (d_out + d_in)))

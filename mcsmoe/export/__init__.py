@@ -1,8 +1,8 @@
-"""A merged model as a stock one, which any engine loads: K router rows instead of an index map.
+"""Export of a merged model as a stock checkpoint that any engine loads: K router rows replace the index map.
 
-write    `export_model`: all of it, from the calibration sample's tokens to a verified checkpoint
-stock    what it was made of, what no stock configuration describes, and writing its tensors
-routers  where the K rows come from, by name: `@ROWS.register("ridge")`
-config   a config.json with another number of experts, and not a byte else changed
+write    `export_model`: the whole export, from calibration tokens to a verified checkpoint
+stock    reading a merged checkpoint, checks that a stock class can hold it, and writing its tensors
+routers  sources of the K router rows, by name: `@ROWS.register("ridge")`
+config   config.json with the number of experts changed, and nothing else
 card     the model card
 """

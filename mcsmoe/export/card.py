@@ -1,4 +1,4 @@
-"""The model card of an exported checkpoint: what it was made of and how, what it costs, and what got worse."""
+"""The model card of an exported checkpoint: its source, its making, its cost, and what got worse."""
 
 import json
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ METRICS = Path("artifacts/figures/scores")
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of the full model and of the merged one."""
+    """One measured number of the full and of the merged model."""
 
     name: str
     full: float
@@ -31,9 +31,9 @@ class Figure:
 
 
 def measured(checkpoint: Checkpoint, metric: Metric) -> list[Figure]:
-    """The figures of a checkpoint in artifacts/STEP/METHOD beside the full model's; none where there are none.
+    """Measurements of a checkpoint in artifacts/STEP/METHOD beside those of the full model; [] if there are none.
 
-    Figures that belong to another state of the checkpoint, which its bytes tell, do not count.
+    Measurements of another state of the checkpoint, recognised by its size in bytes, are ignored.
     """
     step, method = checkpoint.directory.resolve().parts[-2:]
     files = [METRICS / "full.json", METRICS / f"{step}-{method}.json"]
@@ -48,7 +48,7 @@ def measured(checkpoint: Checkpoint, metric: Metric) -> list[Figure]:
 def _worse(name: str, full: dict[str, float], merged: dict[str, float], metric: Metric) -> bool:
     if name in COSTS:
         return merged[name] > full[name]
-    # Figures beside the metric have no direction of their own, but for its breakdown.
+    # Only the metric and its breakdown say which direction is worse; other numbers do not.
     return name.startswith(metric.name) and metric.gain(merged[name], full[name]) < 0
 
 
@@ -56,7 +56,7 @@ TAGS = ["mixture-of-experts", "expert-merging", "mc-smoe", "arxiv:2310.01334"]
 
 
 def model_card(params: Params, mapped: Mapped, plan: Plan, output: Path, router: str, agreement: Agreement) -> str:
-    """Markdown with the front matter that model hubs read. `output` is where the stock checkpoint will stand."""
+    """Render the card as Markdown, with front matter for model hubs. `output` is the stock checkpoint's directory."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -95,13 +95,13 @@ def model_card(params: Params, mapped: Mapped, plan: Plan, output: Path, router:
 
 
 def _front(params: Params) -> dict[str, Any]:
-    """A local directory is no model that a hub could link to."""
+    """Front matter; without `base_model` for a local directory, to which a hub cannot link."""
     base = {} if params.model.hub is None else {"base_model": params.model.hub}
     return {"library_name": "transformers"} | base | {"tags": TAGS}
 
 
 def _recipe(plan: Plan, params: Params) -> Recipe | None:
-    """The recipe of the plan's method, unless it was changed since."""
+    """The recipe of the plan's method, or None if its rule or alignment is no longer that of the plan."""
     if plan.method not in known_recipes():
         return None
     recipe = load_recipe(plan.method, params)

@@ -1,4 +1,4 @@
-"""A config.json with another number of experts, and not a byte else changed."""
+"""Edit of a config.json that changes the number of experts and no other byte."""
 
 import json
 import re
@@ -9,11 +9,11 @@ from mcsmoe.errors import CheckpointError
 
 
 def with_expert_count(text: str, names: Collection[str], before: int, after: int, older: str | None = None) -> str:
-    """The JSON object `text` with `after` where `before` stands under those of `names` that are in it.
+    """Replace `before` by `after` under each of `names` that the JSON object `text` has.
 
-    The name "a.b" is the b of the object a. `older` is the name by which transformers before 5 knows the number: it
-    joins the others where the source was saved anew by 5, which writes the new name only.
-    Raises `CheckpointError` where none is, or where one has another value.
+    A name may be nested: "a.b" is key b of object a. `older` is the key that transformers before version 5 uses for
+    the number. It is added if missing, because version 5 saves only the new key.
+    Raises `CheckpointError` if no name is found, or if one has another value than `before`.
     """
     values = json.loads(text)
     found = [name for name in names if _last(name) in _owner(values, name)]
@@ -36,7 +36,7 @@ def _last(name: str) -> str:
 
 
 def _owner(values: dict[str, Any], name: str) -> dict[str, Any]:
-    """The object that has the last part of the name; an empty one where there is none."""
+    """The object that holds the last part of the name, or an empty one: "a.b" → `values["a"]`."""
     for part in name.split(".")[:-1]:
         values = values.get(part) or {}
     return values
@@ -45,7 +45,7 @@ def _owner(values: dict[str, Any], name: str) -> dict[str, Any]:
 def _with_number(text: str, name: str, number: int) -> str:
     wanted = json.loads(text)
     _owner(wanted, name)[_last(name)] = number
-    # The name may occur in other objects, too.
+    # The name may also occur in other objects: take the edit that gives the wanted values.
     matches = re.finditer(rf'"{re.escape(_last(name))}"\s*:\s*(\d+)', text)
     edits = (text[: match.start(1)] + str(number) + text[match.end(1) :] for match in matches)
     return next(edit for edit in edits if json.loads(edit) == wanted)

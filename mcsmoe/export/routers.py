@@ -1,4 +1,4 @@
-"""The K router rows of each layer of a stock checkpoint: where they come from, by name."""
+"""Sources, by name, of the K router rows of each layer of a stock checkpoint."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from mcsmoe.errors import CheckpointError
 from mcsmoe.registry import Registry
 
 CHUNK = 4096
-"""Tokens that are in memory in float64 at once."""
+"""Tokens per float64 chunk."""
 
 
 @dataclass(frozen=True)
 class RouterData:
-    """One router over E experts, what it did on T calibration tokens, and the K groups of experts.
+    """One router over E experts, its inputs and logits on T calibration tokens, and the K groups of experts.
 
-    Logits are `inputs` [T, p] times `rows` [E, p]: where the router has a bias, it is the last column of `rows`, and
-    `inputs` end with 1. `logits` [T, E] are those of the model itself. `members` has the experts of each group,
-    `dominants` one of each; experts in no group have no share in anything.
+    A linear router gives logits = `inputs` [T, p] · `rows`ᵀ, with `rows` [E, p]. A bias is the last column of `rows`,
+    and `inputs` then end with 1. `logits` [T, E] are those of the model itself. `members` lists the experts of each
+    group, `dominants` one expert of each; experts in no group are ignored.
     """
 
     layer: str
@@ -31,9 +31,9 @@ class RouterData:
     dominants: Sequence[int]
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Parts of the tokens in float64: inputs [n, p], and what a row of each group should give, [n, K].
+        """Yield the tokens in float64 chunks: inputs [n, p], and the wanted logits of the groups [n, K].
 
-        That is log Σ exp of the members' logits, whose softmax is the sum of the members' probabilities.
+        The wanted logit is log Σ exp of the members' logits: its softmax is the sum of the members' probabilities.
         """
         for x, logits in zip(self.inputs.split(CHUNK), self.logits.split(CHUNK)):
             parts = [logits[:, list(group)].double().logsumexp(1) for group in self.members]
@@ -47,29 +47,29 @@ class RouterData:
 
 
 Rule = Callable[[RouterData], Tensor]
-"""What is known of a router → the K rows [K, p] float64, a bias in the last column where it has one."""
+"""Data of a router → the K rows [K, p] float64, with a bias, if any, in the last column."""
 
 ROWS: Registry[Rule] = Registry("source of router rows", "mcsmoe.export")
 
 
 @ROWS.register("dominant")
 def dominant(data: RouterData) -> Tensor:
-    """The row of each group's dominant expert, bit by bit: [K, p]."""
+    """The unchanged router row of each group's dominant expert: [K, p]."""
     return data.rows[list(data.dominants)].double()
 
 
 STRENGTH = 1e-3
-"""Weight of the penalty, in units of the inputs' mean square."""
+"""Weight of the penalty, in units of the mean diagonal entry of Σ x xᵀ."""
 ROUNDING = 0.02
-"""Largest difference of logits, relative to the largest logit, that bfloat16 explains."""
+"""Largest difference of logits, relative to the largest logit, that bfloat16 rounding can cause."""
 
 
 @ROWS.register("ridge")
 def ridge(data: RouterData) -> Tensor:
-    """argmin_W Σ_t ‖W x_t − y_t‖² + λ ‖W − W₀‖² with y the log Σ exp of members' logits, W₀ dominant rows: [K, p].
+    """Fit the rows W [K, p] by ridge regression: argmin_W Σ_t ‖W x_t − y_t‖² + λ ‖W − W₀‖².
 
-    Directions in which no token lies keep the dominant rows, groups of one expert theirs altogether.
-    Raises `CheckpointError` where the router is not linear.
+    y_t [K] are the log Σ exp of the members' logits, and W₀ the dominant rows. In directions without tokens, W keeps
+    the dominant rows; a group of one expert keeps its row. Raises `CheckpointError` if the router is not linear.
     """
     check_linear(data)
     start, gram = data.rows[list(data.dominants)].double(), data.gram
@@ -79,7 +79,7 @@ def ridge(data: RouterData) -> Tensor:
 
 
 def check_linear(data: RouterData) -> None:
-    """Raise `CheckpointError` where the model's logits are not inputs times rows: no other rows can be fitted then."""
+    """Raise `CheckpointError` if the model's logits are not inputs · rowsᵀ: then no rows can be fitted."""
     change = (data.inputs.float() @ data.rows.float().T - data.logits.float()).abs().max()
     if change > ROUNDING * data.logits.abs().max():
         raise CheckpointError(
@@ -90,18 +90,19 @@ def check_linear(data: RouterData) -> None:
 
 STEPS = 100
 TOLERANCE = 1e-9
-"""Of the largest entry of the gradient, in whitened coordinates."""
+"""L-BFGS stops below this largest entry of the gradient, in whitened coordinates."""
 FLOOR = 1e-6
-"""Of the inputs' mean square: what is added to it in every direction."""
+"""Added to the inputs' second moment in every direction, relative to its mean diagonal entry."""
 
 
 @ROWS.register("cross-entropy")
 def cross_entropy(data: RouterData) -> Tensor:
-    """argmin_W −Σ_t p_t · log softmax(W x_t), p the members' probabilities summed by group, from `ridge` on: [K, p].
+    """Fit the rows W [K, p] by cross-entropy, starting from `ridge`: argmin_W −Σ_t p_t · log softmax(W x_t).
 
-    A convex problem, solved by L-BFGS in coordinates in which the inputs are white: z = W C with Σ x xᵀ / T = C Cᵀ.
-    Softmax does not see what all rows have in common; that stays as `ridge` has it, which matters to routers that
-    score by a sigmoid.
+    p_t [K] are the members' probabilities, summed by group. The problem is convex; L-BFGS solves it in coordinates
+    in which the inputs are white: z = W C with Σ x xᵀ / T = C Cᵀ. Softmax ignores whatever is common to all rows; that
+    part stays as `ridge` leaves it, which matters for routers that score by a sigmoid.
+    Raises `CheckpointError` if the router is not linear.
     """
     start = ridge(data)
     root = _root(data)
@@ -120,7 +121,7 @@ def cross_entropy(data: RouterData) -> Tensor:
 
 
 def objective(data: RouterData, rows: Tensor) -> tuple[float, Tensor]:
-    """Mean cross-entropy over the tokens, in nats, and its gradient by the rows [K, p]."""
+    """Mean cross-entropy over the tokens, in nats, and its gradient [K, p] with respect to the rows."""
     loss, slope = 0.0, torch.zeros_like(rows)
     for x, y in data.chunks():
         wanted, found = y.softmax(1), (x @ rows.T).log_softmax(1)
@@ -130,7 +131,7 @@ def objective(data: RouterData, rows: Tensor) -> tuple[float, Tensor]:
 
 
 def _root(data: RouterData) -> Tensor:
-    """Lower triangular C with C Cᵀ = Σ x xᵀ / T, and a little of the identity, lest it be singular: [p, p]."""
+    """Lower triangular C [p, p] with C Cᵀ = Σ x xᵀ / T, plus a small multiple of the identity against singularity."""
     gram = data.gram / len(data.inputs)
     return torch.linalg.cholesky(gram + FLOOR * gram.trace() / len(gram) * torch.eye(len(gram), dtype=gram.dtype))
 
@@ -140,9 +141,9 @@ def _unwhitened(z: Tensor, root: Tensor) -> Tensor:
 
 
 def agreement(data: RouterData, rows: Tensor) -> float:
-    """Share of tokens whose largest of K logits, by `rows` [K, p], is that of the group with the largest of E logits.
+    """Share of tokens for which the K logits by `rows` [K, p] and the E logits of the model favour the same group.
 
-    Corrections that some routers add for the selection alone do not count, on either side.
+    Only the largest logit is compared; corrections that some routers add for the selection alone are ignored.
     """
     label = torch.full((data.logits.shape[1],), -1)
     for k, group in enumerate(data.members):

@@ -1,4 +1,4 @@
-"""A merged checkpoint as a stock one: what it was made of, what no stock configuration describes, writing it."""
+"""Merged checkpoints as stock ones: how one was made, whether a stock class can hold it, and writing it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from mcsmoe.grouping.plan import LayerPlan, Plan
 
 @dataclass(frozen=True)
 class Mapped:
-    """Stock `source`, mapped `checkpoint`, and by layer the members of the K experts and which of them is dominant."""
+    """A merged `checkpoint` with index maps, its stock `source`, and the members and dominant expert of each group."""
 
     source: Checkpoint
     checkpoint: Checkpoint
@@ -34,24 +34,24 @@ class Mapped:
 
     @property
     def kept(self) -> int:
-        """Experts K that each layer keeps."""
+        """Number K of experts that each layer keeps."""
         return len(self.dominants[self.layers[0].name])
 
     @cached_property
     def others(self) -> dict[str, str]:
-        """Name in the source → name in the mapped checkpoint, of what is no expert."""
+        """Name in the source → name in the mapped checkpoint, of all tensors outside experts."""
         layers, held = self.layers, set(self.checkpoint.names())
         experts = {place.name(e) for layer in layers for e in range(layer.experts) for place in layer.places.values()}
         names = self.family.merged_names(self.source.config, [n for n in self.source.names() if n not in experts])
-        # Training saves no tensor that is tied to another one.
+        # Training does not save tensors that are tied to others.
         return {old: new for old, new in names.items() if new in held}
 
 
 def open_mapped(source: Checkpoint, checkpoint: Checkpoint, plan: Path) -> Mapped:
-    """Read how `checkpoint` was made of `source`, by the plan in the directory `plan`.
+    """Read how `checkpoint` was made from `source`, using the plan in the directory `plan`.
 
-    Raises `CheckpointError` where one of them is not of its kind, where experts were compressed, and where the three
-    do not belong together; `PlanError` where it is the plan that is missing or another's.
+    Raises `CheckpointError` if `checkpoint` is not merged, if `source` is not stock, if experts were compressed, or if
+    the two do not belong together; `PlanError` if the plan is missing or belongs to another checkpoint.
     """
     described = merged_layers(checkpoint.config)
     if not described:
@@ -96,7 +96,7 @@ def _members(checkpoint: Checkpoint, family: Family, layer: MoELayer, kept: int)
 
 
 def _dominants(layer: str, members: Sequence[Sequence[int]], planned: Mapping[str, LayerPlan]) -> list[int]:
-    """A group of one needs no plan: a model whose experts were dropped in training is not what its plan says."""
+    """Dominant expert of each group. A group of one needs no plan, which does not know experts dropped in training."""
     chosen = {group.dominant for group in planned[layer].groups} if layer in planned else set()
     dominants = []
     for group in members:
@@ -112,7 +112,7 @@ def _apart(source: Checkpoint, checkpoint: Checkpoint, what: str) -> CheckpointE
 
 
 def check_stock(mapped: Mapped) -> None:
-    """Raise `CheckpointError` where K experts in each layer, and no map, are not what the model is, or cannot route."""
+    """Raise `CheckpointError` if layers differ in K, or if a router of the stock class cannot select among K."""
     kept = {name: len(groups) for name, groups in mapped.members.items()}
     directory = mapped.checkpoint.directory
     if len(set(kept.values())) > 1:
@@ -152,11 +152,11 @@ def _cannot_route(layer: MoELayer, kept: int) -> str | None:
 
 
 def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, store: Store | None = None) -> Written:
-    """Write the mapped checkpoint in the names and the layout of its source into `directory`.
+    """Write the mapped checkpoint to `directory`, with the tensor names and layout of its source.
 
-    `routers` are tensors that differ from the mapped checkpoint's, by their name there. Peak memory is a tensor of
-    one expert and its copy: no more for more layers. Gives what was written; for shards and `store` see `write_parts`.
-    Raises `CheckpointError` for values that are not finite, `DiskFullError` without room.
+    `routers` are the replaced tensors, by their name in the mapped checkpoint. Peak memory, whatever the number of
+    layers: two copies of one expert's tensor. Returns what was written; for shards and `store` see `write_parts`.
+    Raises `CheckpointError` for values that are not finite, and `DiskFullError` if the disk is full.
     """
     source, checkpoint, family = mapped.source, mapped.checkpoint, mapped.family
     text = (source.directory / "config.json").read_bytes().decode()
@@ -190,7 +190,7 @@ def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, 
 def _shares(mapped: Mapped, layer: MoELayer, specs: Mapping[str, TensorSpec]) -> Iterator[Piece]:
     for tensor, entry, k, names in expert_shares(layer, mapped.kept):
         spec = specs[tensor]
-        # What nobody fills would be refused by the writer.
+        # NaN, so that the writer refuses a piece with entries left unfilled.
         value = torch.full(piece_shape(spec, entry), torch.nan, dtype=spec.dtype)
         for name in names:
             ours = mapped.checkpoint.part(mapped.family.merged_tensor(layer, name), k)

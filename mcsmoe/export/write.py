@@ -1,4 +1,4 @@
-"""From a merged checkpoint to a stock one: router rows by the calibration sample, then all of it, verified."""
+"""The whole export: router rows from the calibration sample, then the stock checkpoint, written and verified."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,16 +19,16 @@ from mcsmoe.families import MoELayer, Routing
 from mcsmoe.progress import progress
 
 Agreement = Mapping[str, float]
-"""Layer → share of tokens that the K router rows send where all E rows sent them."""
+"""Layer → share of tokens that the K router rows send to the same group as all E rows."""
 
 
 def stock_routers(
     mapped: Mapped, rule: Rule, model: nn.Module, batches: Sequence[Batch]
 ) -> tuple[dict[str, Tensor], Agreement]:
-    """All layers' router tensors by their name in the mapped checkpoint, and their `Agreement`.
+    """Router tensors of all layers by their name in the mapped checkpoint, and their `Agreement`.
 
-    `model` is the source's: its tokens are those that the rows are chosen by. One layer's are in memory at a time.
-    Corrections of scores are those of the dominant experts.
+    `model` is the source model; the rows are fitted to its tokens, with one layer's in memory at a time. Corrections
+    of scores, which some routers have, are taken from the dominant experts.
     """
     tensors: dict[str, Tensor] = {}
     shares: dict[str, float] = {}
@@ -53,14 +53,14 @@ def stock_routers(
         for name, value in ((weight, rows[:, :width]), (bias, rows[:, width:].flatten())):
             if name in axes:
                 tensors[name] = value.to(tensors[name].dtype)
-        del data  # before the next layer's comes
+        del data  # free it before the next layer's data
     return tensors, shares
 
 
 def router_data(
     mapped: Mapped, layer: MoELayer, weight: str, bias: str | None, seen: list[tuple[Tensor, Tensor]]
 ) -> RouterData:
-    """What the router of one layer is, and did on real tokens: inputs and logits of each batch, taken from `seen`."""
+    """Collect the data of one layer's router; empties `seen`, the (inputs, logits) of the real tokens of each batch."""
     inputs, logits = (torch.cat(each) for each in zip(*seen, strict=True))
     seen.clear()
     rows = mapped.checkpoint.tensor(weight)
@@ -71,7 +71,7 @@ def router_data(
 
 
 REPORT = "export.json"
-"""What an export is known by: the source of its router rows, its experts a layer, and their `Agreement`."""
+"""Marks a directory as an export, and holds its source of router rows, experts per layer, and `Agreement`."""
 CARD = "README.md"
 
 
@@ -83,12 +83,12 @@ def export_model(
     card: Callable[[Agreement], str],
     key: Mapping[str, Any] | None = None,
 ) -> Agreement:
-    """Write `mapped`, which was made of the observer's model, to `output` as a stock checkpoint with its model card.
+    """Write `mapped`, made from the observer's model, to `output` as a stock checkpoint with a model card.
 
-    `router` names the source of router rows in `ROWS`. Interrupted, it goes on with the layer where it stopped, if
-    weights are large enough for shards; `key` are JSON values that tell other rules of the user's own from these.
-    Raises `UnknownNameError` for `router`, and `CheckpointError` where no stock class can hold the model, where
-    `output` is anything but an earlier export, and as `verify_stock` does; `output` is then as it was.
+    `router` is a key of `ROWS`. An interrupted run resumes at the layer where it stopped, if the weights are large
+    enough for shards. It resumes only with the same `key`: JSON values that identify the user's own rules.
+    Raises `UnknownNameError` for an unknown `router`, `CheckpointError` if no stock class can hold the model or if
+    `output` exists and is not an export, and what `verify_stock` raises; `output` then stays as it was.
     """
     rule, model = ROWS[router], observer.model
     if output.exists() and not (output / REPORT).is_file():

@@ -1,4 +1,4 @@
-"""How many groups each layer gets, and which experts hold them."""
+"""Budgets: how many groups each layer gets, and which experts are dominant."""
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -10,26 +10,26 @@ from mcsmoe.errors import ParameterError
 from mcsmoe.registry import Registry
 
 Importances = Mapping[str, Tensor]
-"""Importance [E] of the experts of each merged layer, in the order of the forward pass."""
+"""Layer name → importance [E] of its experts, for each merged layer, in the order of the forward pass."""
 
 Budget = Callable[[Importances, float, int | None], dict[str, list[int]]]
-"""(importances, groups a layer, most members of a group) → dominant experts of each layer, most important first."""
+"""(importances, groups per layer, capacity) → dominant experts of each layer, most important first."""
 
 BUDGETS: Registry[Budget] = Registry("budget", "mcsmoe.grouping")
 
 
 def total_groups(groups: float, layers: int) -> int:
-    """groups × layers in exact decimal arithmetic, what is left of a fraction dropped."""
+    """groups × layers in exact decimal arithmetic, rounded down: 2.3 × 10 → 23, 2.5 × 3 → 7."""
     return int(Fraction(str(groups)) * layers)
 
 
 def least_groups(experts: int, capacity: int | None) -> int:
-    """Groups that a layer needs so that none has more than `capacity` members."""
+    """Fewest groups for which none needs more than `capacity` members."""
     return 1 if capacity is None else -(-experts // capacity)
 
 
 def check(groups: float, experts: Mapping[str, int], budget: str, capacity: int | None = None) -> None:
-    """Raise `ParameterError` when `groups` a layer cannot be had from layers with so many experts each."""
+    """Raise `ParameterError` if `groups` per layer is impossible; `experts` gives the number of experts by layer."""
     if groups < 1:
         raise ParameterError("groups", groups, "every merged layer keeps at least one group")
     if budget == "uniform":
@@ -50,16 +50,16 @@ def check(groups: float, experts: Mapping[str, int], budget: str, capacity: int 
 
 
 def by_importance(importance: Tensor) -> list[int]:
-    """Experts in descending importance [E], ties in ascending order of their ids."""
+    """Expert ids in descending order of importance [E]; ties go to the lower id."""
     return torch.argsort(importance, descending=True, stable=True).tolist()
 
 
 @BUDGETS.register("global")
 def global_budget(importances: Importances, groups: float, capacity: int | None = None) -> dict[str, list[int]]:
-    """Exactly K_tot = groups × layers dominant experts over all merged layers (paper §3.2).
+    """Choose exactly K_tot = groups × layers dominant experts over all merged layers (paper §3.2).
 
-    Every layer keeps its most important expert, or as many as `capacity` asks for; the other slots go to the
-    most important of all layers, ties to the earlier layer, then to the lower id.
+    Every layer keeps its most important expert, or as many as `capacity` requires. The other slots go to the most
+    important experts of all layers; ties go to the earlier layer, then to the lower id. Raises what `check` raises.
     """
     check(groups, {name: len(values) for name, values in importances.items()}, "global", capacity)
     ranked = {name: by_importance(values) for name, values in importances.items()}
@@ -75,6 +75,6 @@ def global_budget(importances: Importances, groups: float, capacity: int | None 
 
 @BUDGETS.register("uniform")
 def uniform_budget(importances: Importances, groups: float, capacity: int | None = None) -> dict[str, list[int]]:
-    """The `groups` most important experts of every layer; `groups` is a whole number."""
+    """Choose the `groups` (a whole number) most important experts of every layer. Raises what `check` raises."""
     check(groups, {name: len(values) for name, values in importances.items()}, "uniform", capacity)
     return {name: by_importance(values)[: int(groups)] for name, values in importances.items()}

@@ -1,4 +1,4 @@
-"""From statistics to the groups of every layer; groupers by name."""
+"""Groups of every layer from routing statistics, and the registry of groupers."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ from mcsmoe.registry import Registry
 
 @dataclass(frozen=True)
 class Problem:
-    """What a grouper may use of one layer with E experts; the similarity is computed when it is asked for."""
+    """What a grouper may use of one layer with E experts; the similarity is computed on demand."""
 
     importance: Tensor  # [E]
-    dominant: Sequence[int]  # most important first; their number is the layer's budget K
+    dominant: Sequence[int]  # K of them, most important first
     similarity: Callable[[], Tensor]  # [E, E]
-    capacity: int | None = None  # most members of a group; K × capacity ≥ E
+    capacity: int | None = None  # most members of a group, with K × capacity ≥ E
     seed: int = 0
 
 
 Grouper = Callable[[Problem], Tensor]
-"""Problem → label of each expert [E] int64; label k is the k-th merged expert, and each of the K labels occurs."""
+"""Problem → labels [E] int64: expert e becomes part of merged expert labels[e]; each of the K labels occurs."""
 
 GROUPERS: Registry[Grouper] = Registry("grouping", "mcsmoe.grouping", capacity=False)
-"""A grouper with `capacity` never makes a group of more than `Problem.capacity` members; others ignore it."""
+"""The fact `capacity` tells whether a grouper respects `Problem.capacity`; the others ignore it."""
 
 
 def check_capacity(grouper: str, capacity: int | None, method: str | None = None) -> None:
-    """Raise `ParameterError` for a capacity that the grouper of this name would ignore; `method` is who asks for it."""
+    """Raise `ParameterError` for a capacity that the grouper would ignore; the message names the `method`, if given."""
     if capacity is not None and not GROUPERS.fact(grouper, "capacity"):
         who = f"grouping {grouper!r}" + (f" of method {method!r}" if method else "")
         able = ", ".join(name for name in GROUPERS if GROUPERS.fact(name, "capacity"))
@@ -42,23 +42,23 @@ def check_capacity(grouper: str, capacity: int | None, method: str | None = None
 
 @dataclass(frozen=True)
 class Grouping:
-    """How experts are grouped: who is dominant, and who joins whom."""
+    """How experts are grouped: the choice of dominant experts and of the members that join them."""
 
     grouper: str
     budget: Budget
     groups: float
     similarity: Callable[[str], Tensor]
-    """Layer name → [E, E]; computed only for layers whose grouper asks."""
+    """Layer name → [E, E]; called only if the grouper needs it."""
     capacity: int | None = None
     seed: int = 0
     importance: Importance = frequency
 
 
 def group(statistics: RoutingStatistics, excluded: Collection[str], how: Grouping) -> dict[str, LayerPlan]:
-    """The plan of every layer: `excluded` ones stay untouched and have no share in the budget.
+    """Group the experts of every layer: layer name → plan. `excluded` layers stay untouched and outside the budget.
 
-    A layer whose experts all stay single counts as untouched, too. Raises `ParameterError` for a budget
-    that cannot be had, or a capacity that the grouper cannot keep to.
+    A layer whose experts all stay single counts as untouched, too. Raises `ParameterError` for an impossible budget,
+    or for a capacity that the grouper ignores.
     """
     check_capacity(how.grouper, how.capacity)
     importances = {name: how.importance(layer) for name, layer in statistics.layers.items()}
@@ -68,7 +68,7 @@ def group(statistics: RoutingStatistics, excluded: Collection[str], how: Groupin
     def plan(place: int, name: str, importance: Tensor) -> LayerPlan:
         if name in excluded or len(dominant[name]) == len(importance):
             return LayerPlan.untouched(importance)
-        # Another draw in each layer, whatever the number of experts.
+        # A different seed for each layer, so that equal layers are not all grouped alike.
         seed = how.seed * len(importances) + place
         problem = Problem(importance, dominant[name], lambda: how.similarity(name), how.capacity, seed)
         return _plan(GROUPERS[how.grouper](problem), importance)
@@ -77,7 +77,7 @@ def group(statistics: RoutingStatistics, excluded: Collection[str], how: Groupin
 
 
 def _plan(labels: Tensor, importance: Tensor) -> LayerPlan:
-    """Groups in the order of their labels; the dominant one is the most important member, ties to the lower id."""
+    """Groups in label order; the most important member is dominant, and ties go to the lower id."""
     count = int(labels.max()) + 1
     if count == len(importance):
         return LayerPlan.untouched(importance)

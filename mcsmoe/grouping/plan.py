@@ -1,4 +1,4 @@
-"""Which experts become one: decided apart from the weights, written as `plan.json`."""
+"""The plan of a merge, `plan.json`: which experts become one. It holds no weights."""
 
 import json
 from collections.abc import Mapping
@@ -16,8 +16,10 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class Group:
-    """Experts that become one. `members` ascend and include `dominant`; `weights` are their importances,
-    activation frequencies ν where the recipe names no other.
+    """Experts that become one, such as dominant 5 of members (2, 5, 7).
+
+    `members` are in ascending order and include `dominant`; `weights` are their importances, by default their
+    activation frequencies ν.
     """
 
     dominant: int
@@ -27,10 +29,10 @@ class Group:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """The groups of one layer, in the order of the merged experts; `merged` is False where it is left alone.
+    """The groups of one layer, in the order of the merged experts; `merged` is False for an untouched layer.
 
-    The router keeps all its rows and an index map sends their tokens to the merged experts. `dropped` are
-    experts in no group: the router gives them no probability.
+    The router keeps all its rows, and an index map sends their tokens to the merged experts. `dropped` experts are in
+    no group: the router gives them no probability.
     """
 
     groups: tuple[Group, ...]
@@ -39,7 +41,7 @@ class LayerPlan:
 
     @property
     def expert_map(self) -> Tensor:
-        """The merged expert that stands for each expert, −1 for a dropped one: [E] int64."""
+        """Index map [E] int64: the merged expert of each expert, −1 for a dropped one."""
         experts = sum(len(group.members) for group in self.groups) + len(self.dropped)
         labels = torch.full((experts,), -1)
         for k, group in enumerate(self.groups):
@@ -48,16 +50,16 @@ class LayerPlan:
 
     @classmethod
     def untouched(cls, importance: Tensor) -> "LayerPlan":
-        """Every expert by itself, in its place; `importance` is [E]."""
+        """Make the plan of a layer left as it is: each expert in a group of its own. `importance` is [E]."""
         return cls(tuple(Group(e, (e,), (float(weight),)) for e, weight in enumerate(importance)), merged=False)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole merge: the layers' groups, and how the members of a group are aligned and combined.
+    """The whole plan of a merge: the groups of each layer, and how members are aligned and combined.
 
-    With `keep` nothing is merged yet: experts are dropped one after another while the model trains, until
-    `keep` are left over all layers but those in `excluded`, which stay as they are in every step, compression too.
+    With `keep`, nothing is merged yet: experts are dropped one after another during distillation until `keep` are
+    left over all layers outside `excluded`. Layers in `excluded` stay as they are in every stage, also in compression.
     """
 
     method: str
@@ -70,20 +72,20 @@ class Plan:
 
     @property
     def experts(self) -> dict[str, int]:
-        """Merged experts K of each layer."""
+        """Number K of merged experts by layer."""
         return {name: len(layer.groups) for name, layer in self.layers.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as `plan.json` holds them."""
+        """The plan as plain JSON values."""
         return asdict(self)
 
     def save(self, directory: Path) -> None:
-        """Write `plan.json` with one line for each group, so that two plans can be compared by `diff`."""
+        """Write `plan.json` with one line per group, so that `diff` can compare two plans."""
         (directory / PLAN).write_text(_one_line_a_group(self.to_json()) + "\n")
 
     @classmethod
     def load(cls, directory: Path) -> "Plan":
-        """Read what `save` wrote. Raises `PlanError` when it is missing or no plan."""
+        """Read what `save` wrote. Raises `PlanError` if the file is missing or not a plan."""
         path = directory / PLAN
         try:
             values = json.loads(path.read_text())

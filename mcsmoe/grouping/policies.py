@@ -1,4 +1,4 @@
-"""What happens to the tokens of experts that are merged away, by name."""
+"""Router policies by name: what happens to the tokens of experts that are merged away."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,23 +7,24 @@ from mcsmoe.grouping.plan import Group, LayerPlan
 from mcsmoe.registry import Registry
 
 Policy = Callable[[LayerPlan], LayerPlan]
-"""The plan of a merged layer → the same with the policy applied."""
+"""Plan of a merged layer → that plan with the policy applied."""
 
 POLICIES: Registry[Policy] = Registry("router policy", "mcsmoe.grouping", excludes=False)
-"""A policy that `excludes` gives experts no probability, which not every family's router can do."""
+"""The fact `excludes` marks a policy that gives some experts no probability; not every family's router can do that."""
 
 
 @POLICIES.register("map")
 def keep_and_map(plan: LayerPlan) -> LayerPlan:
-    """All rows stay; gates of experts in one group add up (paper §3.2)."""
+    """Keep all router rows; the gates of experts in one group add up (paper §3.2)."""
     return plan
 
 
 @POLICIES.register("exclude", excludes=True)
 def exclude(plan: LayerPlan) -> LayerPlan:
-    """Each group is its dominant expert alone; the others are dropped, their logits −∞ before the softmax.
+    """Reduce each group to its dominant expert; the others are dropped: their logits become −∞ before the softmax.
 
-    Additive −∞, not a factor 0: a dropped expert can never be selected (Chen et al., arXiv 2206.00277).
+    −∞ is added, instead of multiplying by 0, so that a dropped expert is never selected (Chen et al.,
+    arXiv 2206.00277).
     """
     kept = {
         group.dominant: Group(group.dominant, (group.dominant,), (group.weights[group.members.index(group.dominant)],))

@@ -1,13 +1,14 @@
-"""How the members of a group become one expert, and a checkpoint with a plan applied.
+"""Merging of the members of each group into one expert, and writing a checkpoint with a plan applied.
 
     from mcsmoe.merging import merge_model
 
     merge_model(observer, plan, statistics, gradients, directory)  # written and verified
 
-`write_merged` applies a plan to a checkpoint without a model, given what was measured of it as `Material`.
+`write_merged` applies a plan to a checkpoint without loading a model; `Material` holds the measurements it needs.
 
 A rule is a function of `Members`, registered by name with what it needs:
-`@RULES.register("fisher", needs="gradients")`; so are alignments, which put the members' neurons into one order first.
+`@RULES.register("fisher", needs="gradients")`. Alignments, which first bring the members' hidden neurons into one
+order, are registered in the same way.
 """
 
 from mcsmoe.merging.apply import (

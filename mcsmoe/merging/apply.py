@@ -1,4 +1,4 @@
-"""Applying a plan to a checkpoint, group by group: a pure function of (checkpoint, plan, what was measured)."""
+"""Application of a plan to a checkpoint, group by group: a pure function of (checkpoint, plan, measurements)."""
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ from mcsmoe.registry import Registry
 
 @dataclass(frozen=True)
 class Material:
-    """What was measured of the checkpoint; `tokens` may need a forward pass over the calibration sample."""
+    """Measurements of the checkpoint, and a seed. Calling `tokens` may run the model over the calibration sample."""
 
     statistics: RoutingStatistics
     gradients: Gradients
@@ -43,17 +43,17 @@ class Material:
 
 
 Align = Callable[[TensorSource, MoELayer, int, Sequence[int], Material], dict[int, Tensor]]
-"""(checkpoint, layer, reference, other members) → new order [f] of each member's neurons; none: as it is."""
+"""(checkpoint, layer, reference, other members, material) → permutation [f] by member; others stay as they are."""
 
 ALIGNMENTS: Registry[Align] = Registry("alignment", "mcsmoe.merging", looks=False)
-"""An alignment that `looks` asks for calibration tokens: it calls `Material.tokens`."""
+"""The fact `looks` marks an alignment that uses calibration tokens: it calls `Material.tokens`."""
 
 
 @ALIGNMENTS.register("weight")
 def by_weight(
     source: TensorSource, layer: MoELayer, reference: int, others: Sequence[int], material: Material
 ) -> dict[int, Tensor]:
-    """Weight matching (paper §3.1; Git Re-Basin)."""
+    """Align by weight matching (paper §3.1; Git Re-Basin, arXiv 2209.04836)."""
     target = read_expert(source, layer, reference)
     shown = progress(others, f"align experts of {layer.name}", late=True)
     return {e: assign(weight_similarity(target, read_expert(source, layer, e), layer.layout)) for e in shown}
@@ -63,7 +63,7 @@ def by_weight(
 def by_activation(
     source: TensorSource, layer: MoELayer, reference: int, others: Sequence[int], material: Material
 ) -> dict[int, Tensor]:
-    """Activation matching: correlation of hidden neurons on the tokens routed to either expert."""
+    """Align by activation matching: the correlation of hidden neurons on the tokens routed to either expert."""
     pairs = pair_moments(source, layer, material.tokens(layer), reference, others)
     shown = progress(pairs, f"align experts of {layer.name}", len(others), late=True)
     return {e: assign(activation_similarity(moments)) for e, moments in shown}
@@ -73,7 +73,7 @@ def by_activation(
 def unaligned(
     source: TensorSource, layer: MoELayer, reference: int, others: Sequence[int], material: Material
 ) -> dict[int, Tensor]:
-    """Neurons stay where they are."""
+    """Leave the hidden neurons in their order."""
     return {}
 
 
@@ -85,18 +85,18 @@ REFERENCES: Registry[Reference] = Registry("reference", "mcsmoe.merging")
 
 @REFERENCES.register("dominant")
 def dominant(group: Group) -> int:
-    """The dominant expert, as the paper says (§3.1)."""
+    """Choose the dominant expert, as the paper does (§3.1)."""
     return group.dominant
 
 
 @REFERENCES.register("first")
 def first(group: Group) -> int:
-    """The member with the lowest id, as in the reference implementation."""
+    """Choose the member with the lowest id, as the reference implementation does."""
     return group.members[0]
 
 
 def merge_group(source: TensorSource, layer: MoELayer, group: Group, plan: Plan, material: Material) -> Expert:
-    """One merged expert: the members, aligned to the plan's reference, combined by its rule."""
+    """Merge one group: align its members to the plan's reference and combine them by its rule; a singleton is kept."""
     if len(group.members) == 1:
         return read_expert(source, layer, group.members[0])
     reference = REFERENCES[plan.reference](group)
@@ -114,7 +114,7 @@ def merge_group(source: TensorSource, layer: MoELayer, group: Group, plan: Plan,
         statistics=material.statistics[layer.name],
         fisher=lambda kind: [aligned(e, material.gradients.read(kind, layer, e)) for e in group.members],
         inputs=lambda: material.tokens(layer).routed_to(group.members),
-        # Another draw for each group, the same on every machine.
+        # A different seed for each group, and the same on every machine, which `hash` would not be.
         seed=zlib.crc32(f"{material.seed}/{layer.name}/{group.dominant}".encode()),
     )
     return RULES[plan.rule](members)
@@ -123,7 +123,7 @@ def merge_group(source: TensorSource, layer: MoELayer, group: Group, plan: Plan,
 def merged_pieces(
     source: TensorSource, family: Family, layer: MoELayer, plan: Plan, material: Material
 ) -> Iterator[Piece]:
-    """The index map and the merged experts of one layer; each is made when the one before it is taken."""
+    """Yield the index map and the merged experts of one layer; each expert is made only when it is asked for."""
     groups = plan.layers[layer.name]
     yield Piece(family.merged_map(layer), None, groups.expert_map)
     for k, group in enumerate(groups.groups):
@@ -135,13 +135,15 @@ def merged_pieces(
 def write_merged(
     source: Checkpoint, plan: Plan, material: Material, directory: Path, store: Store | None = None
 ) -> Written:
-    """Write `source` with `plan` applied into `directory`, group by group.
+    """Write `source` to `directory` with `plan` applied, group by group.
 
-    Peak memory is the greater of m + 1 experts, m the members of the largest group, with rules that sum weights
-    up, and, while members are aligned by weights, two experts, 4 f² bytes of similarities and a tensor of each in
-    float32: no more for more layers or groups. Gives what was written; for shards and `notes` see `write_parts`.
-    Raises `CheckpointError` where `source` is no stock checkpoint or holds NaN, `DiskFullError` without
-    room.
+    Peak memory, whatever the number of layers and groups, is the greater of
+
+    - m + 1 experts, with m members in the largest group, for rules that sum weights;
+    - two experts, a float32 copy of one tensor of each, and 4 f² bytes of similarities, for weight matching.
+
+    Returns what was written; for shards and `store` see `write_parts`. Raises `CheckpointError` if `source` is not
+    a stock checkpoint or holds NaN, and `DiskFullError` if the disk is full.
     """
     family = family_of(source.config)
     layers = family.layers(source.config)
@@ -178,11 +180,11 @@ def merge_model(
     seed: int = 0,
     key: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the model with `plan` applied to `output`, verified. The model runs only if the plan looks at tokens.
+    """Write the model with `plan` applied to `output`, and verify it. The model runs only if the plan needs tokens.
 
-    Interrupted, it goes on with the layer where it stopped, if weights are large enough for shards; `key` are JSON
-    values that tell other statistics and gradients, and other rules of the user's own, from these.
-    Raises what `write_merged` and `verify_checkpoint` raise; `output` is then as it was.
+    An interrupted run resumes at the layer where it stopped, if the weights are large enough for shards. It resumes
+    only with the same `key`: JSON values that identify the statistics, the gradients and the user's own rules.
+    Raises what `write_merged` and `verify_checkpoint` raise; `output` then stays as it was.
     """
     model = observer.model
     key = dict(key or {}) | {

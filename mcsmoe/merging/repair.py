@@ -1,4 +1,4 @@
-"""The plain average, its hidden neurons as lively as those of the members: REPAIR (Jordan et al., arXiv 2211.08403)."""
+"""REPAIR (Jordan et al., arXiv 2211.08403): the plain mean, with the members' variance of hidden neurons restored."""
 
 import torch
 from torch import Tensor
@@ -13,11 +13,11 @@ IN_PROJECTIONS = {Role.GATE: Role.GATE_BIAS, Role.UP: Role.UP_BIAS}
 
 @RULES.register("repair")
 def repair(members: Members) -> Expert:
-    """The average with every pre-activation w·x + b rescaled over all calibration tokens x of the layer.
+    """Average the members and rescale every pre-activation w·x + b, as seen over all calibration tokens x of the layer.
 
-    Its standard deviation becomes the mean of the members', which averaging shrinks wherever their neurons
-    disagree. With biases its mean is the mean of the members' means, too, as it was before rescaling; without
-    biases it grows with the deviation. A neuron that never varies is left as it is.
+    Averaging shrinks the standard deviation where the members' neurons disagree; rescaling makes it the mean of the
+    members' deviations. With biases, the mean stays the mean of the members' means. Without biases, the mean is scaled
+    along with the deviation. A constant neuron is left as it is.
     """
     merged = combine(members.experts, torch.ones_like(members.weights))
     names = {role: name for name, role in members.layer.layout.items()}
@@ -36,8 +36,8 @@ def repair(members: Members) -> Expert:
 
 
 def _moments(weight: Tensor, statistics: LayerStatistics) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [f] of w·x over all tokens of the layer, in closed form for weight [f, d]."""
-    # Every token selects k experts, so that the sums over experts hold each token k times.
+    """Mean [f] and standard deviation [f] of w·x over all tokens of the layer, for weight [f, d], in closed form."""
+    # Every token selects k experts, so both sums over experts count it k times.
     mean = statistics.input_sums.sum(0) / statistics.counts.sum().clamp(min=1)  # [d]
     square = statistics.input_gram / statistics.tokens.clamp(min=1)  # [d, d]
     exact = weight.double()

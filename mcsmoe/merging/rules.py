@@ -1,4 +1,4 @@
-"""Merging rules by name: how the members of a group become one expert."""
+"""Merging rules by name: each combines the members of a group into one expert."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from mcsmoe.registry import Registry
 
 @dataclass(frozen=True)
 class Members:
-    """The experts of one group as a rule sees them, their hidden neurons aligned as the recipe says.
+    """The m experts of one group as a rule sees them, with their hidden neurons aligned as the recipe says.
 
-    `fisher(kind)` gives the Fisher information of each member's weights, aligned like them; `inputs()` the
-    inputs [n, d] of the calibration tokens routed to any member. Both are looked up when asked for.
+    `fisher(kind)` reads the Fisher information of each member's weights, aligned in the same way. `inputs()` returns
+    the inputs [n, d] of the calibration tokens routed to any member, for which the model may have to run.
     """
 
     experts: Sequence[Expert]
-    weights: Tensor  # [m] float64: importances, shares of the layer; activation frequencies ν by default
-    dominant: int  # place of the dominant expert among the members
+    weights: Tensor  # [m] float64: importances as shares of the layer, by default activation frequencies ν
+    dominant: int  # index of the dominant expert in `experts`
     layer: MoELayer
     statistics: LayerStatistics
     fisher: Callable[[str], Sequence[Expert]]
@@ -30,14 +30,14 @@ class Members:
 
 
 Rule = Callable[[Members], Expert]
-"""At least two members → the merged expert, in their dtypes. A single member is kept as it is without a rule."""
+"""Two or more members → the merged expert, in their dtypes. A singleton is kept without calling a rule."""
 
 RULES: Registry[Rule] = Registry("merging rule", "mcsmoe.merging", needs=None, looks=False)
-"""A rule `needs` an entry of `also`, or `looks` at calibration tokens: it calls `Members.inputs`."""
+"""Facts of a rule: `needs`, the entry of `collect.also` it requires; `looks`, if it calls `Members.inputs`."""
 
 
 BLOCK = 2**18
-"""Elements that are computed on at once."""
+"""Elements per block of an element-wise computation."""
 
 
 def combine(members: Sequence[Expert], weights: Tensor) -> Expert:
@@ -61,8 +61,10 @@ def _weighted(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
 
 
 def by_blocks(formula: Callable[[Sequence[Tensor]], Tensor], tensors: Sequence[Tensor]) -> Tensor:
-    """An element-wise `formula` of tensors of one shape, in the dtype of the first; its copies are no larger than
-    `BLOCK`, which also keeps them in the cache."""
+    """Apply an element-wise `formula` to tensors of one shape, in blocks of `BLOCK`; the result has the first's dtype.
+
+    Blocks keep the float64 copies small, and in the cache.
+    """
     result = torch.empty(tensors[0].shape, dtype=tensors[0].dtype)
     flat = [tensor.reshape(-1) for tensor in tensors]
     for start in range(0, result.numel(), BLOCK):
@@ -73,48 +75,48 @@ def by_blocks(formula: Callable[[Sequence[Tensor]], Tensor], tensors: Sequence[T
 
 @RULES.register("frequency")
 def frequency(members: Members) -> Expert:
-    """W = Σ ν_e W_e / Σ ν_e (paper eq. 2), ν the recipe's importance; the plain mean where no member has any."""
+    """W = Σ ν_e W_e / Σ ν_e (paper eq. 2), with ν the recipe's importance; the plain mean if all are 0."""
     return combine(members.experts, members.weights)
 
 
 @RULES.register("average")
 def average(members: Members) -> Expert:
-    """W = Σ W_e / m, whatever the weights (the paper's baseline "averaging")."""
+    """W = Σ W_e / m: the plain mean (the paper's baseline "averaging")."""
     return combine(members.experts, torch.ones_like(members.weights))
 
 
 @RULES.register("reversed")
 def reversed_frequency(members: Members) -> Expert:
-    """W = Σ (1 − ν_e) W_e / Σ (1 − ν_e)."""
+    """W = Σ (1 − ν_e) W_e / Σ (1 − ν_e): the least important member counts most."""
     return combine(members.experts, 1 - members.weights)
 
 
 @RULES.register("random")
 def random(members: Members) -> Expert:
-    """W = Σ w_e W_e with w drawn uniformly from the simplex: exponential variates, divided by their sum."""
+    """W = Σ w_e W_e, with w drawn uniformly from the simplex: exponential variates divided by their sum."""
     generator = torch.Generator().manual_seed(members.seed)
     return combine(members.experts, torch.empty_like(members.weights).exponential_(generator=generator))
 
 
 @RULES.register("dominant")
 def dominant(members: Members) -> Expert:
-    """The dominant expert, bit-identical where it is the reference of the alignment or none is aligned."""
+    """The dominant expert; bit-identical if it is the reference of the alignment, or if nothing is aligned."""
     return members.experts[members.dominant]
 
 
 @RULES.register("fisher", needs="gradients")
 def fisher(members: Members) -> Expert:
-    """W = Σ F_e ⊙ W_e / Σ F_e, element by element, F the empirical Fisher information of each weight.
+    """W = Σ F_e ⊙ W_e / Σ F_e, element by element, with F the empirical Fisher information of each weight.
 
-    Matena & Raffel with equal λ. Where Σ F is 0, as it is for an expert that no token reached: the
-    plain mean.
+    This is Fisher merging with equal λ (Matena & Raffel, arXiv 2111.09832). Elements with Σ F = 0, as in experts that
+    no token reached, get the plain mean.
     """
     return _by_information(members, "fisher")
 
 
 @RULES.register("exact-fisher", needs="exact-fisher")
 def exact_fisher(members: Members) -> Expert:
-    """The same with labels drawn from the model's own distribution, as Fisher information is defined."""
+    """As `fisher`, with the exact Fisher information: labels follow the model's own distribution."""
     return _by_information(members, "exact-fisher")
 
 
@@ -128,7 +130,7 @@ def _by_information(members: Members, kind: str) -> Expert:
 
 
 def _elementwise(weights: Sequence[Tensor], information: Sequence[Tensor]) -> Tensor:
-    """Σ F ⊙ W / Σ F of tensors of one shape, in float64 and cast back."""
+    """Σ F ⊙ W / Σ F of tensors of one shape, computed in float64 and cast back."""
     count = len(weights)
 
     def mean(parts: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Neurons that are alike become one, within a member and across members: ZipIt! (Stoica et al., arXiv 2305.03053)."""
+"""ZipIt! (Stoica et al., arXiv 2305.03053): similar hidden neurons are merged, within and across members."""
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from mcsmoe.merging.rules import RULES, Members
 
 @RULES.register("zipit")
 def zipit(members: Members) -> Expert:
-    """Of the m·f neurons of all members f are left; alike by the cosine of their weights.
+    """Merge the m·f hidden neurons of all members down to f; the similarity is the cosine of their weights.
 
     Peak memory is 2 (m·f)² doubles (m·f = 12288: 2.4 GB); a group's capacity bounds m.
     """
@@ -25,15 +25,16 @@ def zipit(members: Members) -> Expert:
 
 @RULES.register("zipit-activation", looks=True)
 def zipit_activation(members: Members) -> Expert:
-    """The same, alike by the correlation of activations on the tokens routed to any member.
+    """As `zipit`, but the similarity is the correlation of activations on the tokens routed to any member.
 
-    Neurons that never vary there correlate with nothing; among themselves, their weights decide.
+    Neurons that are constant on these tokens correlate with nothing; among themselves, the cosine of their weights
+    decides.
     """
     return _zipped(members, _correlations(members))
 
 
 def _weights(members: Members) -> Tensor:
-    """Each neuron [m·f, n] of all members, float64: rows and biases of in-projections, column of the out-projection."""
+    """Weights [m·f, n] of each hidden neuron, float64: in-projection rows and biases, and its out-projection column."""
 
     def rows(expert: Expert, layout: Layout) -> Tensor:
         return torch.cat(
@@ -45,7 +46,7 @@ def _weights(members: Members) -> Tensor:
 
 def _cosines(rows: Tensor) -> Tensor:
     length = rows.norm(dim=1, keepdim=True)
-    # One more coordinate for rows of zeros, which are copies of each other like any two equal rows.
+    # An extra coordinate makes rows of zeros equal to each other: cosine 1, as for any two equal rows.
     unit = torch.cat([rows / torch.where(length > 0, length, 1.0), (length == 0).double()], 1)
     return unit @ unit.T
 
@@ -55,17 +56,17 @@ def _correlations(members: Members) -> Tensor:
     for z in activations(members.layer, members.experts, members.inputs()):
         moments.add(z, z)
     found = activation_similarity(moments)
-    still = (found.diagonal() < 0.5).nonzero().flatten()  # a neuron that varies correlates with itself at 1
-    # Copies of a dead neuron must be merged before any two that only resemble each other.
+    still = (found.diagonal() < 0.5).nonzero().flatten()  # a varying neuron correlates at 1 with itself
+    # Copies of a constant neuron must be merged before neurons that are merely similar.
     found[still[:, None], still] = _cosines(_weights(members)[still])
     return found
 
 
 def _zipped(members: Members, similarity: Tensor) -> Expert:
-    """Mean of a cluster's in-projections; its out-projections summed up, then averaged over members.
+    """Merge by clusters of hidden neurons: average in-projections per cluster; sum out-projections, divided by m.
 
-    That is ZipIt!'s merge matrix, which averages features, its unmerge matrix, which copies them back into
-    each member, and the average of the members' outputs.
+    In ZipIt!'s terms: the merge matrix averages features, the unmerge matrix copies them back into each member, and
+    the members' outputs are averaged.
     """
     labels, count = clusters(similarity, members.layer.d_ff), len(members.experts)
     sizes = labels.bincount()
@@ -84,15 +85,15 @@ def _zipped(members: Members, similarity: Tensor) -> Expert:
 
 
 def clusters(similarity: Tensor, count: int) -> Tensor:
-    """Cluster [n] int64 of each of n neurons, the two most alike merged until `count` clusters are left.
+    """Cluster n neurons: labels [n] int64, after merging the two most similar until `count` clusters are left.
 
-    Similarities of merged neurons are averaged, which makes this agglomerative clustering with average
-    linkage. Clusters are in the order of their first neurons. Overwrites `similarity` [n, n].
+    Similarities of merged neurons are averaged: this is agglomerative clustering with average linkage. Clusters are
+    numbered in the order of their first neurons. Overwrites `similarity` [n, n].
     """
     distance = squareform(similarity.neg_().add_(1).clamp_(min=0).numpy(), checks=False)
     size = len(similarity)
     merges = linkage(distance, "average")[: size - count, :2].astype(int)
-    # Merge i makes node size + i. Cutting at a distance instead would leave fewer clusters where there are ties.
+    # Merge i makes node size + i. A cut at a distance would leave fewer clusters if there are ties.
     made = np.repeat(np.arange(size, size + len(merges)), 2)
     nodes = size + len(merges)
     links = coo_array((np.ones(len(made)), (merges.ravel(), made)), shape=(nodes, nodes))

@@ -1,4 +1,4 @@
-"""From a recipe and what was measured to a plan."""
+"""Plans from a recipe and measurements."""
 
 from collections.abc import Sequence
 
@@ -28,10 +28,10 @@ def make_plan(
     gradients: Gradients | None = None,
     seed: int = 0,
 ) -> Plan:
-    """The groups of every layer of the checkpoint `source`.
+    """Make the plan of `method`: the groups of every layer of the checkpoint `source`.
 
-    Raises `StatisticsError` for statistics of another checkpoint or without what the recipe needs,
-    `ParameterError` for a budget that cannot be had.
+    Raises `StatisticsError` if the statistics belong to another checkpoint or lack what the similarity needs,
+    `CheckpointError` if they lack what the importance needs, and `ParameterError` for an impossible budget.
     """
     expected = {layer.name: layer.experts for layer in layers}
     found = {name: len(layer.counts) for name, layer in statistics.layers.items()}

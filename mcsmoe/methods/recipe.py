@@ -1,4 +1,4 @@
-"""A method by name: a recipe file, changed or added to by `recipes:` in the params file, checked before work begins."""
+"""Recipes by name: read from files, overridden by `recipes:` in the params file, and checked before work begins."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,15 +21,15 @@ from mcsmoe.registry import Registry
 from mcsmoe.similarity.evidence import REVERSE, SIMILARITIES, needs
 
 DIRECTORIES = (Path("recipes"), Path(__file__).parent.parent / "recipes")
-"""Where recipes are, the user's own first: that of a name is found there before that of this package."""
+"""Directories of recipes: the user's own come first, and hide those of this package with the same name."""
 
 
 class Recipe(Section):
-    """A method: what is compared, how experts are grouped, aligned and combined, what the router does.
+    """A method: what is compared, how experts are grouped, aligned and combined, and what the router does.
 
-    `groups` and `budget` override those of `merge`; `reference` is whom the members of a group are aligned to;
-    `importance` says which experts are dominant, and how much each member of a group weighs. With `progressive`,
-    experts are dropped during distillation instead of being merged before it.
+    `reference` is the member that the others of a group are aligned to. `importance` decides which experts are
+    dominant, and how much each member weighs. `groups` and `budget` override those of the section `merge`. With
+    `progressive`, experts are dropped during distillation instead of being merged before it.
     """
 
     similarity: str
@@ -44,18 +44,18 @@ class Recipe(Section):
     budget: str | None = None
 
     def with_budget(self, merge: Merge) -> Merge:
-        """The section `merge` with this recipe's own budget, where it has one; no capacity limits that."""
+        """The section `merge` with this recipe's own budget, if any; a recipe with its own `groups` has no capacity."""
         own = {key: value for key in ("groups", "budget") if (value := getattr(self, key)) is not None}
         return merge.model_copy(update=own | ({"capacity": None} if "groups" in own else {}))
 
     @property
     def looks(self) -> bool:
-        """Whether merging looks at calibration tokens, which takes the model and passes over the sample."""
+        """Whether merging uses calibration tokens, for which the model must run over the sample."""
         return any((ALIGNMENTS.fact(self.alignment, "looks"), RULES.fact(self.rule, "looks")))
 
     @property
     def needs(self) -> dict[str, str]:
-        """The entry of `collect.also` that a part of the recipe cannot do without, by what the part is called."""
+        """Part of the recipe → the entry of `collect.also` it requires: `"rule 'fisher'"` → `"gradients"`."""
         found = {
             f"similarity {self.similarity!r}": needs(self.similarity),
             f"rule {self.rule!r}": RULES.fact(self.rule, "needs"),
@@ -65,15 +65,15 @@ class Recipe(Section):
 
 
 def known_recipes() -> list[str]:
-    """Names of the recipes in `recipes/` of the working directory, and of those of this package."""
+    """Names of the recipes in `recipes/` of the working directory and in this package."""
     return sorted({path.stem for directory in DIRECTORIES for path in directory.glob("*.yaml")})
 
 
 def load_recipe(name: str, params: Params) -> Recipe:
-    """The recipe `name` with its changes in `params.recipes`.
+    """Read the recipe `name` and apply its overrides in `params.recipes`.
 
-    Raises `UnknownNameError` for an unknown name, also of what the recipe is made of, and `ParameterError`
-    for a recipe with a missing, surplus or ill-typed key.
+    Raises `UnknownNameError` for an unknown recipe or part of a recipe, and `ParameterError` for a key that is
+    missing, unknown or of the wrong type.
     """
     try:
         recipe = Recipe.model_validate(_read(name) | params.recipes.get(name, {}))
@@ -86,7 +86,7 @@ def load_recipe(name: str, params: Params) -> Recipe:
 
 
 def _read(name: str) -> dict[str, Any]:
-    """The values of a recipe file; `like` names another one that it changes."""
+    """The values of a recipe file, over those of the recipe that `like` names."""
     if name not in known_recipes():
         raise UnknownNameError("method", name, known_recipes())
     files = [directory / f"{name}.yaml" for directory in DIRECTORIES]
@@ -117,7 +117,7 @@ def _check_names(name: str, recipe: Recipe) -> None:
 
 
 def parts(recipe: Recipe) -> list[tuple[Registry[Any], str]]:
-    """What a recipe is made of: the name of each method, with the registry that has it."""
+    """The parts of a recipe: (registry, name) of each, such as (RULES, "fisher")."""
     found: list[tuple[Registry[Any], str]] = [
         (SIMILARITIES, recipe.similarity.removeprefix(REVERSE)),
         (IMPORTANCES, recipe.importance),
@@ -131,10 +131,10 @@ def parts(recipe: Recipe) -> list[tuple[Registry[Any], str]]:
 
 
 def validate_recipes(params: Params, layers: Sequence[MoELayer] | None = None) -> None:
-    """Check every method of the params file and, where the model's layers are known, its budget.
+    """Check every method of the params file and, if the model's `layers` are given, its router policy and budget.
 
-    Raises what `load_recipe`, `excluded_layers` and `budget.check` raise, and `ParameterError` for a method
-    that needs what is not collected, or that cannot keep to the capacity.
+    Raises what `load_recipe`, `excluded_layers` and `budget.check` raise, and `ParameterError` for a method that needs
+    what is not collected, that ignores the capacity, or that excludes experts from a router that cannot do so.
     """
     unknown = sorted(params.recipes.keys() - set(known_recipes()))
     if unknown:

@@ -1,7 +1,7 @@
-"""All that decides a merge beside the checkpoint and what was measured of it: a recipe with everything applied.
+"""Resolved methods: everything that decides a merge besides the checkpoint and its measurements.
 
-A file of it stands between the params and the stage `merge`, so that a method is merged again when its own recipe has
-changed, the one that it is `like`, the budget, or the code of a plugin that it uses; and for no other reason.
+The stage `merge` depends on a file with a resolved method, not on the params. So it reruns only if the method's recipe
+changed, the recipe that it is `like`, the budget, or the code of a plugin that it uses.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from mcsmoe.registry import Registry
 
 
 class ResolvedMethod(Section):
-    """A method with its recipe (`like:` and overrides applied), its budget, and a hash of each plugin that it uses."""
+    """A method: its recipe with `like` and overrides applied, its budget, and a hash of each plugin that it uses."""
 
     method: str
     recipe: Recipe
@@ -28,19 +28,19 @@ class ResolvedMethod(Section):
 
     @classmethod
     def of(cls, name: str, params: Params) -> Self:
-        """The method `name` of a params file whose plugins are imported. Raises what `load_recipe` raises."""
+        """Resolve the method `name`; plugins must be imported already. Raises what `load_recipe` raises."""
         recipe = load_recipe(name, params)
         merge = recipe.with_budget(params.merge)
         used = parts(recipe.model_copy(update={"budget": merge.budget}))
         return cls(method=name, recipe=recipe, merge=merge, plugins=code_of(params.plugins, used))
 
     def save(self, path: Path) -> None:
-        """Write YAML; equal methods give equal bytes."""
+        """Write the method as YAML; equal methods give equal bytes."""
         path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote. Raises `CheckpointError` where it is missing."""
+        """Read what `save` wrote. Raises `CheckpointError` if the file is missing."""
         try:
             return cls.model_validate(yaml.safe_load(path.read_text()))
         except FileNotFoundError:
@@ -48,6 +48,6 @@ class ResolvedMethod(Section):
 
 
 def code_of(plugins: Iterable[str], used: Iterable[tuple[Registry[Any], str]]) -> dict[str, str]:
-    """A hash of the code of those `plugins` (modules) that registered one of the `used` entries."""
+    """Plugin module → hash of its code, for those of `plugins` that registered one of the `used` entries."""
     modules = {registry.module_of(name) for registry, name in used}
     return {plugin: code_hash([plugin]) for plugin in plugins if plugin in modules}

@@ -1,4 +1,4 @@
-"""How alike the experts of a layer are: by what they compute, by their weights, by what their router does.
+"""Similarity of the experts of a layer: by what they compute, by their weights, or by what their router does.
 
     from mcsmoe.similarity import Evidence, similarity
 

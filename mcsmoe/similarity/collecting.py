@@ -1,4 +1,4 @@
-"""All that a plan may draw on, measured on the calibration sample into one directory."""
+"""Measurement of everything that a plan may need, on the calibration sample, into one directory."""
 
 from collections.abc import Collection
 from contextlib import ExitStack
@@ -14,12 +14,11 @@ from mcsmoe.similarity.correlation import measure_correlations
 
 
 def collect_model(observer: Observer, output: Path, also: Collection[str], gradient_samples: int) -> dict[str, int]:
-    """Write routing statistics and whatever `also` names to `output`; gives the tokens that each layer saw.
+    """Write routing statistics and whatever `also` names to `output`; return the number of tokens that each layer saw.
 
-    Gradients are taken on the first `gradient_samples` rows of the sample. Every process of the observer's must call
-    it; the first one writes. Interrupted, one process alone goes on with the layer where it stopped, if the model is
-    read block by block.
-    Raises `CheckpointError` for statistics that are not finite; `output` is then as it was.
+    Gradients use the first `gradient_samples` rows of the sample. Every process of the observer must call this; the
+    first one writes. With one process and a streamed model, an interrupted run resumes at the layer where it stopped.
+    Raises `CheckpointError` for statistics that are not finite; `output` then stays as it was.
     """
     model, processes, sample = observer.model, observer.processes, observer.sample
     key = {

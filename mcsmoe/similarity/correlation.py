@@ -1,4 +1,4 @@
-"""How the hidden neurons of two experts correlate, measured over the tokens routed to either."""
+"""Correlation of the hidden neurons of two experts, measured over the tokens routed to either."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,16 +14,16 @@ from mcsmoe.families import Family, MoELayer, Routing
 from mcsmoe.families.experts import expert_in_memory, hidden
 
 BLOCK_BYTES = 4 * 2**30
-"""Most bytes of the sums of f² products that pairs of experts take at once; more pairs take further passes."""
+"""Upper bound on the bytes of product sums, f² doubles per pair, in one pass; more pairs take further passes."""
 CHUNK = 512
-"""Tokens of one expert that all others are computed on at once."""
+"""Tokens of one expert per chunk, on which all other experts run."""
 EPSILON = 1e-7
-"""Added to the product of two deviations, as in the reference implementation: a neuron that never varies is at 0."""
+"""Added to the product of two deviations, as in the reference implementation: a constant neuron correlates at 0."""
 
 
 @dataclass
 class PairMoments:
-    """Sums over tokens of the hidden activations z_i, z_j of N pairs i < j of experts; float64.
+    """Sums over tokens of the activations z_i and z_j, for N pairs i < j of experts; float64.
 
     The tokens of a pair are those that select i or j.
     """
@@ -36,7 +36,7 @@ class PairMoments:
 
     @classmethod
     def zeros(cls, pairs: Tensor, d_ff: int) -> "PairMoments":
-        """No token seen yet."""
+        """Moments of `pairs` [2, N] before the first token."""
 
         def zero(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=pairs.device)
@@ -45,15 +45,15 @@ class PairMoments:
         return cls(pairs, zero(N), zero(2, N, f), zero(2, N, f), zero(N, f, f))
 
     def add(self, e: int, chosen: Tensor, activations: Callable[[int], Tensor]) -> None:
-        """Add n tokens that select expert e, in place, to all pairs that e is in.
+        """Add n tokens that select expert e to every pair that contains e, in place.
 
-        chosen: [n, E], true where a token selects an expert; activations: expert → [n, f] on these tokens.
+        chosen: [n, E], True where a token selects the expert; activations: expert → [n, f] on these tokens.
         """
         place, at = (self.pairs == e).nonzero(as_tuple=True)  # e is first (0) or second (1) of pair `at`
         if not len(at):
             return
         other = self.pairs[1 - place, at]  # [m]
-        # A token that selects both experts of a pair counts once, with the first.
+        # A token that selects both experts of a pair must count once: only with the first.
         counted = (~((place == 1) & chosen[:, other])).double().T  # [m, n]
         z = activations(e).double()  # [n, f]
         u = torch.stack([activations(o) for o in other.tolist()]).double()  # [m, n, f]
@@ -71,7 +71,7 @@ class PairMoments:
         return replace(self, **sums)
 
     def correlations(self) -> Iterator[Tensor]:
-        """ρ [f, f] of each pair in turn, the neurons of i as rows."""
+        """Yield the correlations ρ [f, f] of each pair, with the neurons of i as rows."""
         for n, sums, squares, products in zip(
             self.tokens, self.sums.unbind(1), self.squares.unbind(1), self.products, strict=True
         ):
@@ -82,12 +82,12 @@ class PairMoments:
 
 
 def assigned(correlation: Tensor) -> float:
-    """Mean (1 + ρ)/2 over neurons matched one to one, for the greatest total."""
+    """Mean (1 + ρ)/2 over neurons matched one to one with the greatest total."""
     return float(1 + correlation.gather(1, assign(correlation)[:, None].to(correlation.device)).mean()) / 2
 
 
 def best(correlation: Tensor) -> float:
-    """Mean (1 + ρ)/2 of each neuron of the second expert with the one of the first that fits it best."""
+    """Mean (1 + ρ)/2 over neurons of the second expert, each with its best match in the first."""
     return float(1 + correlation.amax(0).mean()) / 2
 
 
@@ -103,10 +103,10 @@ def measure_correlations(
     reduce: Reduce = alone,
     block_bytes: int = BLOCK_BYTES,
 ) -> dict[str, dict[str, Tensor]]:
-    """`MEASURES` of every pair of experts by layer and name: [E, E] float64, symmetric, diagonal 1.
+    """Compute each of `MEASURES` for every pair of experts: layer → name → [E, E] float64, symmetric, diagonal 1.
 
-    One layer is in memory at a time, with the moments of as many pairs as fit into `block_bytes`; each
-    block of pairs takes one pass over the batches.
+    In memory at a time: one layer's moments, for as many pairs as fit into `block_bytes`. Each such set of pairs takes
+    one pass over the batches.
     """
     return {
         layer.name: _measure(model, family, layer, batches, reduce, max(1, block_bytes // (8 * layer.d_ff**2)))
@@ -135,7 +135,7 @@ def _measure(
                     _add(moments, model, layer, e, chosen[rows], x[rows])
 
         watch(model, family, [layer], batches, see)
-        # One pair at a time, because an assignment is solved for one.
+        # One pair at a time, because the solver takes one matrix.
         for (i, j), correlation in zip(pairs.T.tolist(), moments.reduced(reduce).correlations(), strict=True):
             for name, measure in MEASURES.items():
                 matrices[name][i, j] = matrices[name][j, i] = measure(correlation)

@@ -1,4 +1,4 @@
-"""How alike the experts of a layer are, by name of what is compared."""
+"""Registry of similarities by name, and the evidence that they are computed from."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,14 +16,14 @@ from mcsmoe.registry import Registry
 T = TypeVar("T")
 
 REVERSE = "reverse:"
-"""What the name of a similarity begins with whose values are turned round: unlike experts are alike."""
+"""Prefix that turns a similarity round, so that unlike experts count as similar: `reverse:weight` gives 1 − s."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a similarity may look at of one layer with E experts: sums, weights, gradients, other measurements.
+    """What a similarity may use of one layer with E experts: sums, weights, gradients and other measurements.
 
-    `measured` holds [E, E] matrices that collect derives from more than sums (`correlation.lsa`, `.max`).
+    `measured` holds [E, E] matrices that cannot be computed from the sums: `correlation.lsa` and `correlation.max`.
     """
 
     layer: MoELayer
@@ -38,11 +38,11 @@ Similarity = Callable[[Evidence], Tensor]
 """Evidence of a layer → [E, E] float64, symmetric, in [0, 1], diagonal 1."""
 
 SIMILARITIES: Registry[Similarity] = Registry("similarity", "mcsmoe.similarity", needs=None)
-"""A similarity `needs` an entry of `also` where routing statistics do not suffice."""
+"""The fact `needs` is the entry of `collect.also` that a similarity requires, or None: routing statistics suffice."""
 
 
 def similarity(name: str) -> Similarity:
-    """The similarity `name`; after `reverse:` its values are 1 − s between different experts."""
+    """Look up a similarity; with the prefix `reverse:`, its values are 1 − s between different experts."""
     if not name.startswith(REVERSE):
         return SIMILARITIES[name]
     forward = SIMILARITIES[name.removeprefix(REVERSE)]
@@ -50,13 +50,13 @@ def similarity(name: str) -> Similarity:
 
 
 def needs(name: str) -> str | None:
-    """The entry of `also` without which a similarity cannot be computed; None: routing statistics do."""
+    """The entry of `collect.also` that similarity `name` requires, or None if routing statistics suffice."""
     entry: str | None = SIMILARITIES.fact(name.removeprefix(REVERSE), "needs")
     return entry
 
 
 def collected(value: T | None, name: str) -> T:
-    """What similarity `name` needs. Raises `StatisticsError` where it was not collected."""
+    """Return `value`, which similarity `name` needs. Raises `StatisticsError` if it is None: not collected."""
     if value is None:
         raise StatisticsError(f"similarity {name!r} needs {needs(name)!r}, which was not collected")
     return value
@@ -65,9 +65,9 @@ def collected(value: T | None, name: str) -> T:
 def cosine(gram: Tensor) -> Tensor:
     """cos′ = (1 + cos) / 2 [E, E] from the Gram matrix [E, E] of the experts' vectors.
 
-    A vector of zeros is at 0.5 from every other; the diagonal is 1.
+    A vector of zeros gets 0.5 with every other; the diagonal is 1.
     """
-    gram = (gram + gram.T).double() / 2  # a product's two halves may be rounded differently
+    gram = (gram + gram.T).double() / 2  # a matrix product may not be exactly symmetric
     lengths = gram.diagonal().clamp(min=0).sqrt()
     scale = torch.outer(lengths, lengths)
     cosines = torch.where(scale > 0, gram / scale.clamp(min=torch.finfo(scale.dtype).tiny), 0.0)

@@ -1,4 +1,4 @@
-"""Similarities by the experts' weights, and by gradients of the task loss on them."""
+"""Similarities by the experts' weights, and by gradients of the task loss with respect to them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -9,22 +9,22 @@ from mcsmoe.families import Role
 from mcsmoe.similarity.evidence import SIMILARITIES, Evidence, collected, cosine
 
 CHUNK = 2**23
-"""Numbers of all experts together that are in memory as float64 at a time."""
+"""Numbers per float64 chunk, over all experts together."""
 
 
 def gram(parts: Iterable[Tensor]) -> Tensor:
-    """Inner products [E, E] of the experts' vectors, of which `parts` [E, …] are consecutive pieces."""
+    """Inner products [E, E] of the experts' vectors, given as consecutive chunks `parts` [E, …]."""
     return torch.stack([part.flatten(1) @ part.flatten(1).T for part in parts]).sum(0)
 
 
 def weights(evidence: Evidence, name: str) -> Iterator[Tensor]:
-    """Tensor `name` of all experts in parts [E, rows, …] float64."""
+    """Yield tensor `name` of all experts in chunks [E, rows, …] float64."""
     layer = evidence.layer
     return _chunks([layer.read(evidence.source, e, name) for e in range(layer.experts)])
 
 
 def gradients(evidence: Evidence, name: str, similarity: str) -> Iterator[Tensor]:
-    """The same of the task loss's gradient. Raises `CheckpointError` where it was not collected."""
+    """Yield the task loss's gradient in the same chunks. Raises `StatisticsError` if it was not collected."""
     layer, found = evidence.layer, collected(evidence.gradients, similarity)
     return _chunks([found.tensor("gradient", layer, e, name) for e in range(layer.experts)])
 
@@ -37,15 +37,15 @@ def _chunks(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
 
 @SIMILARITIES.register("weight")
 def weight(evidence: Evidence) -> Tensor:
-    """cos′(W_i, W_j) [E, E]; W_e holds all tensors of expert e, flattened."""
+    """cos′(W_i, W_j) [E, E], where W_e holds all tensors of expert e, flattened."""
     return cosine(gram(part for name in evidence.layer.layout for part in weights(evidence, name)))
 
 
 @SIMILARITIES.register("weight-feature")
 def weight_feature(evidence: Evidence) -> Tensor:
-    """cos′(W_i ⊙ n_i, W_j ⊙ n_j) [E, E]; W_e holds the in-projections of expert e, gate and up alike.
+    """cos′(W_i ⊙ n_i, W_j ⊙ n_j) [E, E], where W_e holds the in-projections (gate and up) of expert e.
 
-    n_e is the L2 norm of each dimension of x over the tokens of e; without tokens, e is at 0.5 from all.
+    n_e [d] is the L2 norm of each dimension of x over the tokens of e; an expert without tokens gets 0.5.
     """
     norms = evidence.statistics.input_square_sums.sqrt()[:, None]  # [E, 1, d]
     names = [name for name, role in evidence.layer.layout.items() if role in (Role.GATE, Role.UP)]
@@ -54,18 +54,18 @@ def weight_feature(evidence: Evidence) -> Tensor:
 
 @SIMILARITIES.register("gradient", needs="gradients")
 def gradient(evidence: Evidence) -> Tensor:
-    """cos′(∇W_i, ∇W_j) [E, E] of the task loss summed over calibration; W_e holds all tensors of expert e.
+    """cos′(∇W_i, ∇W_j) [E, E] of the task loss summed over calibration rows; W_e holds all tensors of expert e.
 
-    An expert that no token reaches is at 0.5 from all.
+    An expert that no token reaches gets 0.5.
     """
     return cosine(gram(part for name in evidence.layer.layout for part in gradients(evidence, name, "gradient")))
 
 
 @SIMILARITIES.register("weight-gradient", needs="gradients")
 def weight_gradient(evidence: Evidence) -> Tensor:
-    """cos′(W_i ⊙ ∇W_i, W_j ⊙ ∇W_j) [E, E] of the task loss summed over calibration; all tensors of an expert.
+    """cos′(W_i ⊙ ∇W_i, W_j ⊙ ∇W_j) [E, E], with W_e and the task loss as in `gradient`.
 
-    An expert that no token reaches is at 0.5 from all.
+    An expert that no token reaches gets 0.5.
     """
     return cosine(
         gram(
