@@ -66,7 +66,7 @@ def test_interrupted_permuting_matches_no_layer_again(
     monkeypatch.setattr(shards, "SHARD_BYTES", 100_000)
     write_params(permute={"reference": "first"})
     permute.main()
-    expected, report = contents(Path("artifacts/permute")), Path("metrics/permute.json").read_bytes()
+    expected, report = contents(Path("artifacts/permute")), Path("artifacts/figures/permute.json").read_bytes()
     assert "model.safetensors.index.json" in expected
     shutil.rmtree("artifacts/permute")
     reads = Reads(FINETUNED, monkeypatch)
@@ -80,7 +80,7 @@ def test_interrupted_permuting_matches_no_layer_again(
     assert reads.take() == {"decoder.1", "decoder.3"}
     assert "resuming at decoder.1: 2 of " in capsys.readouterr().out
     assert contents(Path("artifacts/permute")) == expected
-    assert Path("metrics/permute.json").read_bytes() == report
+    assert Path("artifacts/figures/permute.json").read_bytes() == report
     assert sorted(path.name for path in Path("artifacts").iterdir()) == ["finetune", "permute", "recipes"]
 
 

@@ -97,7 +97,7 @@ def test_a_progressive_method_merges_nothing_yet(merged: Path):
 def test_permute_improves_matching_and_changes_nothing_else(place: Path, matching: str, reference: str):
     write_params(permute={"matching": matching, "reference": reference})
     permute.main()
-    report = json.loads(Path("metrics/permute.json").read_text())
+    report = json.loads(Path("artifacts/figures/permute.json").read_text())
     assert report["largest_logit_change"] < 1e-4
     for row in report["layers"].values():
         assert row["after"] > row["before"]
