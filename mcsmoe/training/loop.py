@@ -187,6 +187,6 @@ def write_training(fit: Fit, tokenizer: Any, output: Path, curve: Path) -> None:
     with atomic_directory(output) as scratch:
         written = save_model(model, tokenizer, scratch)
         verify_checkpoint(scratch, written, probe, logits)
-    # dvc plots needs the same columns in every row.
+    # Plots need the same columns in every row.
     columns = dict.fromkeys(name for row in fit.curve for name in row)
     write_json(curve, [{name: row.get(name) for name in columns} for row in fit.curve])
