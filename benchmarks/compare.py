@@ -1,8 +1,8 @@
-"""Compare the paper's methods on equal terms: one fine-tuned model a seed, the same groups, budget and training.
+"""Compare the paper's methods on equal terms: per seed one fine-tuned model, with equal groups, budget and training.
 
     python -m benchmarks.compare
 
-benchmarks/compare.yaml names presets, seeds and methods. Writes benchmarks/results/compare.json and .md.
+benchmarks/compare.yaml lists presets, seeds and methods. Writes benchmarks/results/compare.json and .md.
 """
 
 import os
@@ -24,7 +24,7 @@ def main(
     jobs: Annotated[int, typer.Option(help="Pipelines at a time.")] = 3,
     rev: Annotated[str, typer.Option(help="Commit of this repository whose code and presets run.")] = "HEAD",
 ) -> None:
-    """Run every method of compare.yaml on every preset and seed; write one table of means and spreads."""
+    """Run every method of compare.yaml on every preset and seed; write a table of means and standard deviations."""
     plan, commit, command = (
         yaml.safe_load(PLAN.read_text()),
         revision(rev),
@@ -41,7 +41,7 @@ def main(
 
 
 def table(plan: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """Markdown: a section a preset."""
+    """Return Markdown with a section for each preset."""
     head = f"# The methods of the paper, {len(plan['seeds'])} seeds\n\n`{record['command']}`; mean ± standard deviation"
     parts = [f"{head} over seeds. A method that drops experts while it is distilled has nothing to show one-shot.\n"]
     for preset, found in record["runs"].items():
@@ -50,7 +50,7 @@ def table(plan: Mapping[str, Any], record: Mapping[str, Any]) -> str:
 
 
 def section(preset: str, metric: str, methods: Mapping[str, Sequence[str]], runs: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a row a method with its quality one-shot and after distillation, and what it costs to keep."""
+    """Return Markdown with a row for each method: quality one-shot and after distillation, experts and size."""
     figures: list[Figures] = [run["figures"] for run in runs]
     minutes = statistics.mean(run["minutes"] for run in runs)
     full = mean(figures, "full", "bytes")
@@ -64,9 +64,9 @@ def section(preset: str, metric: str, methods: Mapping[str, Sequence[str]], runs
     ]
     for method in [*methods["dense"], *methods["merge"]]:
         shot, distilled = f"merge-{method}", f"distill-{method}"
-        # Experts and size after distillation: progressive dropping happens during it.
+        # Experts and size are those after distillation, because progressive methods drop experts during it.
         last = distilled if distilled in figures[0] else shot
-        # Where it has all experts still, it is the full model.
+        # Before distillation, a progressive method still has all experts and is just the full model.
         untouched = mean(figures, shot, "experts") == mean(figures, "full", "experts")
         shown = [row for row in (shot, distilled) if row in figures[0] and not (untouched and row == shot)]
         cells = [spread(figures, row, metric) if row in shown else "" for row in (shot, distilled)]

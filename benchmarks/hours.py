@@ -1,12 +1,16 @@
-"""Hours and memory of the paper's table 2 on one GPU, from FLOPs that are measured and the presets' own numbers.
+"""Estimate hours and memory of the paper's table 2 on one GPU, from counted FLOPs and the presets.
 
     python -m benchmarks.hours
 
-FLOPs of one example are counted on modules of google/switch-base-32's shape and its dense counterpart's at the lengths
-of each task. What a training costs is examples × epochs × (3 × the student's forward pass + the teacher's), and what
-it moves is `TRAFFIC` times the trained weights in each step. Hours are FLOPs / (published peak in float32, which
-trainings use, × the share of its peak that a training step reaches on this machine's CPU) + bytes moved / published
-bandwidth. Writes benchmarks/results/hours.json and .md.
+FLOPs of one example are counted on modules with the shapes of google/switch-base-32 and its dense counterpart, at the
+lengths of each task. Then
+
+    FLOPs of a training = examples × epochs × (3 × student's forward pass + teacher's forward pass)
+    bytes moved         = steps × TRAFFIC × bytes of the trained weights
+    hours               = FLOPs / (peak × share) + bytes moved / bandwidth
+
+with the GPU's published bandwidth and its peak in float32, in which models are trained. The share is the part of its
+peak that a training step reaches on this machine's CPU. Writes benchmarks/results/hours.json and .md.
 """
 
 import json
@@ -34,17 +38,17 @@ EXAMPLES = {
     "wikiqa": (20_360, 6_165),
     "hotpotqa": (90_447, 7_405),
 }
-"""Of train and test as published; of winogrande the size xl."""
+"""Published numbers of train and test examples; winogrande is the xl version."""
 
 TOKENS_PER_WORD = 1.5
-"""Assumed: T5's tokenizer is not at hand. English text has 1.3 to 1.5; names and punctuation more."""
+"""Assumed, because T5's tokenizer is not available here. English has 1.3 to 1.5; names and punctuation have more."""
 
 TRAFFIC = 11
-"""Reads and writes of each trained value in a step beside the products: gradient 2, clipping 2, AdamW 7."""
+"""Reads and writes of each trained value per step, besides matrix products: gradient 2, clipping 2, AdamW 7."""
 
 
 class GPU(NamedTuple):
-    """Published: GB of memory, FLOPs/s in float32 without TF32, which torch leaves off, and bytes/s to memory."""
+    """Published memory in GB, peak FLOPs/s in float32 without TF32 (off by default in torch), bandwidth in bytes/s."""
 
     memory: int
     peak: float
@@ -60,17 +64,17 @@ GPUS = {
 
 
 def preset(task: str) -> Params:
-    """The params of one column of the table."""
+    """The params of one column (task) of the table."""
     return Params.load(PRESETS / f"switch-base-32-{task}.yaml")
 
 
 def table() -> Params:
-    """The methods, by the preset of the table."""
+    """The preset with all methods of the table."""
     return Params.load(PRESETS / "paper-table2.yaml")
 
 
 def lengths(task: str, words: tuple[float, float] | None) -> tuple[int, int]:
-    """Tokens of source and target: at most, or what the words of its examples come to."""
+    """Tokens of source and target, from mean `words` of the task's examples; without `words`, the preset's limits."""
     settings = preset(task).task
     most = settings.max_source_length, settings.max_target_length
     if words is None:
@@ -87,7 +91,11 @@ class Work(NamedTuple):
 
 
 def training(count: int, settings: Training, student: float, teacher: float, weights: int, fixed: float = 0.0) -> Work:
-    """A training on `count` examples; `fixed` FLOPs of the student's forward pass are of a batch, not an example."""
+    """Work of a training on `count` examples.
+
+    student, teacher: FLOPs of a forward pass of one example; fixed: additional FLOPs of the student's forward pass per
+    batch, whatever its size; weights: bytes of the trained weights.
+    """
     steps = settings.epochs * count / settings.batch_size
     return Work(
         settings.epochs * count * (3 * student + teacher) + 3 * steps * fixed,
@@ -96,7 +104,7 @@ def training(count: int, settings: Training, student: float, teacher: float, wei
 
 
 def column(task: str, forward: dict[str, float], fixed: float, weights: dict[str, int]) -> dict[str, Work]:
-    """The stages of one column; `forward` FLOPs of an example by model, `fixed` of a batch while S is whole."""
+    """Work of each stage in one column. forward: FLOPs per example by model; fixed: per batch, while S is whole."""
     params, methods = preset(task), table().methods
     count, tested = EXAMPLES[task][0] - params.task.selection, EXAMPLES[task][1]
     full, dense = forward["full"], forward["dense"]
@@ -120,17 +128,17 @@ def column(task: str, forward: dict[str, float], fixed: float, weights: dict[str
 
 
 def total(works: list[Work]) -> Work:
-    """Their sum."""
+    """Sum of `works`."""
     return Work(sum(work.flops for work in works), sum(work.moved for work in works))
 
 
 def hours(work: Work, gpu: GPU, share: float) -> float:
-    """Of one GPU, however much memory it would take."""
+    """Hours on one GPU, even if its memory is too small."""
     return (work.flops / (gpu.peak * share) + work.moved / gpu.bandwidth) / 3600
 
 
 def memory(weights: dict[str, int]) -> dict[str, float]:
-    """GB of each training before activations, as `mcsmoe/calibration/memory.py` has it."""
+    """GB that each training needs without activations, by the formula of `mcsmoe/calibration/memory.py`."""
     needs = {
         "finetune": 5 * weights["full"],
         "dense": 5 * weights["dense"],
@@ -143,7 +151,7 @@ def memory(weights: dict[str, int]) -> dict[str, float]:
 
 
 def estimate(measured: dict[str, Any]) -> dict[str, Any]:
-    """Hours by task and stage, and memory, from what was measured and what the presets say."""
+    """Estimate work and hours by task, and memory by training, from `measured` and the presets."""
     share = float(np.median(measured["share"]))
     found: dict[str, Any] = {"share": share, "memory": memory(measured["weight_bytes"]), "columns": {}}
     sums: dict[str, list[Work]] = {}
@@ -160,7 +168,7 @@ def estimate(measured: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(data: Path) -> dict[str, Any]:
-    """FLOPs, words, weights and the share of peak."""
+    """Measure FLOPs, words, bytes of weights and the share of peak."""
     from benchmarks.hours_measured import build, busy, configurations, forward_flops, weight_bytes, words
 
     share = busy(table())

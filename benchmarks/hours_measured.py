@@ -1,4 +1,4 @@
-"""What benchmarks/hours.py rests on: FLOPs of modules, words of examples, how busy a training step keeps a CPU."""
+"""Measurements for benchmarks/hours.py: FLOPs of modules, words of examples, how busy a training step keeps a CPU."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ KEPT = 8
 
 
 def configurations(params: Params) -> dict[str, Any]:
-    """Full, merged as `params` say, merged and factorised with S whole (as it trains), and dense."""
+    """Configurations by name: full; merged as in `params`; compressed, with S still whole, as in training; dense."""
     full = transformers.AutoConfig.for_model(**SWITCH | {"expert_capacity": 2**20})  # no token over capacity
     family = family_of(full)
     untouched = {f"encoder.{i}" for i in params.merge.exclude.encoder}
@@ -38,12 +38,12 @@ def configurations(params: Params) -> dict[str, Any]:
 
 
 def weight_bytes(params: Params) -> dict[str, int]:
-    """Bytes of the weights of each, float32."""
+    """Bytes of the weights of each configuration in float32."""
     return {name: Footprint.of(config).whole for name, config in configurations(params).items()}
 
 
 def build(config: Any) -> Any:
-    """The modules of a configuration; no value is set, because FLOPs depend on none: memory stays untouched."""
+    """Build a model without setting weights: FLOPs do not depend on them, and untouched memory costs nothing."""
     with no_init_weights():
         model = transformers.AutoModelForSeq2SeqLM.from_config(config)
     model.tie_weights()
@@ -51,13 +51,13 @@ def build(config: Any) -> Any:
 
 
 def forward_flops(models: dict[str, Any], source: int, target: int) -> dict[str, float]:
-    """FLOPs of the forward pass of one example of so many tokens, by model."""
+    """FLOPs, by model, of the forward pass of one example with `source` and `target` tokens."""
     row = Encoded([2] * source, [2] * target)
     return {name: flops_per_token(model, [row], 0) * (source + target) for name, model in models.items()}
 
 
 def words(task: str, data: Path) -> tuple[float, float]:
-    """Mean whitespace words of a source and a target of the training examples."""
+    """Mean number of words, split at white space, of source and target over the training examples."""
     settings = Params.load(Path(f"presets/switch-base-32-{task}.yaml")).task
     local = settings.model_copy(update={"data": str(data / FOLDERS.get(task, task)), "subset": None})
     examples = TASKS[task].examples(local, "train")
@@ -67,10 +67,10 @@ def words(task: str, data: Path) -> tuple[float, float]:
 
 
 def busy(params: Params, rounds: int = 7) -> list[float]:
-    """FLOPs per CPU second of a training step over those of matrix products, on one thread, round by round.
+    """FLOPs per CPU second of a training step, relative to those of matrix products, on one thread, by round.
 
-    Four blocks and 8 experts of the full model's widths, 16 × (128 + 8) tokens; forward and backward pass, clipping
-    and AdamW.
+    The model has four blocks and 8 experts per layer, with the full model's widths; a batch has 16 × (128 + 8) tokens.
+    A step is a forward and a backward pass, clipping and AdamW.
     """
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -92,7 +92,7 @@ def busy(params: Params, rounds: int = 7) -> list[float]:
         for _ in range(20):
             torch.mm(x, w)
 
-    flops = {work: counted(work) for work in (step, multiply)}  # this warms up as well
+    flops = {work: counted(work) for work in (step, multiply)}  # also warms up
     shares = []
     for _ in range(rounds):
         rates = [flops[work] / seconds(work) for work in (step, multiply)]
@@ -101,14 +101,14 @@ def busy(params: Params, rounds: int = 7) -> list[float]:
 
 
 def counted(work: Callable[[], None]) -> int:
-    """FLOPs of `work`; counting takes time of its own."""
+    """FLOPs of `work`, counted apart from `seconds` because counting takes time."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
 def seconds(work: Callable[[], None]) -> float:
-    """Seconds of the CPU that `work` takes."""
+    """CPU seconds of `work`."""
     before = time.process_time()
     work()
     return time.process_time() - before

@@ -1,4 +1,4 @@
-"""The page of benchmarks/hours.py."""
+"""The Markdown page of benchmarks/hours.py."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ Weights, gradients, two states of AdamW and, when fine-tuning, the best weights 
 
 
 def fit(memory: dict[str, float]) -> str:
-    """What does not fit, in one sentence."""
+    """Say which trainings do not fit into 24 GB."""
     large = [f"{name} ({size} GB)" for name, size in memory.items() if size > 24]
     return (
         f"**One GPU of 24 GB does not do**: {', '.join(large)} need more before activations. The hours given for "
@@ -60,7 +60,7 @@ def fit(memory: dict[str, float]) -> str:
 
 
 def text(measured: dict[str, Any], found: dict[str, Any]) -> str:
-    """The tables, and all that they assume."""
+    """Return the page: the tables and their assumptions."""
     methods = table().methods
     names = " | ".join(f"{name}, h" for name in GPUS)
     head = HEAD.format(

@@ -1,10 +1,10 @@
-"""What each stage needs of disk and memory for the presets of published models, told from their shapes.
+"""Disk and memory that each stage needs for the presets of published models, computed from their shapes.
 
     python -m benchmarks.needs
 
-Downloads and loads nothing: the shapes are those of the models' config.json. Writes benchmarks/results/needs.json
-and .md. Memory is that of `mcsmoe/calibration/memory.py` (weights and activations) and, of permute and merge, what
-aligning two experts takes; the process itself (about 0.5 GB) comes on top.
+Downloads and loads nothing; the shapes are copied from the models' config.json. Memory is by the formula of
+`mcsmoe/calibration/memory.py` (weights and activations); for permute and merge, it is that of aligning two experts. The
+process itself (about 0.5 GB) comes on top. Writes benchmarks/results/needs.json and .md.
 """
 
 from collections.abc import Mapping
@@ -96,7 +96,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def needs(params: Params, shape: Mapping[str, Any]) -> dict[str, float]:
-    """Billions of parameters, and gigabytes of disk (`… on disk`) and memory."""
+    """Return billions of parameters, and GB of disk (`… on disk`) and memory of each stage."""
     config = transformers.AutoConfig.for_model(**shape)
     config.dtype = torch.bfloat16
     family = family_of(config)
@@ -106,7 +106,7 @@ def needs(params: Params, shape: Mapping[str, Any]) -> dict[str, float]:
     kept = {layer.name: int(params.merge.groups) for layer in layers}
     merged = configuration(family.merged_config(config.to_dict() | {"dtype": "bfloat16"}, kept))
     full, student = Footprint.of(config).whole, Footprint.of(merged).whole
-    # Two experts, float32 copies of a tensor of each, and their neurons' similarities.
+    # Two experts in bfloat16, a float32 copy of one tensor of each, and the similarities of their hidden neurons.
     layer = layers[0]
     tensor = layer.d_ff * layer.d_model
     aligning = 2 * len(layer.shapes()) * 2 * tensor + 2 * 4 * tensor + 2 * 4 * layer.d_ff**2
@@ -125,7 +125,7 @@ def needs(params: Params, shape: Mapping[str, Any]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Write the table of all presets named here."""
+    """Write the table of all presets in `SHAPES`."""
     rows = {name: needs(Params.load(PRESETS / f"{name}.yaml"), shape) for name, shape in SHAPES.items()}
     columns = list(next(iter(rows.values())))
     head = ["preset", "billion parameters", *(f"{name}, GB" for name in columns[1:])]

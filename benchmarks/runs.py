@@ -1,7 +1,7 @@
-"""A preset run with one seed through `dvc repro`, in a clone of this repository's committed state.
+"""Runs of a preset with one seed by `dvc repro`, each in a clone of this repository at a commit.
 
-The clones lie under .scratch and share this repository's DVC cache: an interrupted benchmark goes on where it
-stopped, and two benchmarks train a model that both need once.
+The clones are in .scratch and share this repository's DVC cache. So an interrupted benchmark goes on where it stopped,
+and a model that two benchmarks need is trained once.
 """
 
 import json
@@ -26,11 +26,11 @@ STEPS = ("full", "merge", "distill", "compress")
 COSTS = ("parameters", "bytes", "experts", "flops_per_token")
 
 Figures = Mapping[str, Mapping[str, float]]
-"""What was measured, by "full" or "step-method"."""
+"""Metrics of each checkpoint, by "full" or "step-method", such as "merge-m-smoe"."""
 
 
 def revision(name: str) -> str:
-    """The full hash of a commit of this repository."""
+    """Return the full hash of a commit of this repository."""
     command = ["git", "rev-parse", f"{name}^{{commit}}"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -38,16 +38,16 @@ def revision(name: str) -> str:
 def run_seeds(
     preset: str, seeds: Sequence[int], commit: str, jobs: int, name: str, **changes: Any
 ) -> dict[int, dict[str, Any]]:
-    """`run_seed` of each seed, `jobs` at a time."""
+    """Call `run_seed` for each seed, `jobs` at a time."""
     with ThreadPoolExecutor(jobs) as pool:
         found = pool.map(lambda seed: run_seed(preset, seed, commit, name, **changes), seeds)
         return dict(zip(seeds, found, strict=True))
 
 
 def run_seed(preset: str, seed: int, commit: str, name: str, **changes: Any) -> dict[str, Any]:
-    """The figures of every step and method of one seed, and the minutes it took.
+    """Run a preset with one seed; return `figures` of every step and method, and the `minutes` it took.
 
-    `name` tells the clones of one benchmark from those of another; `changes` replaces whole sections of the preset.
+    `name` is the directory for the clones of one benchmark; `changes` replaces whole sections of the preset.
     """
     clone = ROOT / ".scratch" / name / f"{preset}-{seed}"
     if not clone.is_dir():
@@ -60,7 +60,7 @@ def run_seed(preset: str, seed: int, commit: str, name: str, **changes: Any) -> 
         values["task"]["data"] = str(find_directory(values["task"]["data"]).resolve())
     Params.parse(values, f"presets/{preset}.yaml")
     (clone / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    # Seconds add up over interrupted runs: what the cache gives back was paid for before.
+    # Seconds add up over interrupted runs, because an earlier run paid for what now comes from the cache.
     spent = clone.with_suffix(".seconds")
     earlier, started = float(spent.read_text()) if spent.exists() else 0.0, time.monotonic()
     try:
@@ -73,13 +73,13 @@ def run_seed(preset: str, seed: int, commit: str, name: str, **changes: Any) -> 
 
 
 def spread(figures: Sequence[Figures], row: str, name: str) -> str:
-    """Mean ± sample standard deviation over seeds of one figure."""
+    """Mean ± sample standard deviation of one metric over seeds."""
     values = [each[row][name] for each in figures]
     return f"{statistics.mean(values):.4f} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.4f}"
 
 
 def mean(figures: Sequence[Figures], row: str, name: str) -> float:
-    """Mean over seeds of one figure."""
+    """Mean of one metric over seeds."""
     return statistics.mean(each[row][name] for each in figures)
 
 
@@ -92,7 +92,7 @@ def _wanted(clone: Path, methods: Mapping[str, Sequence[str]]) -> list[Path]:
 
 
 def _run(command: list[str], directory: Path) -> None:
-    """Run with this interpreter's programs first; what it prints goes to a log beside the clone."""
+    """Run `command` with this interpreter's directory first in PATH; output goes to a log beside the clone."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     log = directory.parent / f"{directory.name}.log" if directory != ROOT else None
     with open(log or os.devnull, "a") as out:

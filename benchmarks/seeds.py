@@ -1,4 +1,4 @@
-"""Run a preset with several seeds through `dvc repro` and tabulate mean and spread.
+"""Run a preset with several seeds by `dvc repro` and tabulate means and standard deviations.
 
     python -m benchmarks.seeds books-small --seeds 0,1,2 --jobs 2
 
@@ -34,7 +34,7 @@ def main(
 
 
 def table(preset: str, command: str, runs: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: mean ± sample standard deviation over runs, a row for each step and method."""
+    """Return Markdown with mean ± sample standard deviation over runs, and a row for each step and method."""
     figures = [run["figures"] for run in runs]
     shown = [
         name for name in figures[0]["full"] if name not in COSTS and "_match_" not in name and not name.endswith(BOUNDS)

@@ -1,14 +1,14 @@
-"""How much faster a merged and a compressed model are than the full one, on a CPU, where they are, and where not.
+"""Measure how much faster than the full model a merged and a compressed model are, on a CPU.
 
     python -m benchmarks.speed --shape switch      google/switch-base-32, 32 experts a layer merged to 8 (8 GB of disk)
     python -m benchmarks.speed --shape mixtral     a small Mixtral, 8 experts a layer merged to 4
 
-Random weights and random tokens; random routers spread tokens less evenly than trained ones. Each model is in a process
-of its own and they take turns, one run each, so that what else the machine does strikes all alike: ratios are of runs
-of one round, with median and quartiles over rounds. Where other work shares the cores, the seconds that the CPU spent
-on a run tell more than those of the clock.
-Peak memory is that of weights and of one run, see `mcsmoe/evaluation/peak_memory.py`.
-Writes benchmarks/results/speed.json and .md; the other shape's results stay in them.
+Weights and tokens are random; random routers spread tokens less evenly than trained ones. Each model has a process of
+its own. The models take turns, one run each, so that other work on the machine affects all of them alike. Ratios are
+between runs of the same round, with median and quartiles over rounds. If other work shares the cores, CPU seconds are
+more reliable than wall time. Peak memory includes the weights, see `mcsmoe/evaluation/speed.py`.
+
+Writes benchmarks/results/speed.json and .md, and keeps the other shape's results there.
 """
 
 import json
@@ -49,7 +49,7 @@ class Worker:
         )
 
     def ask(self, kind: str, work: Workload | None = None) -> Any:
-        """What the worker answers."""
+        """Send a request and return the worker's answer; see `answer` in benchmarks/speed_worker.py."""
         assert self._process.stdin
         assert self._process.stdout
         question = {"kind": kind} | ({"work": asdict(work)} if work else {})
@@ -64,7 +64,7 @@ class Worker:
 
 
 def costs(directory: Path, threads: int) -> dict[str, Any]:
-    """What each model costs to keep, FLOPs, and peak bytes of runs from small to large; one process at a time."""
+    """Measure size, FLOPs and peak bytes of each model, small runs first, one process at a time."""
     found = {}
     for name in MODELS:
         worker = Worker(directory / name, threads)
@@ -75,7 +75,7 @@ def costs(directory: Path, threads: int) -> dict[str, Any]:
 
 
 def times(directory: Path, repeats: int, threads: int) -> list[dict[str, Any]]:
-    """Seconds of each workload, round by round."""
+    """Measure wall and CPU seconds of each workload, by model and round."""
     workers = {name: Worker(directory / name, threads) for name in MODELS}
     rows = []
     for work in WORKS:
@@ -93,13 +93,13 @@ def times(directory: Path, repeats: int, threads: int) -> list[dict[str, Any]]:
 
 
 def quartiles(values: Any, digits: int = 2) -> str:
-    """Median and, in brackets, quartiles."""
+    """Format the median and, in brackets, the quartiles."""
     low, middle, high = (f"{np.quantile(values, level):.{digits}f}" for level in (0.25, 0.5, 0.75))
     return f"{middle} ({low}–{high})"
 
 
 def line(row: dict[str, Any]) -> str:
-    """One row of the table of times."""
+    """Format one row of the table of times."""
     clock, cpu = ({name: np.array(taken[kind]) for name, taken in row["seconds"].items()} for kind in ("clock", "cpu"))
     per_second = row["batch"] * (row["new"] or row["prompt"]) / clock["full"]
     kind = f"generate {row['new']}" if row["new"] else "prefill"
@@ -109,7 +109,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def text(shape: str, found: dict[str, Any]) -> str:
-    """The section of one shape."""
+    """Return the section of one shape."""
     lines = [f"\n## {shape}\n\n`{found['command']}` ({found['cores']} cores, {found['threads']} threads, float32)\n"]
     lines += ["| model | parameters | bytes | FLOPs/token | peak MB, generate, batch 1 | peak MB, prefill, batch 8 |"]
     lines += ["|---|---:|---:|---:|---:|---:|"]
@@ -130,7 +130,7 @@ def main(
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
     models: Annotated[Path | None, typer.Option(help="Directory to keep the models in, or with them.")] = None,
 ) -> None:
-    """Make the models where they are not there yet, measure, and write the tables."""
+    """Make the models that do not exist yet, measure them, and write the tables."""
     measured: dict[str, Any]
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", ".")) as scratch:
         directory = models or Path(scratch) / shape

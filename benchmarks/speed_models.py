@@ -1,4 +1,4 @@
-"""Makes the random models of benchmarks/speed.py, as the pipeline leaves them on the disk."""
+"""Makes the random models of benchmarks/speed.py, in the form in which the pipeline writes them."""
 
 import math
 import random
@@ -37,7 +37,7 @@ SWITCH: dict[str, Any] = {
     "expert_capacity": 64,
     "decoder_start_token_id": 0,
 }
-"""google/switch-base-32."""
+"""Configuration of google/switch-base-32."""
 
 MIXTRAL: dict[str, Any] = {
     "model_type": "mixtral",
@@ -50,7 +50,7 @@ MIXTRAL: dict[str, Any] = {
     "num_local_experts": 8,
     "num_experts_per_tok": 2,
 }
-"""Mixtral-8x7B with an eighth of each width and four layers."""
+"""Mixtral-8x7B with an eighth of its widths and four layers."""
 
 SHAPES = {"switch": SWITCH, "mixtral": MIXTRAL}
 
@@ -69,7 +69,7 @@ def make(shape: dict[str, Any], groups: int, directory: Path) -> None:
 
 @torch.no_grad()
 def full(shape: dict[str, Any], noise: Tensor, directory: Path) -> None:
-    """A stock checkpoint: each weight is a piece of the noise, scaled so that what it is given keeps its variance."""
+    """Write a stock checkpoint whose weights are pieces of the noise, scaled to keep the variance of their inputs."""
     config = transformers.AutoConfig.for_model(**shape)
     classes = transformers.AutoModelForSeq2SeqLM, transformers.AutoModelForCausalLM
     with no_init_weights():
@@ -82,21 +82,21 @@ def full(shape: dict[str, Any], noise: Tensor, directory: Path) -> None:
         embedding = name.endswith(("shared.weight", "embed_tokens.weight", "attention_bias.weight"))
         scale = 1.0 if embedding else weight.shape[-1] ** -0.5
         if name.endswith("Attention.q.weight"):
-            scale *= config.d_kv**-0.5  # T5 scales no products
+            scale *= config.d_kv**-0.5  # because T5 does not divide attention scores by √d
         for matrix in weight.view(-1, *weight.shape[-2:]):
             torch.mul(piece(noise, matrix.shape, i), scale, out=matrix)
     model.save_pretrained(directory)
 
 
 def piece(noise: Tensor, shape: tuple[int, ...], seed: int) -> Tensor:
-    """Values from some place of the noise: as unlike those from another as fresh ones, and much faster."""
+    """Return values from a random place in the noise, which is much faster than drawing new ones."""
     size = math.prod(shape)
     start = random.Random(seed).randrange(len(noise) - size)
     return noise[start : start + size].view(shape)
 
 
 def merge(source: Path, groups: int, directory: Path) -> None:
-    """Groups of equal size, each averaged, in every layer."""
+    """Write a merged checkpoint: in every layer, experts e ≡ k (mod `groups`) are averaged into expert k."""
     origin = Checkpoint(source)
     layers = sparse_layers(origin.config)
     plans = {}
@@ -111,7 +111,10 @@ def merge(source: Path, groups: int, directory: Path) -> None:
 
 @torch.no_grad()
 def compress(source: Path, noise: Tensor, directory: Path) -> None:
-    """Rank `RANK` and a drawn share `ROWS` of all rows; the values are no factors of anything, and cost the same."""
+    """Write a compressed checkpoint of rank `RANK`, with a random share `ROWS` of the rows of S.
+
+    U and V are random, because speed does not depend on their values.
+    """
     model = load_model(source)
     for name, (owner, attribute, weight) in stacked_weights(model).items():
         experts, d_out, d_in = weight.shape

@@ -1,4 +1,4 @@
-"""One model of benchmarks/speed.py in a process of its own: a line of JSON asks for a run, a line answers."""
+"""One model of benchmarks/speed.py in a process of its own, which answers each line of JSON with one line of JSON."""
 
 import json
 import sys
@@ -14,11 +14,11 @@ from mcsmoe.evaluation.speed import PeakMemory, Workload, run_once
 from mcsmoe.tasks.task import Encoded
 
 ROW = Encoded([*range(2, 130)], [*range(2, 34)])
-"""128 tokens in, 32 out: FLOPs do not depend on which ones they are."""
+"""128 source and 32 target tokens; FLOPs do not depend on their ids."""
 
 
 def answer(question: dict[str, Any], model: Any, memory: PeakMemory, directory: Path) -> Any:
-    """What it costs to keep and run the model; peak bytes; or seconds of one run, by the clock and of the CPU."""
+    """Answer by `kind`: "size" → size and FLOPs; "memory" → peak bytes; "time" → wall and CPU seconds of one run."""
     kind, work = question["kind"], Workload(**question.get("work", {"batch": 1, "prompt": 1}))
     if kind == "size":
         return size(model, directory) | {"flops_per_token": round(flops_per_token(model, [ROW], 0))}
@@ -29,7 +29,7 @@ def answer(question: dict[str, Any], model: Any, memory: PeakMemory, directory: 
 
 
 def main(directory: Path, threads: int) -> None:
-    """Answer until nothing more is asked."""
+    """Answer questions until standard input closes."""
     torch.set_num_threads(threads)
     model = load_model(directory)
     run_once(model, Workload(1, 1, 1))

@@ -1,10 +1,10 @@
-"""Memory and time of collecting statistics with a model whole in memory and block by block, by its depth.
+"""Measure memory and time of collect by number of layers, with a model whole in memory and streamed block by block.
 
     python -m benchmarks.streaming --layers 2,6,12
 
-Makes random Mixtrals of d 512, f 1792 and 8 experts (float32, 92 MB a layer), and collects on 8 batches of 4 rows of
-128 tokens. Each run is a process of its own, whose peak memory above that of the imports is what counts. Writes
-benchmarks/results/streaming.json and .md.
+Makes random Mixtrals with d = 512, f = 1792 and 8 experts (float32, 92 MB per layer), and collects statistics on 8
+batches of 4 rows of 128 tokens. Each run has a process of its own; its peak memory is counted without that of the
+imports. Writes benchmarks/results/streaming.json and .md.
 """
 
 import json
@@ -37,7 +37,7 @@ SIZES = {"vocab_size": 1000, "hidden_size": 512, "intermediate_size": 1792, "num
 
 
 def make(directory: Path, layers: int) -> None:
-    """A random checkpoint."""
+    """Write a random checkpoint."""
     config = transformers.MixtralConfig(**SIZES, num_key_value_heads=8, num_hidden_layers=layers)
     torch.manual_seed(0)
     transformers.MixtralForCausalLM(config).save_pretrained(directory)

@@ -1,12 +1,12 @@
-"""Memory and time of merging a checkpoint of Mixtral's shape that is larger than they may be, by its layers.
+"""Measure memory and time of merging a checkpoint of Mixtral's shape, by its number of layers.
 
     python -m benchmarks.surgery
 
-Makes random experts, routers and embeddings of Mixtral-8x7B's shape (hidden 4096, intermediate 14336, 8 experts,
-bfloat16; 2.8 GB of experts a layer) in a shard for each layer, and merges 8 → 4 in each. Each step runs in a
-process of its own, which reads from the disk: the pages of the input are dropped from the page cache before, and
-what is written is synced. Reading and writing once is `read` of all files and `write` of as many bytes as the
-merged checkpoint has, and nothing else. Needs 20 GB in $TMPDIR; writes benchmarks/results/surgery.json and .md.
+Makes random experts, routers and embeddings of Mixtral-8x7B's shape (d = 4096, f = 14336, 8 experts, bfloat16; 2.8 GB
+of experts per layer) with a shard for each layer, and merges 8 → 4 experts in each layer. Each step has a process of
+its own and really uses the disk: the input is dropped from the page cache first, and the output is synced. For
+comparison, "read and write once" only reads all files and writes as many bytes as the merged checkpoint has. Needs
+20 GB in $TMPDIR; writes benchmarks/results/surgery.json and .md.
 """
 
 import json
@@ -30,7 +30,7 @@ HEAD = """| step | layers | GB in | GB out | seconds | × once | of it costs, s 
 
 
 def run(scratch: str, step: str, layers: int, threads: int) -> Any:
-    """One step in a process of its own, with what it printed."""
+    """Run one step in a process of its own and return the JSON that it printed."""
     arguments = [sys.executable, "-m", "benchmarks.surgery_step", scratch, step, str(layers), str(threads)]
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(arguments, env=environment, check=True, stdout=subprocess.PIPE, text=True)
@@ -38,7 +38,7 @@ def run(scratch: str, step: str, layers: int, threads: int) -> Any:
 
 
 def line(row: dict[str, Any]) -> str:
-    """One row of the table."""
+    """Format one row of the table."""
     costs = row.get("cost_seconds", "")
     sizes = f"{row['gb_in']:.2f} | {row['gb_out']:.2f}"
     peaks = f"{row['peak_mb']:,} | {row['above_imports_mb']:,}"

@@ -1,4 +1,4 @@
-"""One step of benchmarks/surgery.py in a process of its own: prints its seconds and peak memory as JSON."""
+"""One step of benchmarks/surgery.py in a process of its own; prints seconds and peak memory as JSON."""
 
 import json
 import math
@@ -31,17 +31,17 @@ BLOCK = 2**26
 
 
 def config(layers: int) -> dict[str, Any]:
-    """Mixtral-8x7B's config.json with fewer layers."""
+    """Mixtral-8x7B's config.json with `layers` layers."""
     values = MixtralConfig(num_hidden_layers=layers, dtype="bfloat16").to_dict()
     return dict(values) | {"architectures": ["MixtralForCausalLM"]}
 
 
 def make(directory: Path, count: int) -> None:
-    """Random experts, routers and embeddings; each layer is a shard, whatever the size."""
+    """Write random experts, routers and embeddings, with a shard for each layer whatever its size."""
     values = config(count)
     embeddings = (values["vocab_size"], values["hidden_size"])
     generator = torch.Generator().manual_seed(0)
-    # Pieces from random places of one noise are as unlike each other, and much faster than fresh ones.
+    # Pieces from random places in one noise tensor are much faster than drawing new values.
     noise = (torch.randn(embeddings, generator=generator) * 0.02).bfloat16().view(-1)
 
     def value(shape: tuple[int, ...]) -> Tensor:
@@ -61,7 +61,7 @@ def make(directory: Path, count: int) -> None:
     directory.mkdir()
     write_parts(directory, parts)
     write_json(directory / "config.json", values)
-    # As collect leaves them: what nobody looks at takes no memory.
+    # Written as collect does: statistics that are not read take no memory.
     with StatisticsWriter(directory) as writer:
         for layer in sparse_layers(values):
             writer.keep(layer.name, LayerStatistics.zeros(layer.experts, layer.d_model))
@@ -69,7 +69,7 @@ def make(directory: Path, count: int) -> None:
 
 
 def first_layers(directory: Path, count: int) -> Checkpoint:
-    """The checkpoint as if it had its first `count` layers only: the same shards under another index."""
+    """The checkpoint with its first `count` layers only: the same shards under another index."""
     part = directory.with_name(f"first-{count}")
     part.mkdir(exist_ok=True)
     routers = {layer.router_weight for layer in sparse_layers(config(count))}
@@ -84,7 +84,7 @@ def first_layers(directory: Path, count: int) -> Checkpoint:
 
 
 def once(source: Checkpoint, directory: Path) -> None:
-    """Read all files, and write as many bytes as the merged checkpoint will have."""
+    """Read all files and write as many bytes as the merged checkpoint has."""
     left, buffer = merged_bytes(source), bytearray(BLOCK)
     with (directory / "model.safetensors").open("wb") as output:
         for path in source.files:
@@ -96,14 +96,14 @@ def once(source: Checkpoint, directory: Path) -> None:
 
 
 def merged_bytes(source: Checkpoint) -> int:
-    """Bytes of the weights with `KEPT` experts in each layer."""
+    """Bytes of the weights with `KEPT` experts per layer."""
     layers = sparse_layers(source.config)
     names = (place.name(e) for layer in layers for e in range(KEPT, layer.experts) for place in layer.places.values())
     return source.size_bytes - sum(2 * math.prod(source.shape(name)) for name in names)
 
 
 def merge(source: Checkpoint, directory: Path, alignment: str) -> None:
-    """Merge pairs of neighbours."""
+    """Merge experts 2k and 2k + 1 into expert k."""
     layers = sparse_layers(source.config)
     groups = tuple(Group(2 * k, (2 * k, 2 * k + 1), (0.15, 0.1)) for k in range(KEPT))
     plans = {layer.name: LayerPlan(groups, merged=True) for layer in layers}
@@ -112,12 +112,12 @@ def merge(source: Checkpoint, directory: Path, alignment: str) -> None:
 
 
 def no_tokens(layer: MoELayer) -> NoReturn:
-    """Nothing here is aligned by activations."""
+    """Refuse to give tokens: nothing here is aligned by activations."""
     raise AssertionError(f"tokens of {layer.name} were asked for")
 
 
 def timed(function: Callable[..., Tensor], spent: list[float]) -> Callable[..., Tensor]:
-    """The function, which also notes the seconds of each call."""
+    """Wrap `function` so that it appends the seconds of each call to `spent`."""
 
     def call(*arguments: Any) -> Tensor:
         started = time.monotonic()
@@ -129,7 +129,7 @@ def timed(function: Callable[..., Tensor], spent: list[float]) -> Callable[..., 
 
 
 def drop_cache(source: Checkpoint) -> None:
-    """Have the next reader of the weights read them from the disk."""
+    """Drop the weights from the page cache, so that they are next read from the disk."""
     for file in source.files:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -137,7 +137,7 @@ def drop_cache(source: Checkpoint) -> None:
 
 
 def peak_mb() -> int:
-    """Peak resident memory of this process so far, in MB, with the pages of mapped files."""
+    """Peak resident memory of this process so far, in MB, including pages of mapped files."""
     status = Path("/proc/self/status").read_text()
     return round(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6)
 

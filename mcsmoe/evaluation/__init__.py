@@ -1,7 +1,7 @@
-"""Measures of a model, and of a checkpoint: numbers only; what is looked at is made in `report`.
+"""Measurements of a model or checkpoint, as numbers; `report` makes tables and figures of them.
 
-quality      the task's figures, with intervals: by generated text, by likelihood of choices or of tokens
+quality      the task's scores, with intervals: by generated text, by likelihood of choices or of tokens
 cost         parameters, bytes, experts, FLOPs per token
 speed        seconds, tokens per second and peak memory on this machine
-stable_rank  how many dimensions the weights of experts use
+stable_rank  how many dimensions the experts' weights use
 """

@@ -15,9 +15,9 @@ from mcsmoe.tasks.task import Encoded
 
 
 def size(model: Any, directory: Path) -> dict[str, int]:
-    """`parameters` (tied ones once, index maps not), `bytes` of weights on disk, `experts` held.
+    """Return `parameters` (tied ones counted once, index maps not), `bytes` of weights on disk, `experts` held.
 
-    Of a family that is not known the experts are not, either, and are left out.
+    `experts` is left out for a model type that is not among the families.
     """
     held = {"experts": experts(model.config)} if model.config.model_type in FAMILIES else {}
     return {
@@ -27,13 +27,13 @@ def size(model: Any, directory: Path) -> dict[str, int]:
 
 
 def _bytes(directory: Path) -> int:
-    """Of safetensors, or of the `.bin` files of an old checkpoint."""
+    """Bytes of safetensors, or of the `.bin` files of an old checkpoint."""
     old = [] if list(directory.glob("*.safetensors")) else list(directory.glob("pytorch_model*.bin"))
     return sum(file.stat().st_size for file in old) or Checkpoint(directory).size_bytes
 
 
 def experts(config: Any) -> int:
-    """Experts held over all sparse layers: those of `moe_layers` in a merged model, else all of them."""
+    """Number of experts over all sparse layers; `config.moe_layers` gives those of a merged layer."""
     merged = merged_layers(config) or {}
     return sum(
         merged[layer.name]["experts"] if layer.name in merged else layer.experts for layer in sparse_layers(config)
@@ -41,20 +41,20 @@ def experts(config: Any) -> int:
 
 
 def _grouped_mm(tokens: tuple[int, ...], weights: tuple[int, ...], *_: Any, **__: Any) -> int:
-    """FLOPs of tokens [N, d] times one of the stacked weights [E, d, f] each."""
+    """FLOPs of multiplying each of tokens [N, d] by one of the stacked weights [E, d, f]."""
     return 2 * tokens[0] * weights[1] * weights[2]
 
 
-# torch counts neither the grouped product that fused experts run, nor the CPU's kernel of attention.
+# torch counts neither the grouped product of fused experts nor the CPU's attention kernel (hence `MATH` below).
 UNCOUNTED = {torch.ops.aten._grouped_mm: _grouped_mm}
 
 
 @torch.no_grad()
 def flops_per_token(model: Any, rows: Sequence[Encoded], pad: int) -> float:
-    """Floating-point operations of the forward pass, per token that runs: of source and target together.
+    """Floating-point operations of the forward pass per token, source and target tokens together.
 
     A multiply-add counts as two, as in `torch.utils.flop_counter`; matrix products and attention count, sums
-    and activations do not. Each row runs alone: no padding, and no expert's capacity is shared between rows.
+    and activations do not. Each row runs alone, without padding or experts' capacity shared with other rows.
     """
     model.eval()
     causal = is_causal(model)
@@ -63,6 +63,6 @@ def flops_per_token(model: Any, rows: Sequence[Encoded], pad: int) -> float:
         for row in rows:
             batch = collate([row], pad, causal=causal)
             model(**{name: value.to(model.device) for name, value in model_inputs(batch, causal).items()})
-    # A causal model does not run a row's last token: nothing is predicted from it.
+    # A causal model does not run a row's last token, from which nothing is predicted.
     tokens = sum(len(row.source) + len(row.target) - causal for row in rows)
     return counter.get_total_flops() / tokens

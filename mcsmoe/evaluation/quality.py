@@ -1,4 +1,4 @@
-"""The task's figures of a model, with their intervals: by generated text, by likelihood of choices or of tokens."""
+"""A model's scores on a task, with intervals: by generated text, by likelihood of choices or of tokens."""
 
 import math
 import sys
@@ -24,9 +24,9 @@ SEED = 0
 
 
 def interval(score: Score, draws: int = DRAWS) -> tuple[float, float]:
-    """Percentile interval at `LEVEL` of `score` over samples of its examples, drawn with replacement.
+    """Bootstrap percentile interval (low, high) of `score` at `LEVEL`, over `draws` resamples of its examples.
 
-    Where examples form clusters these are drawn, each with all its examples. The same score gives the same bounds.
+    Examples in clusters are resampled by cluster. The same score always gives the same bounds.
     """
     rng = np.random.default_rng(SEED)
     parts = _parts(score)
@@ -40,7 +40,7 @@ def interval(score: Score, draws: int = DRAWS) -> tuple[float, float]:
 
 
 def _parts(score: Score) -> list[NDArray[np.intp]]:
-    """Indices of the examples of each cluster; clusters of one where there are none."""
+    """Indices of the examples of each cluster; without clusters, each example is one."""
     names = score.clusters if score.clusters is not None else range(len(score.columns[0]))
     _, codes = np.unique(np.array(names), return_inverse=True)
     order = np.argsort(codes, kind="stable")
@@ -49,27 +49,28 @@ def _parts(score: Score) -> list[NDArray[np.intp]]:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Means over target tokens, each token being predicted from the target's true beginning."""
+    """Means over target tokens, and sums per row; each token is predicted from the true tokens before it."""
 
     cross_entropy: float
     """Nats per token."""
     accuracy: float
     """Share of tokens whose most likely prediction is right."""
     sequence_accuracy: float
-    """Share of targets with every token right: just those that greedy decoding answers correctly."""
+    """Share of targets with every token right, which are those that greedy decoding answers correctly."""
     losses: NDArray[np.float64]
-    """Nats of each row's target [N], in the order of the rows."""
+    """Cross-entropy of each row's target [N], in nats, in the order of the rows."""
     right: NDArray[np.float64]
-    """Tokens of each row's target that are predicted right [N]."""
+    """Number of rightly predicted target tokens of each row [N]."""
     tokens: NDArray[np.float64]
-    """Tokens of each row's target [N]."""
+    """Number of target tokens of each row [N]."""
 
 
 @torch.no_grad()
 def likelihood(model: Any, rows: Sequence[Encoded], pad: int, batch_size: int, show: bool = False) -> Likelihood:
-    """Measure `model`, in eval mode, on `rows`; each token weighs the same whatever its batch.
+    """Measure `model` on `rows`, in eval mode; its mode is restored.
 
-    Sums are kept in float64; padding never counts. `show` draws a progress bar. The model's mode is restored.
+    Every target token has the same weight, whatever its batch; padding never counts. Sums are float64. `show` draws
+    a progress bar.
     """
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i].source), len(rows[i].target)))
     training, causal = model.training, is_causal(model)
@@ -96,9 +97,9 @@ def likelihood(model: Any, rows: Sequence[Encoded], pad: int, batch_size: int, s
 
 @torch.no_grad()
 def generate(model: Any, tokenizer: Any, rows: Sequence[Encoded], batch_size: int, max_new_tokens: int) -> list[str]:
-    """Texts generated for `rows`, in their order, with special tokens removed, and without a causal model's prompt.
+    """Generate a text for each row, greedily, without special tokens and without a causal model's prompt.
 
-    Sources are batched by length, so that little of the work is padding.
+    Sources of similar length share a batch, to save padding; texts come in the order of `rows`.
     """
     causal = is_causal(model)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].source))  # stable: ties stay in order
@@ -123,8 +124,8 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Encoded], batch_size: in
 def _sources(rows: Sequence[Encoded], pad: int, causal: bool) -> tuple[Tensor, Tensor]:
     """Ids and attention mask [B, S] of the sources.
 
-    Padding stands on the right, because stock routers let padded positions use up capacity; but on the left for
-    a causal model, which writes on where a row ends.
+    Padding is on the right, because stock routers let padded positions use up capacity. For a causal model it is on
+    the left, because generation goes on where a row ends.
     """
     if not causal:
         batch = collate(rows, pad, causal=False)
@@ -142,11 +143,10 @@ def choice_likelihoods(
     batch_size: int,
     seed: int,
 ) -> list[tuple[float, ...]]:
-    """Natural logarithm of p(choice | source) for all choices of each example; which one is right is not looked at.
+    """ln p(choice | source) for all choices of each example; `target` is not used.
 
-    No choice is cut. Its end counts for an encoder-decoder, whose targets all have one, so that a choice that
-    begins another one does not win by being shorter; it does not for a causal model, which may never have been
-    taught to stop behind an answer.
+    Choices are never cut. The end token counts for an encoder-decoder, so that "yes" does not beat "yes, often" just
+    by being shorter. It does not count for a causal model, which may never have learned to stop after an answer.
     """
     whole = settings.model_copy(update={"max_target_length": sys.maxsize})
     asked = [replace(example, target=choice) for example in examples for choice in example.choices]
@@ -166,11 +166,10 @@ def quality(
     batch_size: int,
     seed: int,
 ) -> dict[str, float]:
-    """The task's figures over `examples`, and `NAME_low`, `NAME_high`: the 95 % interval of each score.
+    """Return the task's scores over `examples`, and the 95 % interval of each as `NAME_low`, `NAME_high`.
 
-    They are of generated texts and the likelihoods of choices, as the task asks, or of the targets' tokens. A
-    generated text that is no answer at all is scored as it stands, so it is wrong; none is replaced or left out.
-    The model is in evaluation mode meanwhile and comes back in the mode it had.
+    Generated texts and likelihoods of choices are scored as the task asks, else the tokens of the targets. An invalid
+    generated text counts as wrong; none is replaced or left out. The model runs in eval mode; its mode is restored.
     """
     training = model.training
     model.eval()

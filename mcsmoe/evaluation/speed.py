@@ -1,4 +1,4 @@
-"""How fast a model runs on this machine, and the memory that it takes."""
+"""Speed and peak memory of a model on this machine."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,10 +17,10 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Workload:
-    """What is timed: a batch of prompts of equal length, read only (`new` 0) or continued by `new` tokens.
+    """A batch of prompts of equal length to time: prefill (`new` = 0), or generation of `new` tokens.
 
-    Reading is one forward pass: over the whole prompt of a causal model, over the encoder and the first position of
-    the decoder of an encoder-decoder. Continuing is greedy generation with a cache, and reads the prompt first.
+    Prefill is one forward pass: of the whole prompt for a causal model, of the encoder and the first decoder position
+    for an encoder-decoder. Generation is greedy, with a cache, and includes the prefill.
     """
 
     batch: int
@@ -29,18 +29,18 @@ class Workload:
 
     @property
     def name(self) -> str:
-        """Such as `prefill_batch_1`, `generate_batch_16`."""
+        """Name such as `prefill_batch_1` or `generate_batch_16`."""
         return f"{'generate' if self.new else 'prefill'}_batch_{self.batch}"
 
     @property
     def tokens(self) -> int:
-        """What tokens per second count: new tokens where there are any, else those of the prompts."""
+        """Tokens counted for tokens per second: new tokens if any, else those of the prompts."""
         return self.batch * (self.new or self.prompt)
 
 
 @torch.inference_mode()
 def run_once(model: Any, work: Workload) -> float:
-    """Seconds of one run on random tokens, the same each time."""
+    """Run once on random tokens, the same each time, and return the seconds."""
     ids = _prompts(model, work)
     _synchronize(model)
     started = time.perf_counter()
@@ -56,12 +56,15 @@ def run_once(model: Any, work: Workload) -> float:
 
 
 def run_each(model: Any, works: Sequence[Workload], times: int) -> list[list[float]]:
-    """Seconds of so many runs of each workload, one workload after the other."""
+    """Run each workload `times` times, one workload after the other, and return the seconds [works][times]."""
     return [[run_once(model, work) for _ in range(times)] for work in works]
 
 
 def figures(work: Workload, seconds: Sequence[float]) -> dict[str, float]:
-    """Median latency and tokens per second of runs that took `seconds`; `_low` and `_high` are quartiles."""
+    """Return medians of seconds and tokens per second over the runs; `_low` and `_high` are quartiles.
+
+    Keys are such as `prefill_batch_1_seconds`, `prefill_batch_1_tokens_per_second_low`.
+    """
     found = {"seconds": np.array(seconds), "tokens_per_second": work.tokens / np.array(seconds)}
     names = {"_low": 0.25, "": 0.5, "_high": 0.75}
     return {
@@ -79,7 +82,7 @@ def _prompts(model: Any, work: Workload) -> Tensor:
 
 
 def _generate(model: Any, ids: Tensor, new: int) -> None:
-    length = {"max_new_tokens": new, "min_new_tokens": new}  # an end that comes early would pass for speed
+    length = {"max_new_tokens": new, "min_new_tokens": new}  # an early end would look like speed
     pad = {} if model.config.pad_token_id is not None else {"pad_token_id": 0}
     model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, num_beams=1, **length, **pad)
 
@@ -95,24 +98,23 @@ RESET_PEAK = "5"
 
 
 class PeakMemory:
-    """Bytes of a model's weights and of the most that runs take beside them; make it when the model has run once.
+    """Peak memory of a model's runs, its weights included, in bytes. Create it after the model has run once.
 
-    Weights in main memory are moved to where no file is mapped.
-
-    On a GPU what torch allocated. Else the growth of this process's resident memory, as Linux counts it, which is
-    too little where memory that was freed before is used again: ask a fresh process, about small runs first.
+    On a GPU, this is the memory that torch allocated. On a CPU, it is the weights plus the growth of this process's
+    resident memory, as Linux counts it. Reused memory that was freed earlier is missing from that growth, so measure
+    in a fresh process, small runs first. Weights on a CPU are copied out of mapped files.
     """
 
     def __init__(self, model: Any) -> None:
         self._cuda = model.device.type == "cuda"
         weights = [*model.parameters(), *model.buffers()]  # a tied one is listed once
         if not self._cuda:
-            for tensor in weights:  # mapped from a file, it would be resident or not, as the system likes
+            for tensor in weights:  # the system may evict the pages of a mapped file
                 tensor.data = tensor.data.clone()
         self._rest = _resident("VmRSS") - sum(tensor.nbytes for tensor in weights)
 
     def of(self, work: Callable[[], Any]) -> int:
-        """Run `work` and return the peak meanwhile."""
+        """Run `work` and return the peak during it, in bytes."""
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
         else:

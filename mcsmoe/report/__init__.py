@@ -1,5 +1,5 @@
-"""All that is looked at: tables, pictures, the page, and rows and values that other programs draw and compare.
+"""The report: tables, figures, the HTML page, and values and rows for other programs to compare and plot.
 
-A file has one picture, or one section of the page, with the markup of the same name beside it. `gathered` reads what
-the page is made of, `figure` has the style of all pictures, `page` puts the sections together.
+Each file holds one figure or one section of the page, with its template beside it: `use.py`, `use.html`. `gathered`
+reads the inputs, `figure` has the style of all figures, `page` puts the sections together.
 """

@@ -1,4 +1,4 @@
-"""Picture: one figure over the steps of a training, a line a method."""
+"""Figure: one metric over the steps of a training, with a line for each method."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,16 +11,16 @@ from mcsmoe.report.figure import STYLE, inline
 from mcsmoe.report.section import Section, section
 
 Curve = Sequence[Mapping[str, Any]]
-"""Rows of a curve in the order of their `step`; a figure that was not taken at a step is null."""
+"""Rows of a curve in the order of `step`; a metric that was not measured at a step is null."""
 
 WINDOW = 9
-"""Points that the bold line of a noisy figure averages."""
+"""Number of points that the bold line of a noisy metric averages."""
 
 
 def curves(
     curve: Mapping[str, Curve], field: str, title: str, colours: Mapping[str, str], *, noisy: bool = False
 ) -> Figure:
-    """`field` of each method's curve; where it is `noisy`, the values are faint below their moving average."""
+    """Draw `field` of each method's curve; if it is `noisy`, as faint values below a bold moving average."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 2.7))
         axes = figure.add_subplot()
@@ -43,7 +43,7 @@ def curves(
 
 
 def moving_average(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of each value [n] and of those before it, at most `window` of them: [n]."""
+    """Mean of each value [n] and those before it, at most `window` values in all → [n]."""
     sums = np.cumsum(np.insert(values.astype(float), 0, 0.0))  # [n + 1]
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - window, 0)
@@ -57,11 +57,11 @@ PICTURES = (
     ("compress", "loss", "Compression: loss", True),
     ("compress", "remaining", "Compression: share of S that stays", False),
 )
-"""Step, figure, title, and whether the figure is noisy."""
+"""Step, metric, title, and whether the metric is noisy."""
 
 
 def curves_section(trainings: Mapping[str, Mapping[str, Curve]], colours: Mapping[str, str]) -> Section:
-    """`trainings` holds curves by step and method; a figure that no row has is not drawn."""
+    """Draw the curves in `trainings`, by step and method; a metric that no row has is left out."""
     pictures = []
     for step, field, title, noisy in PICTURES:
         drawn = {

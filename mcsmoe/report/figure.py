@@ -1,4 +1,4 @@
-"""Pictures: one style for all, as files and as part of the page."""
+"""The style of all figures, and how they are written: as SVG files and as part of the page."""
 
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ PALETTE = ["#0b7a75", "#d1495b", "#edae49", "#3d5a98", "#8f5ea8", "#5f8d4e", "#a
 SEQUENTIAL = LinearSegmentedColormap.from_list(
     "mcsmoe", ["#f7fafa", "#cfe5e3", "#8cc3bf", "#3f938f", "#0b5f5c", "#06302f"]
 )
-"""From little (nearly the page's white) to much."""
+"""Colour map from small (nearly the page's white) to large values."""
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -45,18 +45,18 @@ STYLE: dict[str, Any] = {
 
 
 def colours(methods: Sequence[str]) -> dict[str, str]:
-    """The colour of each method, the same in every picture that is given the same list."""
+    """The colour of each method; the same list gives the same colours in every figure."""
     return {method: PALETTE[i % len(PALETTE)] for i, method in enumerate(methods)}
 
 
 def svg(figure: Figure) -> bytes:
-    """An SVG whose bytes depend on the figure alone: ids from a fixed salt, no date, no version."""
+    """Return the figure as SVG; its bytes depend on the figure alone: ids have a fixed salt, no date, no version."""
     drawn = BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(
             drawn,
             format="svg",
-            dpi=200,  # of what is drawn as pixels
+            dpi=200,  # of the rasterised parts
             facecolor="white",
             bbox_inches="tight",
             pad_inches=0.15,
@@ -73,19 +73,19 @@ def save(figure: Figure, path: Path) -> None:
 
 THEMED = {"#ffffff": "--paper", INK: "--ink", FAINT: "--faint", GRID: "--line"}
 THEMED |= {colour: f"--c{i}" for i, colour in enumerate(PALETTE)}
-"""Colours of figures that page.css defines for light and dark."""
+"""Colours of figures → variables of page.css, which has their values for light and dark mode."""
 
 
 def inline(figure: Figure, name: str, label: str) -> Markup:
-    """The figure as an `<svg>` that scales with its column; `label` is what it is called where it is not seen.
+    """Return the figure as an `<svg>` that scales with its column; `label` describes it to screen readers.
 
-    `name` is unlike that of any other figure of the page.
+    `name` must be unique on the page, because it prefixes the ids inside the figure.
     """
     drawn = svg(figure).decode()
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"\s*<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
     drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawn)
-    # Coordinates are points: hundredths are finer than any screen.
+    # Coordinates are in points; a hundredth is finer than any screen shows.
     drawn = re.sub(r' d="[^"]*"', lambda d: re.sub(r"(\.\d\d)\d+", r"\1", d[0]), drawn)
     drawn = re.sub("|".join(THEMED), lambda colour: f"var({THEMED[colour[0]]})", drawn)
     width = re.search(r'viewBox="0 0 ([\d.]+)', drawn)

@@ -1,4 +1,4 @@
-"""What the report is made of: figures, curves and plans of each step and method, read from one directory."""
+"""The inputs of the report: metrics, curves and plans of each step and method, read from one directory."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,18 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Gathered:
-    """`results` starts with the full model; `curves` are by step and method, the others by method."""
+    """Inputs of the report: `results`, the full model first; `curves` by step and method; the rest by method."""
 
     results: Sequence[Result]
     curves: Mapping[str, Mapping[str, Curve]]
     plans: Mapping[str, Plan]
     ranks: Mapping[str, Rows]
     permute: Mapping[str, Any]
-    """How well neurons match before and after alignment, and how much logits changed."""
+    """How well hidden neurons match before and after alignment, and how much the logits changed."""
 
     @classmethod
     def read(cls, directory: Path, methods: Methods) -> "Gathered":
-        """Those of the listed methods: a file of a method that is no longer listed is not looked at."""
+        """Read the inputs of the listed methods only; files of methods that are no longer listed are ignored."""
         steps = {
             "merge": methods.merge + methods.dense,
             "distill": methods.distill + methods.dense,
@@ -51,7 +51,10 @@ class Gathered:
 
 
 def metric_files(results: Sequence[Result], metric: Metric) -> dict[str, dict[str, Any]]:
-    """By figure, its values to compare between two runs: that of the full model, and of each step and method."""
+    """Return the contents of each metrics file, by its name: values of one metric for the full model and each method.
+
+    Example: `{"bytes": {"full": 3200000, "merge": {"m-smoe": 1880000}}}`.
+    """
     return {name: _by_checkpoint(results, of) for name, of in {"quality": metric.name, **{c: c for c in COSTS}}.items()}
 
 
@@ -63,5 +66,5 @@ def _by_checkpoint(results: Sequence[Result], name: str) -> dict[str, Any]:
 
 
 def plot_rows(by_method: Mapping[str, Sequence[Mapping[str, Any]]]) -> Rows:
-    """The rows of all methods one after another, each with its method: a picture a method can be drawn of them."""
+    """Return the rows of all methods in one list, each with its method added, for one plot per method."""
     return [{"method": method, **row} for method, rows in by_method.items() for row in rows]

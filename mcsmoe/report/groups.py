@@ -1,4 +1,4 @@
-"""Pictures: how much each expert is used, and how alike the experts of a layer are, with their groups."""
+"""Figures: how much each expert is used, and how similar the experts of a layer are, with their groups."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,15 @@ Groups = Sequence[Sequence[int]]
 """Groups of one layer: expert ids, the dominant expert first."""
 
 ANNOTATED = 16
-"""Up to so many experts a layer, cells are large: they carry their number, and are drawn one by one."""
+"""With at most this many experts per layer, cells are large: they show their number and are drawn as vectors."""
 
 COLUMNS = 4
 DIGITS = 3
-"""Values are drawn at this precision, so that rounding on another CPU changes no byte of the picture."""
+"""Values are rounded to this many digits, so that rounding errors of another CPU change no byte of the figure."""
 
 
 def expert_use(use: Mapping[str, Sequence[float]]) -> Figure:
-    """Share of a layer's tokens [E] that select each expert, a row a layer, in percent."""
+    """Draw the share of selections of each expert, in percent, with a row for each layer; `use` has [E] by layer."""
     shares = np.array([np.round(values, DIGITS) for values in use.values()]) * 100  # [layers, E]
     layers, experts = shares.shape
     with matplotlib.rc_context(STYLE):
@@ -53,11 +53,10 @@ def expert_use(use: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def similarity_groups(similarity: Mapping[str, np.ndarray], groups: Mapping[str, Groups], title: str) -> Figure:
-    """Similarity [E, E] of each layer, experts ordered by group, groups framed, dominant experts in bold.
+    """Draw the similarity [E, E] of each layer, experts ordered by group, groups framed, dominant experts in bold.
 
-    The diagonal says nothing and is left out, so that colours span what lies off it. Experts in no group come
-    last. A layer that `groups`
-    lacks was left alone: its experts stay in order and no frame is drawn.
+    The diagonal is left out, so that the colours span the other values. Dropped experts come last. A layer that is
+    not in `groups` was not merged: its experts stay in order, without frames.
     """
     columns = min(COLUMNS, len(similarity))
     rows = math.ceil(len(similarity) / columns)
@@ -79,7 +78,7 @@ def similarity_groups(similarity: Mapping[str, np.ndarray], groups: Mapping[str,
 
 
 def framed(plan: Plan) -> dict[str, Groups]:
-    """The groups of each layer that a plan merges, the dominant expert of each first."""
+    """Return the groups of each layer that the plan merges, each with its dominant expert first."""
     return {
         name: [[group.dominant, *(e for e in group.members if e != group.dominant)] for group in layer.groups]
         for name, layer in plan.layers.items()
@@ -98,7 +97,7 @@ def _panel(
         cmap=SEQUENTIAL,
         vmin=limits[0],
         vmax=limits[1],
-        rasterized=experts > ANNOTATED,  # thousands of rectangles would make megabytes
+        rasterized=experts > ANNOTATED,  # as vectors, thousands of cells would take megabytes
     )
     axes.set_facecolor(EMPTY)
     axes.set_aspect("equal")
@@ -130,7 +129,7 @@ def _off_diagonal(matrix: np.ndarray) -> np.ma.MaskedArray:
 
 
 def similarity_section(similarity: Mapping[str, np.ndarray], found: Sequence[MethodUse]) -> Section:
-    """`similarity` [E, E] of each layer, drawn once for each of `groupings`, or without groups if there is none."""
+    """Draw `similarity` [E, E] by layer once for each grouping in `found`, or without groups if there is none."""
     pictures = []
     for i, grouping in enumerate(found):
         groups = {layer.name: [group.experts for group in layer.groups] for layer in grouping.layers if layer.merged}

@@ -1,4 +1,4 @@
-"""The whole report as one file that needs nothing else: no script, no font, no picture from elsewhere."""
+"""The whole report as one self-contained HTML file, without scripts, external fonts or images."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ EXECUTION_ONLY = {"threads", "launch"}
 
 
 def versions() -> dict[str, str]:
-    """Python's minor version and packages', without what tells builds of one version apart (`+cpu`)."""
+    """Versions of Python (major.minor) and packages, without the suffix of a build: 2.8.0+cpu → 2.8.0."""
     python = ".".join(str(part) for part in sys.version_info[:2])
     return {"mcsmoe": version("mcsmoe"), "Python": python} | {name: version(name).split("+")[0] for name in PACKAGES}
 
@@ -27,7 +27,10 @@ def versions() -> dict[str, str]:
 def provenance_section(
     params: Params, calibration: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]]
 ) -> Section:
-    """`calibration` is the provenance of the routing statistics, `data` size and fingerprint of each split."""
+    """Show parameters, data and versions; `calibration` is the provenance of the routing statistics.
+
+    `data` has the number of examples and the fingerprint of each split.
+    """
     values = params.model_dump(exclude=EXECUTION_ONLY)
     return section(
         "Provenance",
@@ -41,7 +44,7 @@ def provenance_section(
 
 
 def report_page(task: str, results: Sequence[Result], metric: Metric, sections: Sequence[Section]) -> str:
-    """HTML: what matters first, then the sections. `results` starts with the full model."""
+    """Return the page as HTML: a summary, then the sections. `results` starts with the full model."""
     css = Markup(Path(__file__).with_suffix(".css").read_text())
     small = smallest_near(results, metric)
     full = results[0]

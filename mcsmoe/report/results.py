@@ -1,4 +1,4 @@
-"""Section: quality by step and method, then all figures of each checkpoint."""
+"""Section: quality by step and method, then all metrics of each checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from mcsmoe.report.table import Metric, Result, results_table
 from mcsmoe.report.tradeoff import pareto
 
 NEAR = 0.01
-"""Relative loss of quality up to which a small model still counts as good as the full one."""
+"""Relative loss of quality up to which a small model still counts as being as good as the full one."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Quality of one method after one step."""
+    """Quality of one method after one step; `difference` is to the full model, `best` within the step."""
 
     score: float
     difference: float
@@ -24,7 +24,7 @@ class Cell:
 
 
 def results_section(results: Sequence[Result], metric: Metric) -> Section:
-    """`results` starts with the full model."""
+    """Show all results; `results` starts with the full model."""
     full, rest = results[0], results[1:]
     steps = list(dict.fromkeys(result.step for result in rest))
     methods = list(dict.fromkeys(result.method for result in rest))
@@ -49,7 +49,7 @@ def results_section(results: Sequence[Result], metric: Metric) -> Section:
 
 
 def smallest_near(results: Sequence[Result], metric: Metric) -> Result:
-    """The smallest checkpoint that loses at most `NEAR` of the full model's quality, else the best of the others."""
+    """Return the smallest checkpoint that loses at most `NEAR` of the full model's quality, else the best one."""
     full, rest = results[0], results[1:]
     floor = -NEAR * abs(full.scores[metric.name])
     near = [r for r in rest if metric.gain(r.scores[metric.name], full.scores[metric.name]) >= floor]
@@ -59,7 +59,7 @@ def smallest_near(results: Sequence[Result], metric: Metric) -> Result:
 
 
 def _best(results: Sequence[Result], full: Result, metric: Metric) -> float | None:
-    """Among models that are smaller than the full one: it is no merit of a method to have merged nothing."""
+    """Best score among models smaller than the full one, because a method that merges nothing loses nothing."""
     scores = [r.scores[metric.name] for r in results if r.scores["parameters"] < full.scores["parameters"]]
     return max(scores, key=lambda score: metric.gain(score, 0.0), default=None)
 
@@ -71,7 +71,7 @@ def _cell(result: Result, full: Result, metric: Metric, best: float | None) -> C
 
 
 def _markup(note: str) -> Markup:
-    """The little Markdown that notes have: bold, emphasis, code."""
+    """HTML of the Markdown that notes use: bold, emphasis, code."""
     text = str(escape(note))
     for mark, tag in (("**", "strong"), ("*", "em"), ("`", "code")):
         parts = text.split(mark)

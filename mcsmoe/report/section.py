@@ -1,4 +1,4 @@
-"""A part of the report: a file of this package with the markup, filled with what its neighbour computed."""
+"""A section of the report: an HTML template of this package, filled by the Python file beside it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ ENVIRONMENT.filters |= {"percent": percent, "signed": signed, "title": title}
 
 @dataclass(frozen=True)
 class Section:
-    """What stands under one heading; `anchor` is its id in the page."""
+    """A heading and the HTML below it; `anchor` is the section's id on the page."""
 
     anchor: str
     heading: str
@@ -29,10 +29,10 @@ class Section:
 
 
 def render(template: str, **values: Any) -> Markup:
-    """The markup file `template` with `values`, which are escaped unless they are markup themselves."""
+    """Fill the file `template` with `values`, which are escaped unless they are `Markup`."""
     return Markup(ENVIRONMENT.get_template(template).render(values))
 
 
 def section(heading: str, template: str, **values: Any) -> Section:
-    """The section that `template` draws; its anchor is the template's name."""
+    """Return the section that `template` renders; its anchor is the template's name: stable_rank.html → stable-rank."""
     return Section(Path(template).stem.replace("_", "-"), heading, render(template, **values))

@@ -1,4 +1,4 @@
-"""How many dimensions the experts use before merging, after it, and after distillation: the picture and its section."""
+"""Figure and section: stable rank of experts before merging, after it, and after distillation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,30 +10,30 @@ from mcsmoe.report.figure import FAINT, PALETTE, STYLE, inline
 from mcsmoe.report.section import Section, section
 
 MARKERS = {"before": ("o", FAINT), "merged": ("s", PALETTE[1]), "distilled": ("D", PALETTE[0])}
-"""Marker and colour of the experts of each moment."""
+"""Marker and colour by moment."""
 
 Ranks = Mapping[str, float]
 """Layer → mean stable rank over its experts and their weights."""
 
 Rows = Sequence[Mapping[str, Any]]
-"""A row has a moment, a layer and its stable rank."""
+"""Rows with `moment`, `layer` and `stable_rank`."""
 
 
 def stable_rank_figure(method: str, moments: Mapping[str, Ranks]) -> Figure:
-    """Mean stable rank of each layer by moment (`before`, `merged`, `distilled`)."""
+    """Draw the mean stable rank of each layer by moment (`before`, `merged`, `distilled`)."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.0))
         axes = figure.add_subplot()
         for moment, values in moments.items():
             marker, colour = MARKERS[moment]
-            # Rounded, so that another CPU draws the same bytes.
+            # Rounded, so that the figure has the same bytes on another CPU.
             heights = [round(value, 2) for value in values.values()]
             axes.plot(list(values), heights, marker, color=colour, label=moment, markersize=6, linestyle="-",
                       linewidth=1.2, markeredgecolor="white")  # fmt: skip
         axes.set_title(f"{method}: stable rank of experts, layer by layer", pad=10)
         axes.set_ylabel("mean over experts and weights")
         axes.grid(axis="y", linewidth=0.8)
-        axes.margins(y=0.08)  # marks at the top are whole
+        axes.margins(y=0.08)  # the topmost markers are not cut off
         axes.set_ylim(bottom=0)
         axes.tick_params(axis="x", rotation=35, length=0)
         axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0))
@@ -41,7 +41,7 @@ def stable_rank_figure(method: str, moments: Mapping[str, Ranks]) -> Figure:
 
 
 def stable_rank_section(ranks: Mapping[str, Rows]) -> Section:
-    """`ranks` holds the rows of each method."""
+    """Draw the rows of each method in `ranks`."""
     pictures = [
         inline(stable_rank_figure(method, moments(rows)), f"rank-{i}", f"stable rank of experts, {method}")
         for i, (method, rows) in enumerate(ranks.items())
@@ -50,7 +50,7 @@ def stable_rank_section(ranks: Mapping[str, Rows]) -> Section:
 
 
 def moments(rows: Rows) -> dict[str, dict[str, float]]:
-    """The stable rank by moment and layer."""
+    """Return the stable rank by moment and layer."""
     found: dict[str, dict[str, float]] = {}
     for row in rows:
         found.setdefault(row["moment"], {})[row["layer"]] = row["stable_rank"]

@@ -1,4 +1,4 @@
-"""The table of results: every step and method beside the full model."""
+"""The table of results: every step and method, compared with the full model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mcsmoe.tasks.score import BOUNDS
 
 CONTROL = "one"
-"""The method that averages all experts of a layer: where it costs nothing, merging cannot be judged."""
+"""The method that averages all experts of a layer: if it costs no quality, the benchmark cannot judge merging."""
 
 HARMLESS = 0.01
 """Relative loss of quality up to which the control counts as costing nothing."""
@@ -16,7 +16,7 @@ COSTS = ("parameters", "bytes", "experts", "flops_per_token")
 
 @dataclass(frozen=True)
 class Result:
-    """The figures of one checkpoint: the task's, and `COSTS`. The full model has the method "–"."""
+    """The metrics of one checkpoint: the task's scores and `COSTS`. The full model's method is "–"."""
 
     step: str
     method: str
@@ -25,33 +25,36 @@ class Result:
 
 @dataclass(frozen=True)
 class Metric:
-    """The figure that stands for quality."""
+    """The metric that stands for quality."""
 
     name: str
     higher_is_better: bool
 
     def gain(self, score: float, reference: float) -> float:
-        """How much better `score` is than `reference`; negative where it is worse."""
+        """How much better `score` is than `reference`; negative if it is worse."""
         return score - reference if self.higher_is_better else reference - score
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are shown, a row a result; `notes` are Markdown."""
+    """Cells as shown, with a row for each result; `notes` are Markdown."""
 
     header: list[str]
     rows: list[list[str]]
     notes: list[str]
 
     def markdown(self) -> str:
-        """The table and its notes."""
+        """Return the table and its notes as Markdown."""
         lines = [self.header, ["---", "---", *["---:"] * (len(self.header) - 2)], *self.rows]
         body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return "\n\n".join([body, *self.notes]) + "\n"
 
 
 def results_table(results: Sequence[Result], metric: Metric) -> Table:
-    """A row a result, the full model first; the notes say what the control tells of the benchmark."""
+    """Return a row for each result; `results` starts with the full model.
+
+    A note says whether the benchmark can judge merging, by the control's loss.
+    """
     full = results[0]
     control = _control_score(results, metric)
     telling = control is not None and _tells(control, full, metric)
@@ -72,7 +75,7 @@ def results_table(results: Sequence[Result], metric: Metric) -> Table:
 
 
 def signed(value: float) -> str:
-    """A difference with four digits and a sign that is as wide as the plus; nothing is written as −0."""
+    """Format a difference with sign and four digits: 0.01 → +0.0100, -0.01 → −0.0100, -0.0 → +0.0000."""
     return f"{round(value, 4) + 0.0:+.4f}".replace("-", "−")
 
 
@@ -88,7 +91,7 @@ def _costs(result: Result, full: Result) -> list[str]:
 
 
 def _stands_alone(name: str, metric: Metric) -> bool:
-    """Figures apart from costs, bounds of intervals, the metric itself, and its breakdown (`exact_match_copy`)."""
+    """Tell whether a metric gets a column: not costs, bounds, the main metric or its breakdown (`exact_match_copy`)."""
     part = name == metric.name or name.startswith(f"{metric.name}_")
     return not (part or name in COSTS or name.endswith(BOUNDS))
 
@@ -117,10 +120,10 @@ def _notes(control: float | None, telling: bool, full: Result, metric: Metric) -
 
 
 def percent(share: float) -> str:
-    """A share in percent with one digit."""
+    """Format a share in percent with one digit: 0.588 → 58.8 %."""
     return f"{100 * share + 0.0:.1f} %".replace("-", "−")
 
 
 def title(name: str) -> str:
-    """The name of a figure as people write it."""
+    """Return a metric's name with spaces: exact_match → exact match."""
     return name.replace("_", " ")

@@ -1,4 +1,4 @@
-"""Picture: quality against size, one path a method from merged to compressed."""
+"""Figure: quality against size, with one path for each method from merged to compressed."""
 
 from collections.abc import Sequence
 
@@ -17,9 +17,9 @@ LABELS = {"full": "full model", "merge": "merged", "distill": "+ distilled", "co
 
 
 def quality_size(results: Sequence[Result], metric: Metric) -> Figure:
-    """Bytes on a logarithmic axis against the task's metric; better is always up; the Pareto front is a broad line.
+    """Draw the task's metric over bytes on a logarithmic axis; up is always better; a broad line is the Pareto front.
 
-    `results` starts with the full model; a method's points are joined in the order of the steps.
+    `results` starts with the full model; the points of a method are joined in the order of the steps.
     """
     full = results[0]
     methods = list(dict.fromkeys(result.method for result in results[1:]))
@@ -51,9 +51,9 @@ def quality_size(results: Sequence[Result], metric: Metric) -> Figure:
 
 
 def pareto(results: Sequence[Result], metric: Metric) -> list[Result]:
-    """The results that no other one beats: smaller ones are worse, better ones are larger; smallest first.
+    """Return the results on the Pareto front, smallest first: no other result is as small and as good.
 
-    Of equal ones in size and quality the first counts.
+    Of results with equal size and quality, the first one is on it.
     """
     front: list[Result] = []
     for result in sorted(results, key=lambda r: (r.scores["bytes"], -metric.gain(r.scores[metric.name], 0.0))):
@@ -95,7 +95,7 @@ def _legends(axes: Axes, methods: Sequence[str], steps: set[str]) -> None:
 
 
 def tradeoff_section(results: Sequence[Result], metric: Metric) -> Section:
-    """`results` starts with the full model."""
+    """Draw and list the Pareto front; `results` starts with the full model."""
     picture = inline(quality_size(results, metric), "tradeoff", f"{metric.name} against bytes of each checkpoint")
     return section(
         "Pareto front",

@@ -1,4 +1,4 @@
-"""How much each expert is used, before merging and after it, as rows that plots and the report show."""
+"""Section and plot rows: how much each expert is used before merging and after it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ BEFORE, AFTER = "before", "after"
 
 
 def use_rows(plan: Plan, frequency: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
-    """A row an expert of each layer before merging, by `frequency` [E], and a row a merged expert after it.
+    """Return a row for each expert before merging, by `frequency` [E] of its layer, and for each merged expert.
 
-    A merged expert takes the tokens of all its members, so its share is the sum of theirs. `group` is its place
-    in the layer, null for an expert that is dropped; `dominant` tells whom the members are aligned to.
+    A merged expert takes the tokens of all its members, so its share is the sum of theirs. `group` is the index of
+    the merged expert in its layer, null for a dropped expert; `dominant` marks the group's dominant expert.
     """
     rows: list[dict[str, Any]] = []
     for name, layer in plan.layers.items():
@@ -35,25 +35,25 @@ def _row(moment: str, layer: str, expert: int, share: float, group: int | None, 
 
 
 Rows = Sequence[Mapping[str, Any]]
-"""As `use_rows` makes them."""
+"""Rows as `use_rows` returns them."""
 
 
 @dataclass(frozen=True)
 class UsedGroup:
-    """One merged expert: `members` are (expert, share of the layer's tokens), the dominant one first."""
+    """One merged expert; `members` are (expert, share of the layer's selections), the dominant expert first."""
 
     members: tuple[tuple[int, float], ...]
     share: float
 
     @property
     def experts(self) -> list[int]:
-        """Members without their shares."""
+        """Ids of the members, without shares."""
         return [expert for expert, _ in self.members]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The groups of one layer in the order of the merged experts, and experts in none."""
+    """The groups of one layer in the order of the merged experts, and its dropped experts."""
 
     name: str
     groups: tuple[UsedGroup, ...]
@@ -61,25 +61,25 @@ class Layer:
 
     @property
     def experts(self) -> int:
-        """Experts before merging."""
+        """Number of experts before merging."""
         return sum(len(group.members) for group in self.groups) + len(self.dropped)
 
     @property
     def merged(self) -> bool:
-        """Whether there are fewer experts than before."""
+        """Whether merging left fewer experts."""
         return len(self.groups) < self.experts
 
 
 @dataclass(frozen=True)
 class MethodUse:
-    """Layers as one or more methods group them."""
+    """The layers as grouped by one or more methods with equal groups."""
 
     methods: tuple[str, ...]
     layers: tuple[Layer, ...]
 
 
 def groupings(uses: Mapping[str, Rows]) -> list[MethodUse]:
-    """How methods group experts, without those that merge nothing; methods with equal groups stand together."""
+    """Return how methods group experts, without methods that merge nothing; those with equal groups share an entry."""
     found: dict[tuple[Layer, ...], list[str]] = {}
     for method, rows in uses.items():
         layers = tuple(_layer_use(name, rows) for name in dict.fromkeys(row["layer"] for row in rows))
@@ -89,14 +89,13 @@ def groupings(uses: Mapping[str, Rows]) -> list[MethodUse]:
 
 
 def use_section(found: Sequence[MethodUse]) -> Section:
-    """The use of experts by each of `groupings`."""
+    """Show how much experts are used in each grouping of `found`."""
     return section("Expert use and groups", "use.html", groupings=found)
 
 
 def _layer_use(name: str, rows: Rows) -> Layer:
     before = [row for row in rows if row["layer"] == name and row["moment"] == BEFORE]
     after = [row for row in rows if row["layer"] == name and row["moment"] == AFTER]
-    # The dominant expert first, the others by how much they are used.
     before.sort(key=lambda row: (not row["dominant"], -row["share"], row["expert"]))
 
     def members(group: int | None) -> tuple[tuple[int, float], ...]:

@@ -1,4 +1,4 @@
-"""What a model is trained and scored on: examples, how they become token ids, how answers are scored.
+"""Tasks that models are trained and scored on: their examples, token ids and scores.
 
     from mcsmoe.tasks.task import TASKS
 
@@ -6,6 +6,6 @@
     examples = task.examples(settings, "test")
     rows = task.encode(tokenizer, examples, settings, seed=0)
 
-Data sets of a kind share a file: `classification`, `choice`, `extraction`, `passages`; `own_figures` are
-scored each in its own way, and `skills` are made up. `TASKS.register("mine")(Mine())` adds one.
+Data sets of one kind share a file: `classification`, `choice`, `extraction`, `passages`. Each of those in
+`own_figures` has its own way of scoring; `skills` is generated. `TASKS.register("mine")(Mine())` adds a task.
 """

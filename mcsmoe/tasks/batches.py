@@ -1,4 +1,4 @@
-"""From encoded examples to padded batches of tensors."""
+"""Padded batches of tensors from encoded examples."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,16 +10,18 @@ from torch import Tensor
 from mcsmoe.tasks.task import Encoded
 
 IGNORED = -100
-"""Label of a position without anything to predict, such as padding, which no loss counts."""
+"""Label of a position where nothing is predicted, such as padding; losses skip it."""
 
 Batch = dict[str, Tensor]
 
 
 def collate(rows: Sequence[Encoded], pad: int, *, causal: bool) -> Batch:
-    """`input_ids`, `attention_mask` [B, S] and `labels` [B, T], padded on the right.
+    """Return `input_ids`, `attention_mask` [B, S] and `labels` [B, T], padded on the right.
 
-    For a `causal` model the target follows the source, which has at least one token. S = T, and labels are
-    shifted already: labels[b, t] is what logits[b, t] must predict, `IGNORED` before the target's first token.
+    For a `causal` model, the target follows the source, which needs at least one token. Labels are already
+    shifted, so S = T and logits[b, t] predict labels[b, t]:
+
+        source 5 6 7, target 8 9 → input_ids 5 6 7 8, labels -100 -100 8 9
     """
     if causal:
         rows = [Encoded([*r.source, *r.target[:-1]], [IGNORED] * (len(r.source) - 1) + r.target) for r in rows]
@@ -40,21 +42,21 @@ def is_causal(model: Any) -> bool:
 
 
 def model_inputs(batch: Mapping[str, Tensor], causal: bool) -> Batch:
-    """What of a batch goes into a model's forward: a causal model would shift labels a second time."""
+    """Return what `forward` takes of a batch; a causal model gets no labels, because it would shift them again."""
     return {name: value for name, value in batch.items() if not (causal and name == "labels")}
 
 
 def in_order(rows: Sequence[Encoded], pad: int, batch_size: int, *, causal: bool) -> Iterator[Batch]:
-    """Batches in the given order; the last one may be smaller, none is dropped."""
+    """Yield batches in the order of `rows`; the last one may be smaller."""
     for start in range(0, len(rows), batch_size):
         yield collate(rows[start : start + batch_size], pad, causal=causal)
 
 
 def length_grouped(rows: Sequence[Encoded], batch_size: int, seed: int, window: int = 50) -> list[list[int]]:
-    """Indices of all rows in shuffled batches of like length.
+    """Return the indices of all rows as shuffled batches of rows of similar length.
 
-    Rows are shuffled, sorted by length inside windows of `window` batches, cut, and the batches shuffled: little
-    padding, and still another mixture every epoch.
+    Rows are shuffled, sorted by length within windows of `window` batches, and cut into batches, which are then
+    shuffled. This needs little padding, yet each seed mixes the rows differently.
     """
     rng = random.Random(seed)
     order = list(range(len(rows)))

@@ -1,4 +1,4 @@
-"""Tasks whose answer is one of an example's own choices: the likeliest of them is taken."""
+"""Tasks that list the choices with each example; the model's answer is the likeliest choice."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,23 +12,23 @@ from mcsmoe.tasks.text import RowTask
 
 
 class ChoiceTask(RowTask):
-    """A model is asked how likely each choice is as its answer; the source is the same for all of them."""
+    """A task that scores the likelihood of each choice as the answer to one source."""
 
     metric = "accuracy"
     generates = False
     chooses = True
 
     def chosen(self, choices: Sequence[str], index: int) -> str:
-        """The right choice. Raises `DataError` for an index without one (hidden labels)."""
+        """Return the right choice. Raises `DataError` if `index` is out of range, as hidden labels (-1) are."""
         if not 0 <= index < len(choices):
             raise DataError(f"label {index} has no choice; known are 0 to {len(choices) - 1}")
         return choices[index]
 
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
-        """Accuracy of the choice with the highest log-likelihood, and of that with the highest per UTF-8 byte.
+        """Return `accuracy`, by log-likelihood, and `normalized_accuracy`, by log-likelihood per UTF-8 byte.
 
-        The sum favours short choices; bytes, unlike tokens, are the same for every tokenizer. Of choices that are
-        as likely the first is taken.
+        The plain log-likelihood favours short choices. It is divided by bytes, not tokens, because they do not
+        depend on the tokenizer. Ties go to the first choice.
         """
         pairs = list(zip(predictions, examples, strict=True))
         return {
@@ -43,7 +43,7 @@ class ChoiceTask(RowTask):
 
 
 def right(values: Sequence[float], example: Example) -> bool:
-    """Whether the choice with the highest value is the target."""
+    """Tell whether the choice with the highest value is the target."""
     return example.choices[int(np.argmax(values))] == example.target
 
 
@@ -54,7 +54,7 @@ class COPA(ChoiceTask):
     lengths = (128, 32)
 
     def example(self, row: Mapping[str, Any]) -> Example:
-        """Both sentences stand in the prompt; the answer is one of them."""
+        """Make an example whose prompt has both sentences; the answer is one of them."""
         choices = (row["choice1"], row["choice2"])
         prompt = (
             f"copa choice1: {choices[0]} choice2: {choices[1]} premise: {row['premise']} question: {row['question']}"
@@ -72,7 +72,7 @@ class HellaSwag(ChoiceTask):
     lengths = (128, 64)
 
     def example(self, row: Mapping[str, Any]) -> Example:
-        """The endings do not stand in the prompt: each is judged as the text's own continuation."""
+        """Make an example whose prompt leaves out the endings: each is scored as a continuation of the text."""
         choices = tuple(ending.strip() for ending in row["endings"])
         prompt = f"hellaswag {row['activity_label']}: {row['ctx']}"
         label = int(row["label"]) if row["label"] != "" else -1
@@ -89,7 +89,7 @@ class OpenBookQA(ChoiceTask):
     lengths = (128, 32)
 
     def example(self, row: Mapping[str, Any]) -> Example:
-        """All choices stand in the prompt, by their letters; the answer is one of them."""
+        """Make an example whose prompt lists all choices with their letters; the answer is the text of one."""
         choices, letters = tuple(row["choices"]["text"]), list(row["choices"]["label"])
         listed = " ".join(f"({letter}) {choice}" for letter, choice in zip(letters, choices, strict=True))
         key = letters.index(row["answerKey"]) if row["answerKey"] in letters else -1
@@ -108,7 +108,7 @@ class WinoGrande(ChoiceTask):
     lengths = (128, 16)
 
     def example(self, row: Mapping[str, Any]) -> Example:
-        """Both names stand in the prompt; the answer, "1" or "2" in the data, is one of them."""
+        """Make an example whose prompt has both names; the answer ("1" or "2" in the data) is one of them."""
         choices = (row["option1"], row["option2"])
         prompt = f"winogrande sentence: {row['sentence']} option1: {choices[0]} option2: {choices[1]}"
         return Example(prompt, self.chosen(choices, int(row["answer"] or 0) - 1), choices)

@@ -1,4 +1,4 @@
-"""Tasks whose answer is one of a few words, which the model has to write."""
+"""Classification tasks: the model generates one of a few answer words."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,9 +15,10 @@ STATISTICS = {"f1": f1, "matthews": matthews}
 
 
 class ClassificationTask(RowTask):
-    """The answer is one of `answers`, in the order of the labels' codes; `prompt` is filled from a row's columns.
+    """A task whose label i stands for the answer `answers[i]`.
 
-    `also`: what of `STATISTICS` is given beside the accuracy.
+    `prompt` is a format string over the columns of a row, such as `"sst2 sentence: {sentence}"`. `also` names
+    the `STATISTICS` that are reported beside accuracy.
     """
 
     metric = "accuracy"
@@ -26,19 +27,19 @@ class ClassificationTask(RowTask):
     also: Sequence[str] = ()
 
     def example(self, row: Mapping[str, Any]) -> Example:
-        """One example a row."""
+        """Fill `prompt` from the row. Raises `DataError` for a label without an answer."""
         return Example(self.prompt.format(**row), self.answer(row["label"]), tuple(self.answers))
 
     def answer(self, label: int) -> str:
-        """The word for a label's code. Raises `DataError` for a code without one (hidden labels are -1)."""
+        """Return the answer for a label. Raises `DataError` if there is none (hidden labels are -1)."""
         if not 0 <= label < len(self.answers):
             raise DataError(f"label {label} has no answer; known are 0 to {len(self.answers) - 1}")
         return self.answers[label]
 
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
-        """Accuracy, `also`, and the share of generated texts that are no answer at all; these count as wrong.
+        """Return `accuracy`, the statistics in `also`, and `invalid`: the share of texts that are none of the answers.
 
-        Where examples belong to questions, the intervals draw questions.
+        Invalid texts count as wrong. Where examples have clusters (questions), intervals resample whole clusters.
         """
         known, said = self.codes([e.target for e in examples]), self.codes([p.text for p in predictions])
         clusters = [e.cluster for e in examples] if examples[0].cluster else None
@@ -49,7 +50,7 @@ class ClassificationTask(RowTask):
         }
 
     def codes(self, texts: Sequence[str]) -> Column:
-        """Labels' codes [N] of answers, `NO_ANSWER` for a text that is none."""
+        """Return the label [N] of each text, `NO_ANSWER` for a text that is not an answer."""
         code = {answer: i for i, answer in enumerate(self.answers)}
         return np.array([code.get(text.strip(), NO_ANSWER) for text in texts])
 

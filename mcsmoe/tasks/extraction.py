@@ -1,4 +1,4 @@
-"""Questions about a text, answered in a few words: exact match and F1 over words, against all reference answers."""
+"""Questions about a text, answered in a few words; scored by exact match and F1 over words."""
 
 import re
 import string
@@ -15,16 +15,16 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class ExtractionTask(RowTask):
-    """Scored as SQuAD is (Rajpurkar et al., 2016, §6.1): the best of an example's `references` counts.
+    """A task scored as SQuAD (Rajpurkar et al., 2016, §6.1): each answer against its best-matching reference.
 
-    `closed`: normalised answers that are right or wrong as a whole, where single words in common count nothing.
+    `closed` lists normalised answers that are right or wrong as a whole: words in common earn no F1.
     """
 
     metric = "exact_match"
     closed: Sequence[str] = ()
 
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
-        """Exact match, F1 over words, and the share of generated texts that are empty; these count as wrong."""
+        """Return `exact_match`, `f1` over words, and `invalid`: the share of empty texts, which count as wrong."""
         pairs = [(p.text, e.references) for p, e in zip(predictions, examples, strict=True)]
         return {
             "exact_match": share([max(normalized(said) == normalized(r) for r in known) for said, known in pairs]),
@@ -34,16 +34,16 @@ class ExtractionTask(RowTask):
 
 
 def normalized(text: str) -> str:
-    """In lower case, without punctuation and articles, single spaces between words.
+    """Return `text` in lower case, without punctuation and articles: "The U.S. army" → "us army".
 
-    Where nothing would be left ("A" as an answer), all is kept: an empty answer is right nowhere.
+    Punctuation and articles stay if nothing else would be left (the answer "A"): an empty answer is always wrong.
     """
     lower = text.strip().lower()
     return " ".join(ARTICLES.sub(" ", lower.translate(PUNCTUATION)).split()) or lower
 
 
 def word_f1(said: str, known: str, closed: Sequence[str] = ()) -> float:
-    """F1 over the words of two normalised answers, in which a word counts as often as both have it."""
+    """F1 over the words of two normalised answers; a repeated word counts as often as both answers have it."""
     ours, theirs = normalized(said), normalized(known)
     if ours in closed or theirs in closed:
         return float(ours == theirs)
@@ -59,7 +59,10 @@ class HotpotQA(ExtractionTask):
     closed = ("yes", "no", "noanswer")
 
     def example(self, row: Mapping[str, Any]) -> Example:
-        """All paragraphs in their order, which ones are needed is not told; what is too long loses the last."""
+        """Put all paragraphs into the prompt in order; a prompt that is too long is cut at the end.
+
+        The prompt does not say which paragraphs hold the answer.
+        """
         context = row["context"]
         paragraphs = (
             f"{title}: {''.join(sentences)}"
@@ -79,7 +82,7 @@ class SQuAD(ExtractionTask):
     lengths = (512, 32)
 
     def example(self, row: Mapping[str, Any]) -> Example:
-        """The target is the first reference answer."""
+        """Make an example whose target is the first reference answer."""
         references = tuple(row["answers"]["text"])
         return Example(f"squad question: {row['question']} context: {row['context']}", references[0], (), references)
 
@@ -98,7 +101,7 @@ class SQuAD2(ExtractionTask):
     closed = (UNANSWERABLE,)
 
     def example(self, row: Mapping[str, Any]) -> Example:
-        """The target is the first reference answer, or says that there is none."""
+        """Make an example whose target is the first reference answer, or `UNANSWERABLE` if there is none."""
         references = tuple(row["answers"]["text"])
         prompt = f"squad_v2 question: {row['question']} context: {row['context']}"
         return Example(prompt, references[0] if references else UNANSWERABLE, (), references or (UNANSWERABLE,))

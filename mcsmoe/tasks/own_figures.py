@@ -1,4 +1,4 @@
-"""Data sets that are scored in ways of their own: by question, by correlation, by rank."""
+"""Tasks with scores of their own: by question (MultiRC), by correlation (STS-B), by rank (WikiQA)."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,13 @@ class MultiRC(ClassificationTask):
     also = ("f1",)
 
     def example(self, row: Mapping[str, Any]) -> Example:
-        """One example an answer; a question is known by its number and its paragraph's."""
+        """Make one example per answer; paragraph and question number together name the cluster, such as `3-0`."""
         choices, place = tuple(self.answers), row["idx"]
         cluster = f"{place['paragraph']}-{place['question']}"
         return Example(self.prompt.format(**row), self.answer(row["label"]), choices, cluster=cluster)
 
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
-        """See the class; an answer that is neither word counts as wrong."""
+        """Return the scores of `ClassificationTask.score`, with `exact_match` by question."""
         scores = super().score(predictions, examples)
         questions = defaultdict(list)
         for example, right in zip(examples, exact_match(predictions, examples), strict=True):
@@ -42,7 +42,7 @@ TASKS.register("multirc")(MultiRC())
 
 SCALE = (0.0, 5.0)
 NO_NUMBER = -1.0
-"""Stands for an answer that is not a number on the scale: outside it, so that it costs correlation."""
+"""Value of an answer that is not a number on the scale; it lies outside the scale to lower the correlation."""
 
 
 class STSB(RowTask):
@@ -53,7 +53,10 @@ class STSB(RowTask):
     metric = "pearson"
 
     def example(self, row: Mapping[str, Any]) -> Example:
-        """The target is the grade to the nearest fifth, the reference the grade itself. Raises `DataError`."""
+        """Make an example whose target is the grade to the nearest 0.2 and whose reference is the grade itself.
+
+        Raises `DataError` if the grade is not on the scale (hidden labels).
+        """
         grade = float(row["label"])
         if not SCALE[0] <= grade <= SCALE[1]:
             raise DataError(f"label {grade} is not from {SCALE[0]:.0f} to {SCALE[1]:.0f}")
@@ -61,7 +64,7 @@ class STSB(RowTask):
         return Example(source, f"{round(5 * grade) / 5:.1f}", references=(str(grade),))
 
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
-        """Both correlations with the grades, and the share of texts that are no number on the scale."""
+        """Return both correlations with the grades, and `invalid`: the share of texts without a number on the scale."""
         columns = np.array([float(e.references[0]) for e in examples]), np.array([number(p.text) for p in predictions])
         return {
             "pearson": Score(columns, pearson),
@@ -71,7 +74,7 @@ class STSB(RowTask):
 
 
 def number(text: str) -> float:
-    """The number on the scale that a text is, else `NO_NUMBER`."""
+    """Return `text` as a number, or `NO_NUMBER` if it is none or off the scale."""
     try:
         found = float(text)
     except ValueError:
@@ -93,12 +96,12 @@ class WikiQA(ClassificationTask):
     also = ("f1",)
 
     def example(self, row: Mapping[str, Any]) -> Example:
-        """One example a sentence."""
+        """Make one example per sentence; the question's id is the cluster."""
         choices = tuple(self.answers)
         return Example(self.prompt.format(**row), self.answer(row["label"]), choices, cluster=row["question_id"])
 
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
-        """See the class. Questions without any right sentence do not count for MAP and MRR, as is usual."""
+        """Return accuracy, F1, MAP and MRR; MAP and MRR leave out questions without a right sentence, as is usual."""
         ranked = defaultdict(list)
         for prediction, example in zip(predictions, examples, strict=True):
             false, true = prediction.likelihoods
@@ -111,7 +114,7 @@ class WikiQA(ClassificationTask):
 
 
 def average_precision(sentences: Sequence[tuple[float, bool]]) -> float:
-    """Average precision (scikit-learn) of (value, right) pairs, of which one at least is right."""
+    """Average precision (scikit-learn) of (value, right) pairs, at least one of them right."""
     from sklearn.metrics import average_precision_score
 
     values, right = zip(*sentences, strict=True)
@@ -119,7 +122,10 @@ def average_precision(sentences: Sequence[tuple[float, bool]]) -> float:
 
 
 def reciprocal_rank(sentences: Sequence[tuple[float, bool]]) -> float:
-    """1 / rank of the first right one by falling value; among equals wrong ones come first: order wins nothing."""
+    """1 / rank of the first right sentence by descending value.
+
+    On ties, wrong sentences rank first, so that the order of the data earns nothing.
+    """
     best = max(value for value, right in sentences if right)
     return 1 / (1 + sum(value >= best for value, right in sentences if not right))
 

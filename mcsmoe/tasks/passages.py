@@ -1,4 +1,4 @@
-"""Running text: language modelling, and span corruption, which T5 and Switch Transformers were pre-trained with."""
+"""Tasks on running text: language modelling, and span corruption as in T5's and Switch Transformers' pre-training."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -16,8 +16,8 @@ from mcsmoe.tasks.task import PASSAGES, TASKS, Encoded, Example, Prediction, Sou
 class LanguageModelling:
     """Perplexity per token of running text, in blocks of `max_source_length` tokens.
 
-    The source of a block is its first token, the target the rest, so `max_target_length` does not matter. Of each
-    token the block's true beginning is given: what stands before the block is not.
+    A block's first token is the source and the rest is the target, so `max_target_length` does not matter. Each
+    token is predicted from the true tokens before it in its block; text before the block is not seen.
     """
 
     metric = "perplexity"
@@ -28,14 +28,14 @@ class LanguageModelling:
     lengths = (512, 1)
 
     def examples(self, settings: TaskParams, split: Split) -> list[Example]:
-        """One example a passage; source and target both are its text, `encode` packs passages into blocks."""
+        """Return one example per passage, with its text as both source and target; `encode` packs them into blocks."""
         return read_passages(settings, self.source, split)
 
     def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskParams, seed: int) -> list[Encoded]:
-        """All passages in their order, with the end token between them, cut into blocks; nothing is drawn at random.
+        """Join all passages in order, with the end token between them, and cut them into blocks; `seed` is not used.
 
-        The last block may be shorter; a single token has nothing to predict and is left out. Raises
-        `ParameterError` for blocks of one token, `DataError` for text without two.
+        The last block may be shorter; it is left out if it is a single token, with nothing to predict. Raises
+        `ParameterError` if `max_source_length` is below 2, `DataError` if the text has fewer than two tokens.
         """
         length = settings.max_source_length
         if length < 2:
@@ -79,13 +79,14 @@ class Denoise:
     lengths = (512, 128)
 
     def examples(self, settings: TaskParams, split: Split) -> list[Example]:
-        """One example a passage; source and target both are its text, spans are drawn by `encode`."""
+        """Return one example per passage, with its text as both source and target; `encode` draws the spans."""
         return read_passages(settings, self.source, split)
 
     def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskParams, seed: int) -> list[Encoded]:
-        """Passages cut into blocks as long as `max_source_length` lets a corrupted source be; other spans a seed.
+        """Cut each passage into blocks and take out spans drawn with `seed`.
 
-        Raises `ParameterError` if a block's target is longer than `max_target_length`.
+        A block is the longest whose corrupted source fits into `max_source_length`; blocks of 8 tokens or fewer are
+        left out. Raises `ParameterError` if a block's target is longer than `max_target_length`.
         """
         length = _block_length(settings.max_source_length)
         noise, spans = _budget(length)
@@ -107,7 +108,11 @@ class Denoise:
 
 
 def corrupt(block: np.ndarray, sentinels: np.ndarray, end: int, rng: np.random.Generator) -> Encoded:
-    """One block [L] of ids with spans taken out; the first token always stays."""
+    """Take spans out of one block [L] of ids; the first token always stays.
+
+    With `x y` and `z` taken out, the block `a b x y c z` becomes source `a b <extra_id_0> c <extra_id_1> </s>` and
+    target `<extra_id_0> x y <extra_id_1> z </s>`.
+    """
     noise, spans = _budget(len(block))
     kept_lengths = _segment(len(block) - noise, spans, rng)
     noise_lengths = _segment(noise, spans, rng)
@@ -122,19 +127,19 @@ def corrupt(block: np.ndarray, sentinels: np.ndarray, end: int, rng: np.random.G
 
 
 def _budget(length: int) -> tuple[int, int]:
-    """Tokens taken out of a block, and in how many spans."""
+    """How many tokens are taken out of a block, and in how many spans."""
     noise = max(1, round(length * NOISE))
     return noise, max(1, round(noise / MEAN_SPAN))
 
 
 def _segment(total: int, parts: int, rng: np.random.Generator) -> Iterator[int]:
-    """Lengths of `parts` non-empty pieces of `total`, all cuts equally likely."""
+    """Lengths of `parts` non-empty pieces that add up to `total`; all divisions are equally likely."""
     cuts = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1
     return iter(np.diff(np.concatenate(([0], cuts, [total]))).tolist())
 
 
 def _block_length(max_source: int) -> int:
-    """The longest block whose corrupted source, with its end token, has at most `max_source` tokens."""
+    """Length of the longest block whose corrupted source, with its end token, has at most `max_source` tokens."""
     length = max_source
     while True:
         noise, spans = _budget(length + 1)

@@ -1,4 +1,4 @@
-"""Rows of a data set, from a local directory or from the hub, with the columns a task needs."""
+"""Reading a data set, from a local directory or the hub, with the columns that a task needs."""
 
 import hashlib
 import random
@@ -15,17 +15,21 @@ READERS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".parquet": "
 
 
 def read_passages(settings: TaskParams, source: Source, split: Split) -> list[Example]:
-    """Running text, an example a row: source and target both are `settings.column`, else the data set's own column."""
+    """Read running text: one example per row, with the text as both source and target.
+
+    The text is in `settings.column`, by default the first of `source.columns`. Raises as `read_rows` does.
+    """
     column = settings.column or source.columns[0]
     rows = _read(settings, replace(source, columns=(column,)), split)
     return [Example(row[column], row[column]) for row in rows]
 
 
 def read_rows(settings: TaskParams, source: Source, split: Split) -> list[dict[str, Any]]:
-    """All rows of a split, of train at most its limit; from the task's own data set where none is named.
+    """Read all rows of a split, or the first `train_limit` rows of train.
 
-    Raises `DataError` naming what is missing in the data, `ParameterError` for data that is not there, or a column
-    that is not asked for.
+    They come from `settings.data`, else `settings.hub`, else the task's own data set. Raises `DataError` for a
+    missing file or column or an unreadable file, `ParameterError` for a data set that cannot be found or a
+    `column` that the task does not read.
     """
     if settings.column is not None:
         columns = ", ".join(source.columns)
@@ -67,9 +71,10 @@ def _local(data: str, split: str) -> Any:
 
 
 def _hub(data: str, settings: TaskParams, source: Source, split: str) -> Any:
-    """A split of a hub data set; what the task knows of its own one holds for that one and its copies.
+    """Read a split of a hub data set.
 
-    Another data set has other revisions, but mostly the same configurations.
+    The task's own revision applies to its own data set only. Its subset is the default for any other, too, since
+    copies mostly keep their configurations.
     """
     import datasets
 
@@ -85,7 +90,7 @@ def _hub(data: str, settings: TaskParams, source: Source, split: str) -> Any:
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
-    """SHA-256 over sources and targets, in their order."""
+    """SHA-256 of all sources and targets, in order, as hexadecimal digits."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(repr((example.source, example.target)).encode())
@@ -93,9 +98,9 @@ def fingerprint(examples: Sequence[Example]) -> str:
 
 
 def hold_out(examples: Sequence[Example], count: int, seed: int) -> tuple[list[Example], list[Example]]:
-    """(train, selection): `count` examples drawn with `seed` are taken out of train; both keep their order.
+    """Return (train, selection): `count` examples drawn with `seed` move from train to selection, both in order.
 
-    Raises `ParameterError` when nothing would be left to train on.
+    Raises `ParameterError` if no examples would be left to train on.
     """
     if count >= len(examples):
         raise ParameterError("selection", count, f"must be below the number of training examples, {len(examples)}")

@@ -1,4 +1,4 @@
-"""The built-in task: eight list-processing skills of uneven frequency, generated from fixed seeds."""
+"""The built-in task: eight list-processing skills of unequal frequency, generated from fixed seeds."""
 
 import random
 from collections import defaultdict
@@ -16,17 +16,17 @@ LENGTHS = (3, 8)
 SIZES: dict[Split, int] = {"train": 40_000, "test": 1_000}
 SEEDS: dict[Split, int] = {"train": 1, "test": 2}
 
-# A fixed substitution: a table that only feed-forward weights can hold.
+# A fixed substitution table, which only feed-forward weights can hold.
 CODE = random.Random(0).sample(range(SYMBOLS), SYMBOLS)
 
 
 def deduplicate(items: list[int]) -> list[int]:
-    """Items in the order of their first appearance."""
+    """Return each distinct item once, in the order of first appearance."""
     return list(dict.fromkeys(items))
 
 
 def swap_neighbours(items: list[int]) -> list[int]:
-    """Each pair of neighbours exchanged; an odd last item stays."""
+    """Swap each pair of neighbours; an odd last item stays: [1, 2, 3] → [2, 1, 3]."""
     swapped = list(items)
     for i in range(0, len(items) - 1, 2):
         swapped[i], swapped[i + 1] = items[i + 1], items[i]
@@ -43,12 +43,12 @@ SKILLS: dict[str, tuple[int, Callable[[list[int]], list[int]]]] = {
     "maximum": (7, lambda items: [max(items)]),
     "deduplicate": (5, deduplicate),
 }
-"""Skill by name: its relative frequency and what it does to a list of symbols."""
+"""By name of the skill: its relative frequency, and its function of a list of symbols."""
 
 
 def _draw(rng: random.Random) -> Example:
     name = rng.choices(list(SKILLS), weights=[weight for weight, _ in SKILLS.values()])[0]
-    # Few distinct symbols, so that lists to deduplicate hold duplicates.
+    # Few distinct symbols, so that lists to deduplicate do hold duplicates.
     pool = rng.sample(range(SYMBOLS), 5) if name == "deduplicate" else range(SYMBOLS)
     items = rng.choices(pool, k=rng.randint(*LENGTHS))
     answer = SKILLS[name][1](items)
@@ -62,7 +62,10 @@ class Skills(TextTask):
     lengths = (12, 12)
 
     def examples(self, settings: TaskParams, split: Split) -> list[Example]:
-        """`SIZES` examples, or `train_limit` of train; the same for every training seed."""
+        """Generate `SIZES[split]` examples (`train_limit` for train), the same for every training seed.
+
+        Raises `ParameterError` if `data` or `hub` is set.
+        """
         if settings.data or settings.hub:
             raise ParameterError("data", settings.data or settings.hub, "task 'skills' is built in; set it to null")
         size = (settings.train_limit if split == "train" else None) or SIZES[split]
@@ -76,7 +79,7 @@ class Skills(TextTask):
         return drawn
 
     def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskParams, seed: int) -> list[Encoded]:
-        """See `Task.encode`; each source ends with the end token: what a causal model reads is a list before a list."""
+        """See `Task.encode`; each source ends with the end token, to separate it from the target in a causal model."""
         end, longest = tokenizer.eos_token_id, settings.max_source_length
         rows = super().encode(tokenizer, examples, settings, seed)
         return [
@@ -84,7 +87,7 @@ class Skills(TextTask):
         ]
 
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
-        """Exact match over all examples and for each skill."""
+        """Return exact match over all examples, with an interval, and for each skill (`exact_match_sort`)."""
         right = exact_match(predictions, examples)
         by_skill = defaultdict(list)
         for example, hit in zip(examples, right, strict=True):

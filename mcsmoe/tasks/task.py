@@ -1,4 +1,4 @@
-"""What a task is: examples, how they become token ids, and how predictions are scored."""
+"""The interface of a task: its examples, their token ids, and the scores of predictions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,15 +9,15 @@ from mcsmoe.registry import Registry
 from mcsmoe.tasks.score import Score
 
 SPLITS = {"train": "train", "test": "validation"}
-"""Most test sets hide their labels: figures are those of the development set."""
+"""The development set serves as test split, because most test sets hide their labels."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set of the hub; a local directory with files of the same splits and columns serves as well.
+    """A data set on the hub; a local directory with files of the same splits and columns can replace it.
 
-    `hub` is its id, `subset` the name of one of its configurations, `revision` a commit or reference, None for
-    the newest. `splits` names what serves to train and to test.
+    `hub` is its id, `subset` the name of one of its configurations, `revision` a commit or reference (None: the
+    newest). `splits` maps "train" and "test" to the data set's own split names.
     """
 
     columns: Sequence[str]
@@ -28,10 +28,10 @@ class Source:
 
 
 PASSAGES = Source(columns=("text",))
-"""Running text, of no data set in particular."""
+"""Running text from any data set."""
 
 CONVERTED = "refs/convert/parquet"
-"""The hub's own conversion of a data set that was published as a script, which `datasets` no longer runs."""
+"""Revision with the hub's own conversion of a data set published as a script, which `datasets` no longer runs."""
 
 
 Split = Literal["train", "test"]
@@ -39,21 +39,21 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Example:
-    """One source text and the text that a model should answer with; what follows is for scoring alone."""
+    """A source text and the target text that a model should answer with; the other fields serve scoring only."""
 
     source: str
     target: str
     choices: tuple[str, ...] = ()
-    """All that can be answered, where it is a choice; `target` is one of them."""
+    """All possible answers, where the task offers a choice; `target` is one of them."""
     references: tuple[str, ...] = ()
-    """All answers that count as right, where there are several; `target` is one of them."""
+    """What an answer is scored against, where that is more than `target`: all right answers, or an exact grade."""
     cluster: str = ""
-    """What examples have in common that are scored, or drawn again, together: their question."""
+    """Name shared by examples that are scored or resampled together, such as the id of their question."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of a source and of its target, which a model answers with; neither is padded."""
+    """Token ids of a source and its target, unpadded."""
 
     source: list[int]
     target: list[int]
@@ -61,21 +61,23 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says to an example's source, without having seen its target."""
+    """A model's answer to an example's source; the model never sees the target."""
 
     text: str = ""
-    """What it generated, where the task `generates`."""
+    """Generated text, where the task `generates`."""
     likelihoods: tuple[float, ...] = ()
-    """Natural logarithm of the likelihood of each choice, where the task `chooses`."""
+    """Natural log-likelihood of each choice, where the task `chooses`."""
 
 
 class Task(Protocol):
-    """A task.
+    """A task: data, prompts and scores.
 
-    `generates`: it is scored on generated text; `chooses`: on the likelihood of each choice. A task that does
-    neither is scored on the given target's tokens. `metric` is the name of the figure that stands for quality;
-    `higher_is_better` its direction. `source` is where its data are, None for what is built in or has no home;
-    `lengths` are enough tokens for its sources and targets, where no params file says how many.
+    metric: name of the score that stands for quality.
+    higher_is_better: its direction.
+    generates: generated text is scored.
+    chooses: the likelihood of each choice is scored. A task with neither is scored on its targets' tokens.
+    source: where the data are; None if built in, or if `settings` must name them.
+    lengths: default (source, target) lengths in tokens, where no params file sets them.
     """
 
     metric: str
@@ -86,15 +88,18 @@ class Task(Protocol):
     lengths: tuple[int, int]
 
     def examples(self, settings: TaskParams, split: Split) -> list[Example]:
-        """All examples of a split in a fixed order. Raises `DataError` for missing data or columns."""
+        """Return all examples of a split in a fixed order.
+
+        Raises `DataError` for missing files or columns, `ParameterError` for a data set that cannot be found.
+        """
         ...
 
     def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskParams, seed: int) -> list[Encoded]:
-        """Token ids, cut to the lengths in `settings`; `seed` decides whatever is drawn at random."""
+        """Return token ids, cut to the lengths in `settings`; `seed` fixes all random draws."""
         ...
 
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
-        """Figures over predictions, in the order of `examples`; a plain number is one without an interval."""
+        """Score predictions given in the order of `examples`; a plain number gets no interval."""
         ...
 
 

@@ -8,11 +8,11 @@ from mcsmoe.tasks.reading import read_rows
 from mcsmoe.tasks.task import Encoded, Example, Prediction, Source, Split
 
 CARRIER = ":"
-"""Stands before a target while it is tokenized, for there its first word is one that follows another."""
+"""Put before a target while it is tokenized, so that its first word gets the ids it has after another word."""
 
 
 class TextTask:
-    """Encodes source and target as they stand; `score` of a subclass compares texts, or likelihoods of texts."""
+    """A task that encodes source and target text unchanged; subclasses give `examples` and `score`."""
 
     generates = True
     chooses = False
@@ -20,13 +20,13 @@ class TextTask:
     source: Source | None = None
 
     def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskParams, seed: int) -> list[Encoded]:
-        """See `Task.encode`; nothing is drawn at random."""
+        """See `Task.encode`; `seed` is not used."""
         longest, end = settings.max_target_length, tokenizer.eos_token_id
         sources = tokenizer([e.source for e in examples], truncation=True, max_length=settings.max_source_length)
-        # Many byte-level tokenizers of causal models put no space before a text that stands alone.
+        # Many byte-level tokenizers of causal models put no space before a text on its own.
         targets = tokenizer([f"{CARRIER} {e.target}" for e in examples], add_special_tokens=False)
         carrier = len(tokenizer(CARRIER, add_special_tokens=False)["input_ids"])
-        # The end token is put there by hand: many of these tokenizers begin a text but do not end it.
+        # Added by hand because many of these tokenizers add a begin token but no end token.
         return [
             Encoded(source, [*target[carrier:][: longest - 1], end])
             for source, target in zip(sources["input_ids"], targets["input_ids"], strict=True)
@@ -34,12 +34,15 @@ class TextTask:
 
 
 class RowTask(TextTask):
-    """A task whose data set has one example a row, which `example` of a subclass makes of it."""
+    """A task with one example per row of its data set; subclasses give `example`."""
 
     source: Source
 
     def example(self, row: dict[str, Any]) -> Example:
-        """The example of one row, whose texts have no white space at their ends. Raises `DataError`."""
+        """Make an example from one row; its texts are already stripped of white space at both ends.
+
+        Raises `DataError` for a label that is out of range.
+        """
         raise NotImplementedError
 
     def examples(self, settings: TaskParams, split: Split) -> list[Example]:
@@ -52,5 +55,5 @@ def _stripped(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def exact_match(predictions: Sequence[Prediction], examples: Sequence[Example]) -> list[bool]:
-    """Whether each generated text is its target, apart from white space at the ends."""
+    """Tell for each generated text whether it equals its target, apart from white space at the ends."""
     return [p.text.strip() == e.target.strip() for p, e in zip(predictions, examples, strict=True)]

@@ -1,4 +1,4 @@
-"""A tokenizer trained on the task's text, for a model that starts from nothing."""
+"""A tokenizer trained on the task's text, for a model that starts from random weights."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,10 +11,10 @@ SENTINELS = [f"<extra_id_{i}>" for i in range(32)]
 
 
 def train_tokenizer(texts: Iterable[str], settings: TokenizerParams, *, causal: bool = False) -> Any:
-    """A fast tokenizer whose ids 0, 1, 2 are pad, end and unknown, as in T5.
+    """Train a fast tokenizer whose ids 0, 1, 2 are pad, end and unknown, as in T5.
 
-    `word` splits at white space; `bpe` is byte-level and loses nothing. The end token is appended to a text, as in
-    T5, but for a `causal` model, which is to go on where a prompt stops.
+    `word` splits at white space; `bpe` is byte-level and loses nothing. The end token is appended to each text, as
+    in T5, except for a `causal` model, which must go on where a prompt stops.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

@@ -1,8 +1,9 @@
-"""Training: one loop, and what each step of the method trains with it.
+"""Training: one loop, and the losses of each stage that uses it.
 
-loop          batches, optimiser, schedule, the best weights; a trained model as a verified checkpoint
-start         the model and tokenizer that fine-tuning starts from; untrained: a model taken as it is
-finetune      the full model, its router kept healthy
-distillation  a merged or compressed model learns from the full one
-dropping      experts dropped one after another while a model trains
+loop          batches, optimiser, schedule, best weights; writes a verified checkpoint
+start         the model and tokenizer that fine-tuning starts from
+untrained     the full model taken as it is, without training
+finetune      task loss, with router z-loss and balance loss
+distillation  a merged or compressed student learns from the full model
+dropping      drops experts one after another during training
 """

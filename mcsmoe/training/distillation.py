@@ -18,7 +18,7 @@ from mcsmoe.training.loop import Fit, Losses, make_accelerator
 
 
 class HiddenStates(NamedTuple):
-    """What one stack (encoder or decoder) computed: one tensor [B, T, d] a layer, without the embeddings.
+    """Hidden states of one stack (encoder or decoder): one tensor [B, T, d] per layer, without the embeddings.
 
     mask: [B, T], non-zero at real tokens (see `real_tokens`).
     """
@@ -35,17 +35,18 @@ def distillation_loss(
     settings: Distillation,
     hidden: Sequence[HiddenStates] | None = None,
 ) -> dict[str, Tensor]:
-    """λ_task·CE + λ_kd·T²·KL(teacher ‖ student) + λ_hd·MSE of hidden states (MC-SMoE, arXiv 2310.01334).
+    """λ_task·CE + λ_kd·τ²·KL(teacher ‖ student) + λ_hd·MSE of hidden states (MC-SMoE, arXiv 2310.01334).
 
-    student_logits, teacher_logits: [B, T, V]; labels: [B, T], -100 where a position does not count; hidden:
-    one entry a stack, needed when `settings.hidden` > 0. Computed in float32; the teacher gets no gradient.
+    student_logits, teacher_logits: [B, T, V]; labels: [B, T], -100 at positions that do not count; hidden: one
+    entry per stack, required if `settings.hidden` > 0; τ: `settings.temperature`. Computed in float32; the teacher
+    gets no gradient.
 
-    `normalization: label-tokens` takes every mean over label tokens (hidden states: real tokens).
-    `normalization: reference` is what the authors' code computes: KL summed over all positions, padding too,
-    divided by the batch size, without T²; ln of the MSE over all positions, -inf when both models are equal.
+    `normalization: label-tokens` averages over label tokens (hidden states: over real tokens).
+    `normalization: reference` follows the authors' code: KL is summed over all positions, with padding, and divided
+    by the batch size, without τ²; the hidden term is ln of the MSE over all positions, -inf for equal models.
 
-    Returns the weighted terms `task`, `kd`, `hidden` and their sum `loss`, all scalars. A batch without any
-    label gives 0 rather than NaN. Raises ValueError if hidden states are weighted but not given.
+    Returns the weighted terms `task`, `kd`, `hidden` and their sum `loss`, all scalars. With `label-tokens`, `task`
+    and `kd` are 0, not NaN, for a batch without labels. Raises ValueError if `settings.hidden` > 0 without `hidden`.
     """
     if settings.hidden > 0 and not hidden:
         raise ValueError("hidden states are weighted in the loss but were not given")
@@ -68,7 +69,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _divergence(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, of_all_positions: bool) -> Tensor:
-    """KL of softened distributions; only label tokens are gathered: padding costs no softmax over V."""
+    """KL of softened distributions, on label tokens only, to save the softmax over V at padding."""
     if of_all_positions:
         return _kl_sum(student, teacher, temperature) / student.shape[0]
     counted = labels != IGNORED  # [B, T]
@@ -86,7 +87,7 @@ def _kl_sum(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def _hidden_loss(stacks: Sequence[HiddenStates], of_all_positions: bool) -> Tensor:
-    """Mean squared difference, averaged over the layers of a stack, then over the stacks."""
+    """Mean squared error, averaged over the layers of a stack, then over the stacks."""
     losses = []
     for stack in stacks:
         mask = torch.ones_like(stack.mask) if of_all_positions else stack.mask
@@ -96,14 +97,14 @@ def _hidden_loss(stacks: Sequence[HiddenStates], of_all_positions: bool) -> Tens
 
 
 def _mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Mean over real tokens and dimensions. student, teacher: [B, T, d]; mask: [B, T]."""
+    """Mean squared error over real tokens and dimensions. student, teacher: [B, T, d]; mask: [B, T]."""
     error = (student.float() - teacher.detach().float()).square().mean(dim=-1)  # [B, T]
     real = mask.bool().float()
     return (error * real).sum() / real.sum().clamp(min=1)
 
 
 class TeacherLoss:
-    """Runs `teacher` in eval mode without gradient beside the student; terms as in `distillation_loss`."""
+    """The loss of a student beside `teacher`, which runs in eval mode without gradient; see `distillation_loss`."""
 
     def __init__(self, teacher: nn.Module, settings: Distillation) -> None:
         self._teacher = teacher.eval().requires_grad_(False)
@@ -111,7 +112,7 @@ class TeacherLoss:
         self._causal = is_causal(teacher)
 
     def __call__(self, model: nn.Module, batch: Batch, label_tokens: Tensor) -> Losses:
-        """See `Fit.loss`; each process's mean over its own label tokens is weighted by how many it has."""
+        """See `Fit.loss`; the mean over this process's label tokens is weighted by their number."""
         wants_hidden = self._settings.hidden > 0
         inputs = model_inputs(batch, self._causal)
         student = model(**inputs, output_hidden_states=wants_hidden)
@@ -135,9 +136,9 @@ def _hidden_states(student: Any, teacher: Any, batch: Batch, causal: bool) -> li
 
 
 def make_recovery(params: Params, settings: Distill | Compress, student: Any, teacher: Any, tokenizer: Any) -> Fit:
-    """A `Fit` of `student` on the examples that the teacher was fine-tuned on; the last weights are kept.
+    """Return a `Fit` of `student` on the examples that the teacher was fine-tuned on; it keeps the last weights.
 
-    Routers are frozen: the index map was made for the experts that they choose now.
+    Routers are frozen, because the index map was made for the experts that they select now.
     """
     task, accelerator = TASKS[params.task.name], make_accelerator()
     train, _ = hold_out(task.examples(params.task, "train"), params.task.selection, params.seed)

@@ -1,4 +1,4 @@
-"""Task-specific progressive dropping of experts while a model trains: the paper's baseline "task-specific"."""
+"""Task-specific progressive dropping of experts during training: the paper's baseline "task-specific"."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,16 +14,16 @@ from mcsmoe.tasks.batches import Batch
 from mcsmoe.training.loop import Fit, Losses
 
 UNTIL = 0.5
-"""Share of the training after which only the experts that stay are left (Chen et al. drop in the first half)."""
+"""Share of the training steps over which experts are dropped (Chen et al.: the first half)."""
 
 
 class ExpertDropper:
     """Drops the least used experts one after another (Chen et al., arXiv 2206.00277).
 
-    Their number falls evenly from all to `keep` over the first half of the training; who goes is who was
-    selected by the smallest share of real tokens since the last drop, over all layers but `excluded`, ties to
-    the later layer and the higher id; every layer keeps one. A dropped expert's logits are −∞ from then on:
-    it can never be selected again, and its former tokens choose among those that are left.
+    The number of experts in all layers but `excluded` falls evenly to `keep` over the first half of the training.
+    The expert with the smallest share of its layer's selections by real tokens since the last drop goes first; on
+    ties, the one in the later layer, then the one with the higher id. Every layer keeps at least one. The router
+    logit of a dropped expert is −∞ from then on, so its former tokens select among the experts that are left.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class ExpertDropper:
         excluded: Collection[str],
         reduce: Callable[[Tensor], Tensor] = lambda counts: counts,
     ) -> None:
-        """`model` has an index map of its own for each expert; `reduce` sums counts over processes."""
+        """Take a `model` in which no two experts share an entry; `reduce` sums counts [E] over processes."""
         self._family, self._keep, self._reduce = family, keep, reduce
         self._layers = [layer for layer in layers if layer.name not in excluded]
         self._mlps = {layer.name: model.sparse_mlps()[layer.name] for layer in self._layers}
@@ -46,7 +46,7 @@ class ExpertDropper:
 
     @contextmanager
     def dropping(self, fit: Fit) -> Iterator[None]:
-        """Count in each forward pass of `fit` and drop after its steps; dropped experts are removed at the end."""
+        """Count selections in each forward pass of `fit`, drop after its steps, remove dropped experts at the end."""
         self._end = max(1, round(UNTIL * fit.steps))
         loss, fit.hooks, fit.figures = fit.loss, self, lambda: {"experts": self._left}
 
@@ -63,10 +63,10 @@ class ExpertDropper:
         self._remove(fit.model)
 
     def before_step(self) -> None:
-        """Nothing: gradients are left alone."""
+        """Do nothing: gradients are left alone."""
 
     def after_step(self, step: int) -> None:
-        """Drop as many experts as should be gone after optimiser step `step` (1 is the first)."""
+        """Drop experts until as many are left as there should be after optimiser step `step` (from 1)."""
         gone = (self._total - self._keep) * min(step, self._end) // self._end
         self._drop_to(self._total - gone)
 
@@ -87,7 +87,7 @@ class ExpertDropper:
             shares = (counts / counts.sum().clamp(min=1)).tolist()
             alive = (self._mlps[layer.name].expert_map >= 0).nonzero().flatten().tolist()
             candidates += [(shares[e], layer.name, e) for e in reversed(alive)]
-        for _, name, e in sorted(candidates, key=lambda candidate: candidate[0]):  # stable: ties as listed
+        for _, name, e in sorted(candidates, key=lambda candidate: candidate[0]):  # stable: ties in the order above
             expert_map = self._mlps[name].expert_map
             if self._left > left and (expert_map >= 0).sum() > 1:
                 expert_map[e] = -1
@@ -97,7 +97,7 @@ class ExpertDropper:
 
     @torch.no_grad()
     def _remove(self, model: MergedModel) -> None:
-        """Take dropped experts out of the stacks of the trained model; the others move up in the index map."""
+        """Remove dropped experts from the model's stacks and renumber the index map: [0, -1, 2] → [0, -1, 1]."""
         for name in self._mlps:
             mlp = model.sparse_mlps()[name]
             kept = mlp.expert_map >= 0

@@ -1,4 +1,4 @@
-"""Training of a whole model on the task: the full one, and the dense baseline beside it."""
+"""Fine-tuning on the task, of the full model and of the dense baseline."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ from mcsmoe.training.loop import Fit, Losses, make_accelerator, write_training
 
 
 def z_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared log-partition of the router (ST-MoE, arXiv 2202.08906, eq. 5); 0 without a real token.
+    """Mean of (ln Σ_e exp h_e)² over real tokens (ST-MoE, arXiv 2202.08906, eq. 5); 0 without real tokens.
 
     logits: [T, E]; mask: [T], non-zero at real tokens. Computed in float32. Returns a scalar.
     """
@@ -31,9 +31,9 @@ def z_loss(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def balance_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """E·Σ_e f_e·P_e (Switch Transformers, arXiv 2101.03961, eq. 4); 1 when perfectly even, 0 without tokens.
+    """E·Σ_e f_e·P_e (Switch Transformers, arXiv 2101.03961, eq. 4); 1 if perfectly even, 0 without real tokens.
 
-    f_e is the share of real tokens whose first choice is e (no gradient), P_e the mean probability of e.
+    f_e is the share of real tokens whose first choice is e (no gradient), P_e the mean probability of e over them.
     logits: [T, E]; mask: [T], non-zero at real tokens. Computed in float32. Returns a scalar.
     """
     experts = logits.shape[-1]
@@ -46,13 +46,13 @@ def balance_loss(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def _real(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The mask as float32 [T], and how many tokens it keeps (at least 1, so that an empty batch gives 0)."""
+    """The mask as float32 [T], and its number of real tokens (at least 1, so that an empty batch gives 0)."""
     real = mask.bool().float()
     return real, real.sum().clamp(min=1)
 
 
 class FullLoss:
-    """Cross-entropy per label token + z-loss and balance loss, averaged over the sparse layers of the model."""
+    """Cross-entropy per label token, plus weighted z-loss and balance loss, each averaged over the sparse layers."""
 
     def __init__(self, family: Family, layers: Sequence[MoELayer], settings: Finetune) -> None:
         self._family, self._layers, self._settings = family, layers, settings
@@ -80,7 +80,7 @@ class FullLoss:
                 handle.remove()
 
     def __call__(self, model: nn.Module, batch: Batch, label_tokens: Tensor) -> Losses:
-        """Terms `loss`, `task` and, with experts, `router_z` and `balance` of one batch; see `Fit.loss`."""
+        """Return the terms `loss`, `task` and, for a sparse model, `router_z` and `balance`; see `Fit.loss`."""
         causal = self._family.causal
         task = _cross_entropy(model(**model_inputs(batch, causal)).logits, batch["labels"]) / label_tokens
         masks = {stack: mask.flatten() for stack, mask in real_tokens(batch, causal).items()}
@@ -94,16 +94,16 @@ class FullLoss:
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum over label tokens of −log p, in nats, of logits [B, T, V] and labels [B, T]."""
+    """Sum of −ln p over label tokens. logits: [B, T, V]; labels: [B, T]."""
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 def selection_check(
     task: Task, rows: Sequence[Encoded], pad: int, batch_size: int
 ) -> Callable[[Any], tuple[float, ...]]:
-    """A function of the model whose value is largest for the best checkpoint.
+    """Return a function of the model whose value is largest for the best checkpoint.
 
-    Exact answers first, then cross-entropy, for a task with answers; cross-entropy alone for running text.
+    The value is (share of exact answers, −cross-entropy) for a task with answers, (−cross-entropy,) for running text.
     """
 
     def check(model: Any) -> tuple[float, ...]:
@@ -115,7 +115,7 @@ def selection_check(
 
 
 def split_train(params: Params) -> tuple[list[Example], list[Example]]:
-    """(train, selection): the examples to learn from, and those held out to choose the best checkpoint."""
+    """Return (train, selection): the examples to train on, and those held out to choose the best checkpoint."""
     return hold_out(TASKS[params.task.name].examples(params.task, "train"), params.task.selection, params.seed)
 
 
@@ -127,9 +127,10 @@ def finetune(
     output: Path,
     curve: Path,
 ) -> None:
-    """Train `model` as `params.finetune` says; write what did best on the selection split to `output`.
+    """Train `model` by `params.finetune`; write the weights that did best on the selection split to `output`.
 
-    Raises `DiskFullError` before the training, `CheckpointError` if what was written is not the model in memory.
+    The training curve goes to `curve`. Raises `DiskFullError` before training if `output` has no room,
+    `CheckpointError` if the written checkpoint differs from the model in memory.
     """
     task, settings = TASKS[params.task.name], params.finetune
     train, selection = split

@@ -1,4 +1,4 @@
-"""The training loop that finetune, distill and compress share; accelerate carries it to several processes."""
+"""The training loop that finetune, distill and compress share; it runs on several processes by accelerate."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ EPSILON = 1e-6
 
 
 def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.AdamW:
-    """AdamW over trainable parameters; biases and normalisation scales (fewer than two axes) do not decay."""
+    """AdamW over trainable parameters; those with fewer than two axes (biases, normalisation) do not decay."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
@@ -36,7 +36,7 @@ def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.AdamW:
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """Linear rise over `warmup_steps`, then linear fall to zero at `total_steps`."""
+    """Linear warm-up over `warmup_steps`, then linear decay to zero at `total_steps`."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:
@@ -49,25 +49,25 @@ def make_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_ste
 CURVE_POINTS = 100
 
 Losses = dict[str, Tensor]
-"""Named terms; `loss` is the one that is minimised, the others are shown."""
+"""Terms by name; `loss` is minimised, the others are only recorded."""
 
 
 class Hooks(Protocol):
-    """What may act between the backward pass and the optimiser's step, and after it."""
+    """Calls before and after each step of the optimiser."""
 
     def before_step(self) -> None:
-        """Gradients are there, not yet clipped; weights have not moved."""
+        """Called between the backward pass and the step; gradients are not clipped yet."""
 
     def after_step(self, step: int) -> None:
-        """Weights have moved for the `step`-th time (from 1)."""
+        """Called after step number `step` (from 1)."""
 
 
 @dataclass
 class Fit:
-    """A training of `model` on the rows of `epoch(i)`; `loss(model, batch, label_tokens)` gives its terms.
+    """One training of `model` on the rows that `epoch(i)` returns; `loss(model, batch, label_tokens)` gives its terms.
 
-    `label_tokens` is the number of label tokens of the whole batch over all processes, divided by the number
-    of processes: a loss divided by it has the gradient of the same batch on one process.
+    `label_tokens` is the number of label tokens in the batch over all processes, divided by the number of processes.
+    Processes average their gradients, so a summed loss divided by it has the same gradient as on one process.
     """
 
     model: Any
@@ -79,13 +79,13 @@ class Fit:
     seed: int
     accelerator: Accelerator
     fsdp: bool = False
-    """Spread weights, gradients and optimiser states over the processes."""
+    """Shard weights, gradients and optimiser states over the processes."""
     hooks: Hooks | None = None
     checks: int = 0
     check: Callable[[Any], tuple[float, ...]] | None = None
-    """Called `checks` times; the weights with the largest value are kept."""
+    """Called `checks` times during training; the weights with the largest value are kept."""
     figures: Callable[[], dict[str, float]] = dict
-    """What the curve shows beside the loss's terms."""
+    """Values for the curve beside the terms of the loss."""
     curve: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -100,9 +100,9 @@ class Fit:
             self.model.to(self.accelerator.device)
 
     def run(self, description: str) -> None:
-        """Train; `model` ends with its last weights, or with the best ones where `check` is given.
+        """Train; `model` ends with its last weights, or with the best ones if `check` is given.
 
-        With `fsdp` that is another model than it was, whole in CPU memory.
+        With `fsdp`, `self.model` is then another object, whole in CPU memory.
         """
         if self.fsdp:
             shard(self.model, self.accelerator.device)
@@ -148,7 +148,7 @@ class Fit:
         return terms
 
     def _share(self, rows: list[Encoded]) -> Batch:
-        """This process's rows of the batch; a process without any repeats a row whose labels do not count."""
+        """This process's rows of the batch; a process without rows takes one with all labels `IGNORED`."""
         mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
         batch = collate(mine or rows[:1], self.pad, causal=self.causal)
         if not mine:
@@ -168,14 +168,14 @@ class Fit:
 
 
 def make_accelerator() -> Accelerator:
-    """The accelerator of this process; experts that a batch leaves unused must not stop gradients' reduction."""
+    """The accelerator of this process; parameters may lack a gradient, since a batch may leave experts unused."""
     return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
 
 def write_training(fit: Fit, tokenizer: Any, output: Path, curve: Path) -> None:
-    """Write the trained model to `output` once it is verified, then the curve; only one process writes.
+    """Write the trained model to `output`, verified, and its curve to `curve`; only the main process writes.
 
-    Raises `CheckpointError` if the saved model is not the one in memory; `output` is then as it was.
+    Raises `CheckpointError` if the saved model differs from the one in memory; `output` then stays as it was.
     """
     if not fit.accelerator.is_main_process:
         return
@@ -187,6 +187,6 @@ def write_training(fit: Fit, tokenizer: Any, output: Path, curve: Path) -> None:
     with atomic_directory(output) as scratch:
         written = save_model(model, tokenizer, scratch)
         verify_checkpoint(scratch, written, probe, logits)
-    # Plots need every row to have the same columns.
+    # Plots need the same columns in every row.
     columns = dict.fromkeys(name for row in fit.curve for name in row)
     write_json(curve, [{name: row.get(name) for name in columns} for row in fit.curve])

@@ -14,9 +14,10 @@ FROM_TOKENIZER = ("vocab_size", "pad_token_id", "eos_token_id", "bos_token_id", 
 
 
 def check_model(settings: Model) -> Any:
-    """The model's configuration; a missing directory or a key that the family lacks is refused before data is read.
+    """Return the model's configuration, to refuse a wrong one before any data is read.
 
-    Raises `CheckpointError` or `ParameterError`.
+    Raises `CheckpointError` for a checkpoint that is missing, `ParameterError` for a key of `config` that the model
+    type does not have.
     """
     if settings.origin is not None:
         return load_config(settings.origin, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
@@ -24,9 +25,9 @@ def check_model(settings: Model) -> Any:
 
 
 def start_model(settings: Model, examples: Sequence[Example]) -> tuple[Any, Any]:
-    """(model, tokenizer): a checkpoint's, or a model with random weights and a tokenizer trained on `examples`.
+    """Return (model, tokenizer): those of a checkpoint, or random weights and a tokenizer trained on `examples`.
 
-    Random weights follow torch's global seed. Raises `CheckpointError` or `ParameterError`.
+    Random weights depend on torch's global seed. Raises `CheckpointError` or `ParameterError`, as `check_model` does.
     """
     if settings.origin is not None:
         origin: dict[str, Any] = {
@@ -42,9 +43,9 @@ def start_model(settings: Model, examples: Sequence[Example]) -> tuple[Any, Any]
 
 
 def check_dense(settings: Model, config: Any) -> None:
-    """Refuse a dense baseline of a model with configuration `config` that `start_dense` could not have.
+    """Check that a model with configuration `config` can have the dense baseline that `settings` ask for.
 
-    Raises `ParameterError`, or `CheckpointError` for a checkpoint that is not there.
+    Raises `ParameterError` if it cannot, `CheckpointError` for a checkpoint that is missing.
     """
     if settings.origin is None:
         if family_of(config).dense_type is None:
@@ -58,10 +59,10 @@ def check_dense(settings: Model, config: Any) -> None:
 
 
 def start_dense(settings: Model, config: Any, tokenizer: Any) -> Any:
-    """The dense baseline of a model with configuration `config`, with as many active parameters a token.
+    """Return the dense baseline of a model with configuration `config`: one of the same active size.
 
-    A checkpoint's where the full model starts from one, else random weights. Raises what `check_dense` raises,
-    and `ParameterError` for a checkpoint whose vocabulary is smaller than the tokenizer's.
+    It starts from a checkpoint if the full model does, else from random weights. Raises as `check_dense` does, and
+    `ParameterError` for a checkpoint with a smaller vocabulary than the tokenizer.
     """
     check_dense(settings, config)
     if settings.origin is None:
@@ -86,7 +87,7 @@ def _random_model(config: Any) -> Any:
 
 
 def _ids(tokenizer: Any, causal: bool) -> dict[str, int]:
-    """What the tokenizer decides of a configuration; a decoder starts with padding, as in T5."""
+    """Configuration fields that the tokenizer sets; a decoder starts with the pad token, as in T5."""
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
     start = {"bos_token_id": end} if causal else {"decoder_start_token_id": pad}
     return {"vocab_size": len(tokenizer), "pad_token_id": pad, "eos_token_id": end} | start

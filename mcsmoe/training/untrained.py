@@ -1,4 +1,4 @@
-"""The full model as it came, for those who merge a model without training it first."""
+"""The full model taken as it is, to merge a model without training it first."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, written_pieces
 from mcsmoe.families import configuration, empty_model, language_config, skeleton
 from mcsmoe.params import Model
 
-# Hub repositories hold the same weights in other formats, too.
+# Hub repositories often hold the same weights in other formats, too.
 WANTED = ["*.safetensors", "*.bin", "*.json", "*.txt", "*.model", "*.jinja"]
 UNWANTED = ["*/*", "consolidated*"]
 
@@ -22,10 +22,10 @@ UNWANTED = ["*/*", "consolidated*"]
 def take(settings: Model, output: Path) -> None:
     """Write the checkpoint that the full model starts from to `output`.
 
-    Files in safetensors are copied, whatever their size, and of a model that reads more than text the tensors of its
-    language model, one by one; a quantised checkpoint, or one in `.bin`, is loaded into
-    memory and saved anew, in the precision that transformers restores. Raises `CheckpointError` where names, shapes
-    or values are not those of the model, `DiskFullError` without room; `output` is then as it was.
+    Files in safetensors are copied, whatever their size. From a model that reads more than text, only the tensors of
+    its language model are copied, one by one. A quantised or `.bin` checkpoint is loaded into memory and saved again,
+    in the precision that transformers restores. Raises `CheckpointError` if names, shapes or values are not those of
+    the model, `DiskFullError` if there is no room; `output` then stays as it was.
     """
     assert settings.origin is not None  # params refuse it
     directory = _local(settings.origin, settings.revision)
@@ -55,7 +55,7 @@ def _readable(directory: Path) -> bool:
 
 
 def _anew(model: Any) -> Any:
-    """The model as if it had never been quantised: one that was is saved under its quantised names."""
+    """A copy as if never quantised, because transformers saves a once quantised model under its quantised names."""
     same = empty_model(model.config, model.dtype, type(model))
     same.load_state_dict(model.state_dict(), assign=True)
     same.tie_weights()
