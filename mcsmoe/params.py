@@ -54,14 +54,14 @@ class Methods(Section):
         return self
 
 
-class Tokenizer(Section):
+class TokenizerSection(Section):
     """The tokenizer to train on the task's text if the model starts from random weights."""
 
     kind: Literal["word", "bpe"]
     vocab_size: Positive
 
 
-class Model(Section):
+class ModelSection(Section):
     """The checkpoint to start from (directory `source` or `hub` id), or a `config` to start from random weights.
 
     If the full model starts from a checkpoint, the dense baseline starts from `dense_source` or `dense_hub`.
@@ -74,7 +74,7 @@ class Model(Section):
     dense_hub: str | None
     trust_remote_code: bool
     config: dict[str, Any]
-    tokenizer: Tokenizer | None
+    tokenizer: TokenizerSection | None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -97,7 +97,7 @@ class Model(Section):
         return find_directory(self.dense_source) if self.dense_source is not None else self.dense_hub
 
 
-class Task(Section):
+class TaskSection(Section):
     """The task by name, and its data: directory `data` or `hub` id; the task's own data set if both are null.
 
     `subset` is the configuration of a hub data set, `column` the one that holds running text; null for the task's own.
@@ -249,8 +249,8 @@ class Params(Section):
     plugins: list[str]  # Python modules that register methods or tasks
     methods: Methods
     recipes: dict[str, dict[str, Any]]
-    model: Model
-    task: Task
+    model: ModelSection
+    task: TaskSection
     finetune: Finetune
     permute: Permute
     calibration: Calibration

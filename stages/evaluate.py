@@ -67,12 +67,12 @@ def main(
 def standalone(name: str, data: str | None, subset: str | None) -> Any:
     """Settings of a task without a params file, with the task's own lengths; `data` is a directory or a hub id."""
     from mcsmoe.checkpoint.load import HUB_ID
-    from mcsmoe.params import Task as TaskParams
+    from mcsmoe.params import TaskSection
     from mcsmoe.tasks.task import TASKS
 
     source, target = TASKS[name].lengths
     local = data is not None and (Path(data).is_dir() or not HUB_ID.fullmatch(data))
-    return TaskParams(
+    return TaskSection(
         name=name,
         data=data if local else None,
         hub=None if local else data,

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
-from mcsmoe.checkpoint.fresh import SCRIPT, Task
+from mcsmoe.checkpoint.fresh import SCRIPT, FreshLoad
 
 SERVER = """
 import json, os, sys
@@ -51,7 +51,7 @@ def stop() -> None:
         server.cache_clear()
 
 
-def fork(task: Task, directory: Path) -> subprocess.CompletedProcess[str]:
+def fork(task: FreshLoad, directory: Path) -> subprocess.CompletedProcess[str]:
     """Do what `fresh.interpreter` does, by a fork of the server."""
     process, errors = server(), directory / "stderr"
     assert process.stdin is not None

@@ -11,7 +11,7 @@ from mcsmoe.checkpoint.streamed import blocks_of
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import sparse_layers
 from mcsmoe.model import Model
-from mcsmoe.params import Tokenizer
+from mcsmoe.params import TokenizerSection
 from mcsmoe.tasks.batches import IGNORED
 from mcsmoe.tasks.task import Encoded
 from mcsmoe.tasks.tokenizer import train_tokenizer
@@ -25,7 +25,7 @@ MODELS = {"switch": tiny_switch, "mixtral": tiny_mixtral}
 @pytest.fixture(params=MODELS)
 def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     MODELS[request.param]().save_pretrained(tmp_path)
-    train_tokenizer(["copy 1 2"], Tokenizer(kind="word", vocab_size=20)).save_pretrained(tmp_path)
+    train_tokenizer(["copy 1 2"], TokenizerSection(kind="word", vocab_size=20)).save_pretrained(tmp_path)
     return tmp_path
 
 

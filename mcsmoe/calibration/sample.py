@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mcsmoe.params import Task as TaskParams
+from mcsmoe.params import TaskSection
 from mcsmoe.tasks.task import TASKS, Encoded
 
 
@@ -25,7 +25,7 @@ class Sampling:
     The rows run in batches of `batch_size`.
     """
 
-    task: TaskParams
+    task: TaskSection
     samples: int
     batch_size: int
     seed: int

@@ -23,7 +23,7 @@ LOGITS = "logits.safetensors"
 
 
 @dataclass(frozen=True)
-class Task:
+class FreshLoad:
     """The task of a fresh process: load `directory` with the transformers class `auto_class`, and compute logits.
 
     `trust_remote_code` allows it to run the code beside the weights. `offload` holds the options of `from_pretrained`
@@ -56,17 +56,17 @@ if bad:
 with torch.no_grad():
     save_file({{"logits": model.eval()(**load_file("{PROBE}")).logits.contiguous()}}, "{LOGITS}")
 """
-"""Script of the fresh process: its argument is a `Task` as JSON; it reads `PROBE` and writes `LOGITS`, both in the
+"""Script of the fresh process: its argument is a `FreshLoad` as JSON; it reads `PROBE` and writes `LOGITS`, both in the
 working directory."""
 
 
-def interpreter(task: Task, directory: Path) -> subprocess.CompletedProcess[str]:
+def interpreter(task: FreshLoad, directory: Path) -> subprocess.CompletedProcess[str]:
     """Run `SCRIPT` in `directory` with a new interpreter, which takes seconds to import transformers."""
     command = [sys.executable, "-I", "-c", SCRIPT, json.dumps(asdict(task))]
     return subprocess.run(command, cwd=directory, capture_output=True, text=True)
 
 
-start: Callable[[Task, Path], subprocess.CompletedProcess[str]] = interpreter
+start: Callable[[FreshLoad, Path], subprocess.CompletedProcess[str]] = interpreter
 """Starts the fresh process. A program that verifies many checkpoints may replace it with something faster, such as
 forking a process that has imported transformers but never this package."""
 
@@ -82,7 +82,7 @@ def fresh_logits(
     with TemporaryDirectory() as scratch:
         # save_file refuses tensors that share memory, and encoder and decoder may get the same one.
         save_file({name: value.clone() for name, value in probe.items()}, Path(scratch) / PROBE)
-        task = Task(
+        task = FreshLoad(
             str(checkpoint.directory.resolve()),
             family_of(checkpoint.config).auto_class,
             remote_code,

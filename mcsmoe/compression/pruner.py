@@ -13,7 +13,7 @@ from mcsmoe.distributed import placed, whole
 from mcsmoe.errors import ParameterError
 from mcsmoe.params import Compress
 
-Score = Callable[[Tensor, Tensor | None], Tensor]
+UnitScore = Callable[[Tensor, Tensor | None], Tensor]
 """(values [n, w], gradient [n, w], or None if no token reached the layer) → scores [n], float32 or better."""
 
 
@@ -29,7 +29,7 @@ def magnitude(values: Tensor, gradient: Tensor | None) -> Tensor:
     return values.abs().mean(dim=1, dtype=_precise(values))
 
 
-SCORES: dict[str, Score] = {"sensitivity": sensitivity, "magnitude": magnitude}
+SCORES: dict[str, UnitScore] = {"sensitivity": sensitivity, "magnitude": magnitude}
 
 
 def _precise(values: Tensor) -> torch.dtype:
@@ -40,8 +40,8 @@ def _moving(average: Tensor, new: Tensor, beta: float) -> Tensor:
     return beta * average + (1 - beta) * new
 
 
-class Importance:
-    """Importance of the units of one weight: I ← β·I + (1 − β)·score, from I = 0 (LoSparse, arXiv 2306.11222).
+class UnitImportance:
+    """UnitImportance of the units of one weight: I ← β·I + (1 − β)·score, from I = 0 (LoSparse, arXiv 2306.11222).
 
     With `uncertainty` = β₂, units rank by I·U instead, where U ← β₂·U + (1 − β₂)·|score − I| with the new I, from
     U = 0. So a unit that is rarely but strongly important stays (PLATON, arXiv 2206.12562, which does this for single
@@ -124,7 +124,7 @@ class Pruner:
         self._parts = sparse_parts(model)
         self._schedule = CubicSchedule.of(settings, steps)
         values = {name: part.values for name, part in self._parts.items()}
-        self._importance = {name: Importance(v, settings) for name, v in values.items()}
+        self._importance = {name: UnitImportance(v, settings) for name, v in values.items()}
         self._alive = {n: torch.ones(len(v), dtype=torch.bool, device=v.device) for n, v in values.items()}
         self._total = self._left = sum(len(v) for v in values.values())
 

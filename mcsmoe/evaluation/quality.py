@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcsmoe.params import Task as TaskParams
+from mcsmoe.params import TaskSection
 from mcsmoe.progress import progress
 from mcsmoe.tasks.batches import IGNORED, collate, in_order, is_causal, model_inputs
 from mcsmoe.tasks.score import BOUNDS, Column, Score
@@ -138,7 +138,7 @@ def choice_likelihoods(
     model: Any,
     tokenizer: Any,
     task: Task,
-    settings: TaskParams,
+    settings: TaskSection,
     examples: Sequence[Example],
     batch_size: int,
     seed: int,
@@ -161,7 +161,7 @@ def quality(
     model: Any,
     tokenizer: Any,
     task: Task,
-    settings: TaskParams,
+    settings: TaskSection,
     examples: Sequence[Example],
     batch_size: int,
     seed: int,
@@ -194,7 +194,7 @@ def _predict(
     model: Any,
     tokenizer: Any,
     task: Task,
-    settings: TaskParams,
+    settings: TaskSection,
     examples: Sequence[Example],
     batch_size: int,
     seed: int,

@@ -46,10 +46,10 @@ class RouterData:
         return sum((x.T @ x for x, _ in self.chunks()), torch.zeros(width, width, dtype=torch.float64))
 
 
-Rule = Callable[[RouterData], Tensor]
+RowRule = Callable[[RouterData], Tensor]
 """Data of a router → the K rows [K, p] float64, with a bias, if any, in the last column."""
 
-ROWS: Registry[Rule] = Registry("source of router rows", "mcsmoe.export")
+ROWS: Registry[RowRule] = Registry("source of router rows", "mcsmoe.export")
 
 
 @ROWS.register("dominant")

@@ -13,7 +13,7 @@ from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code, tensor_hash
 from mcsmoe.checkpoint.verify import probe_batch, verify_stock
 from mcsmoe.errors import CheckpointError
-from mcsmoe.export.routers import ROWS, RouterData, Rule, agreement
+from mcsmoe.export.routers import ROWS, RouterData, RowRule, agreement
 from mcsmoe.export.stock import Mapped, check_stock, write_stock
 from mcsmoe.families import MoELayer, Routing
 from mcsmoe.progress import progress
@@ -23,7 +23,7 @@ Agreement = Mapping[str, float]
 
 
 def stock_routers(
-    mapped: Mapped, rule: Rule, model: nn.Module, batches: Sequence[Batch]
+    mapped: Mapped, rule: RowRule, model: nn.Module, batches: Sequence[Batch]
 ) -> tuple[dict[str, Tensor], Agreement]:
     """Router tensors of all layers by their name in the mapped checkpoint, and their `Agreement`.
 

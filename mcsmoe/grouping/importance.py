@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mcsmoe.calibration.statistics import LayerStatistics
-from mcsmoe.errors import CheckpointError
+from mcsmoe.errors import StatisticsError
 from mcsmoe.registry import Registry
 
 Importance = Callable[[LayerStatistics], Tensor]
@@ -56,5 +56,5 @@ def _shares(values: Tensor) -> Tensor:
 
 def _collected(value: Tensor | None, name: str) -> Tensor:
     if value is None:
-        raise CheckpointError(f"importance {name!r} needs collect.also to list {IMPORTANCES.fact(name, 'needs')!r}")
+        raise StatisticsError(f"importance {name!r} needs `also` to list {IMPORTANCES.fact(name, 'needs')!r}")
     return value

@@ -30,8 +30,8 @@ def make_plan(
 ) -> Plan:
     """Make the plan of `method`: the groups of every layer of the checkpoint `source`.
 
-    Raises `StatisticsError` if the statistics belong to another checkpoint or lack what the similarity needs,
-    `CheckpointError` if they lack what the importance needs, and `ParameterError` for an impossible budget.
+    Raises `StatisticsError` for statistics of another checkpoint or without what the recipe needs, `ParameterError` for
+    an impossible budget.
     """
     expected = {layer.name: layer.experts for layer in layers}
     found = {name: len(layer.counts) for name, layer in statistics.layers.items()}

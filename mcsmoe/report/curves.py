@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mcsmoe.report.figure import STYLE, inline
-from mcsmoe.report.section import Section, section
+from mcsmoe.report.section import PageSection, section
 
 Curve = Sequence[Mapping[str, Any]]
 """Rows of a curve in the order of `step`; a metric that was not measured at a step is null."""
@@ -60,7 +60,7 @@ PICTURES = (
 """Step, metric, title, and whether the metric is noisy."""
 
 
-def curves_section(trainings: Mapping[str, Mapping[str, Curve]], colours: Mapping[str, str]) -> Section:
+def curves_section(trainings: Mapping[str, Mapping[str, Curve]], colours: Mapping[str, str]) -> PageSection:
     """Draw the curves in `trainings`, by step and method; a metric that no row has is left out."""
     pictures = []
     for step, field, title, noisy in PICTURES:

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.report.figure import EMPTY, FAINT, INK, PALETTE, SEQUENTIAL, STYLE, inline
-from mcsmoe.report.section import Section, section
+from mcsmoe.report.section import PageSection, section
 from mcsmoe.report.use import MethodUse
 
 Groups = Sequence[Sequence[int]]
@@ -128,7 +128,7 @@ def _off_diagonal(matrix: np.ndarray) -> np.ma.MaskedArray:
     return np.ma.masked_array(rounded, mask=np.eye(len(rounded), dtype=bool))
 
 
-def similarity_section(similarity: Mapping[str, np.ndarray], found: Sequence[MethodUse]) -> Section:
+def similarity_section(similarity: Mapping[str, np.ndarray], found: Sequence[MethodUse]) -> PageSection:
     """Draw `similarity` [E, E] by layer once for each grouping in `found`, or without groups if there is none."""
     pictures = []
     for i, grouping in enumerate(found):

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from mcsmoe.params import Params
 from mcsmoe.report.results import smallest_near
-from mcsmoe.report.section import Section, render, section
+from mcsmoe.report.section import PageSection, render, section
 from mcsmoe.report.table import Metric, Result
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn", "dvc")
@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 def provenance_section(
     params: Params, calibration: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]]
-) -> Section:
+) -> PageSection:
     """Show parameters, data and versions; `calibration` is the provenance of the routing statistics.
 
     `data` has the number of examples and the fingerprint of each split.
@@ -43,7 +43,7 @@ def provenance_section(
     )
 
 
-def report_page(task: str, results: Sequence[Result], metric: Metric, sections: Sequence[Section]) -> str:
+def report_page(task: str, results: Sequence[Result], metric: Metric, sections: Sequence[PageSection]) -> str:
     """Return the page as HTML: a summary, then the sections. `results` starts with the full model."""
     css = Markup(Path(__file__).with_suffix(".css").read_text())
     small = smallest_near(results, metric)

@@ -1,11 +1,11 @@
-"""Section: quality by step and method, then all metrics of each checkpoint."""
+"""PageSection: quality by step and method, then all metrics of each checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from mcsmoe.report.section import Section, section
+from mcsmoe.report.section import PageSection, section
 from mcsmoe.report.table import Metric, Result, results_table
 from mcsmoe.report.tradeoff import pareto
 
@@ -23,7 +23,7 @@ class Cell:
     best: bool
 
 
-def results_section(results: Sequence[Result], metric: Metric) -> Section:
+def results_section(results: Sequence[Result], metric: Metric) -> PageSection:
     """Show all results; `results` starts with the full model."""
     full, rest = results[0], results[1:]
     steps = list(dict.fromkeys(result.step for result in rest))

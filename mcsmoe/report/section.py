@@ -20,7 +20,7 @@ ENVIRONMENT.filters |= {"percent": percent, "signed": signed, "title": title}
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A heading and the HTML below it; `anchor` is the section's id on the page."""
 
     anchor: str
@@ -33,6 +33,6 @@ def render(template: str, **values: Any) -> Markup:
     return Markup(ENVIRONMENT.get_template(template).render(values))
 
 
-def section(heading: str, template: str, **values: Any) -> Section:
+def section(heading: str, template: str, **values: Any) -> PageSection:
     """Return the section that `template` renders; its anchor is the template's name: stable_rank.html → stable-rank."""
-    return Section(Path(template).stem.replace("_", "-"), heading, render(template, **values))
+    return PageSection(Path(template).stem.replace("_", "-"), heading, render(template, **values))

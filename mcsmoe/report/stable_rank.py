@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from mcsmoe.report.figure import FAINT, PALETTE, STYLE, inline
-from mcsmoe.report.section import Section, section
+from mcsmoe.report.section import PageSection, section
 
 MARKERS = {"before": ("o", FAINT), "merged": ("s", PALETTE[1]), "distilled": ("D", PALETTE[0])}
 """Marker and colour by moment."""
@@ -40,7 +40,7 @@ def stable_rank_figure(method: str, moments: Mapping[str, Ranks]) -> Figure:
     return figure
 
 
-def stable_rank_section(ranks: Mapping[str, Rows]) -> Section:
+def stable_rank_section(ranks: Mapping[str, Rows]) -> PageSection:
     """Draw the rows of each method in `ranks`."""
     pictures = [
         inline(stable_rank_figure(method, moments(rows)), f"rank-{i}", f"stable rank of experts, {method}")

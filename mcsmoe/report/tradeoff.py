@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mcsmoe.report.figure import FAINT, GRID, INK, STYLE, colours, inline
-from mcsmoe.report.section import Section, section
+from mcsmoe.report.section import PageSection, section
 from mcsmoe.report.table import Metric, Result
 
 MARKERS = {"full": "*", "merge": "o", "distill": "s", "compress": "D"}
@@ -94,7 +94,7 @@ def _legends(axes: Axes, methods: Sequence[str], steps: set[str]) -> None:
         spine.set_color(GRID)
 
 
-def tradeoff_section(results: Sequence[Result], metric: Metric) -> Section:
+def tradeoff_section(results: Sequence[Result], metric: Metric) -> PageSection:
     """Draw and list the Pareto front; `results` starts with the full model."""
     picture = inline(quality_size(results, metric), "tradeoff", f"{metric.name} against bytes of each checkpoint")
     return section(

@@ -1,11 +1,11 @@
-"""Section and plot rows: how much each expert is used before merging and after it."""
+"""PageSection and plot rows: how much each expert is used before merging and after it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mcsmoe.grouping.plan import Plan
-from mcsmoe.report.section import Section, section
+from mcsmoe.report.section import PageSection, section
 
 DIGITS = 6
 BEFORE, AFTER = "before", "after"
@@ -88,7 +88,7 @@ def groupings(uses: Mapping[str, Rows]) -> list[MethodUse]:
     return [MethodUse(tuple(methods), layers) for layers, methods in found.items()]
 
 
-def use_section(found: Sequence[MethodUse]) -> Section:
+def use_section(found: Sequence[MethodUse]) -> PageSection:
     """Show how much experts are used in each grouping of `found`."""
     return section("Expert use and groups", "use.html", groupings=found)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mcsmoe.errors import DataError, ParameterError
-from mcsmoe.params import Task as TaskParams
+from mcsmoe.params import TaskSection
 from mcsmoe.tasks.reading import read_passages
 from mcsmoe.tasks.score import Score
 from mcsmoe.tasks.task import PASSAGES, TASKS, Encoded, Example, Prediction, Source, Split
@@ -27,11 +27,11 @@ class LanguageModelling:
     source = PASSAGES
     lengths = (512, 1)
 
-    def examples(self, settings: TaskParams, split: Split) -> list[Example]:
+    def examples(self, settings: TaskSection, split: Split) -> list[Example]:
         """Return one example per passage, with its text as both source and target; `encode` packs them into blocks."""
         return read_passages(settings, self.source, split)
 
-    def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskParams, seed: int) -> list[Encoded]:
+    def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskSection, seed: int) -> list[Encoded]:
         """Join all passages in order, with the end token between them, and cut them into blocks; `seed` is not used.
 
         The last block may be shorter; it is left out if it is a single token, with nothing to predict. Raises
@@ -78,11 +78,11 @@ class Denoise:
     source = PASSAGES
     lengths = (512, 128)
 
-    def examples(self, settings: TaskParams, split: Split) -> list[Example]:
+    def examples(self, settings: TaskSection, split: Split) -> list[Example]:
         """Return one example per passage, with its text as both source and target; `encode` draws the spans."""
         return read_passages(settings, self.source, split)
 
-    def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskParams, seed: int) -> list[Encoded]:
+    def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskSection, seed: int) -> list[Encoded]:
         """Cut each passage into blocks and take out spans drawn with `seed`.
 
         A block is the longest whose corrupted source fits into `max_source_length`; blocks of 8 tokens or fewer are

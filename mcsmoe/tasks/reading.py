@@ -8,13 +8,13 @@ from typing import Any
 
 from mcsmoe.errors import DataError, ParameterError
 from mcsmoe.fields import find_directory
-from mcsmoe.params import Task as TaskParams
+from mcsmoe.params import TaskSection
 from mcsmoe.tasks.task import Example, Source, Split
 
 READERS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
-def read_passages(settings: TaskParams, source: Source, split: Split) -> list[Example]:
+def read_passages(settings: TaskSection, source: Source, split: Split) -> list[Example]:
     """Read running text: one example per row, with the text as both source and target.
 
     The text is in `settings.column`, by default the first of `source.columns`. Raises as `read_rows` does.
@@ -24,7 +24,7 @@ def read_passages(settings: TaskParams, source: Source, split: Split) -> list[Ex
     return [Example(row[column], row[column]) for row in rows]
 
 
-def read_rows(settings: TaskParams, source: Source, split: Split) -> list[dict[str, Any]]:
+def read_rows(settings: TaskSection, source: Source, split: Split) -> list[dict[str, Any]]:
     """Read all rows of a split, or the first `train_limit` rows of train.
 
     They come from `settings.data`, else `settings.hub`, else the task's own data set. Raises `DataError` for a
@@ -37,7 +37,7 @@ def read_rows(settings: TaskParams, source: Source, split: Split) -> list[dict[s
     return _read(settings, source, split)
 
 
-def _read(settings: TaskParams, source: Source, split: Split) -> list[dict[str, Any]]:
+def _read(settings: TaskSection, source: Source, split: Split) -> list[dict[str, Any]]:
     data, hub, name = settings.data, settings.hub or source.hub, source.splits[split]
     if data is not None:
         rows = _local(data, name)
@@ -70,7 +70,7 @@ def _local(data: str, split: str) -> Any:
     raise DataError(f"{directory}: no file for split {split!r}; expected {split}.jsonl, .jsonl.gz, .parquet or .csv")
 
 
-def _hub(data: str, settings: TaskParams, source: Source, split: str) -> Any:
+def _hub(data: str, settings: TaskSection, source: Source, split: str) -> Any:
     """Read a split of a hub data set.
 
     The task's own revision applies to its own data set only. Its subset is the default for any other, too, since

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mcsmoe.errors import ParameterError
-from mcsmoe.params import Task as TaskParams
+from mcsmoe.params import TaskSection
 from mcsmoe.tasks.score import Score, share
 from mcsmoe.tasks.task import TASKS, Encoded, Example, Prediction, Split
 from mcsmoe.tasks.text import TextTask, exact_match
@@ -61,7 +61,7 @@ class Skills(TextTask):
     metric = "exact_match"
     lengths = (12, 12)
 
-    def examples(self, settings: TaskParams, split: Split) -> list[Example]:
+    def examples(self, settings: TaskSection, split: Split) -> list[Example]:
         """Generate `SIZES[split]` examples (`train_limit` for train), the same for every training seed.
 
         Raises `ParameterError` if `data` or `hub` is set.
@@ -78,7 +78,7 @@ class Skills(TextTask):
                 drawn.append(example)
         return drawn
 
-    def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskParams, seed: int) -> list[Encoded]:
+    def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskSection, seed: int) -> list[Encoded]:
         """See `Task.encode`; each source ends with the end token, to separate it from the target in a causal model."""
         end, longest = tokenizer.eos_token_id, settings.max_source_length
         rows = super().encode(tokenizer, examples, settings, seed)

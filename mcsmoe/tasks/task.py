@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from mcsmoe.params import Task as TaskParams
+from mcsmoe.params import TaskSection
 from mcsmoe.registry import Registry
 from mcsmoe.tasks.score import Score
 
@@ -87,14 +87,14 @@ class Task(Protocol):
     source: Source | None
     lengths: tuple[int, int]
 
-    def examples(self, settings: TaskParams, split: Split) -> list[Example]:
+    def examples(self, settings: TaskSection, split: Split) -> list[Example]:
         """Return all examples of a split in a fixed order.
 
         Raises `DataError` for missing files or columns, `ParameterError` for a data set that cannot be found.
         """
         ...
 
-    def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskParams, seed: int) -> list[Encoded]:
+    def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskSection, seed: int) -> list[Encoded]:
         """Return token ids, cut to the lengths in `settings`; `seed` fixes all random draws."""
         ...
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mcsmoe.params import Task as TaskParams
+from mcsmoe.params import TaskSection
 from mcsmoe.tasks.reading import read_rows
 from mcsmoe.tasks.task import Encoded, Example, Prediction, Source, Split
 
@@ -19,7 +19,7 @@ class TextTask:
     higher_is_better = True
     source: Source | None = None
 
-    def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskParams, seed: int) -> list[Encoded]:
+    def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskSection, seed: int) -> list[Encoded]:
         """See `Task.encode`; `seed` is not used."""
         longest, end = settings.max_target_length, tokenizer.eos_token_id
         sources = tokenizer([e.source for e in examples], truncation=True, max_length=settings.max_source_length)
@@ -45,7 +45,7 @@ class RowTask(TextTask):
         """
         raise NotImplementedError
 
-    def examples(self, settings: TaskParams, split: Split) -> list[Example]:
+    def examples(self, settings: TaskSection, split: Split) -> list[Example]:
         """See `Task.examples`."""
         return [self.example(_stripped(row)) for row in read_rows(settings, self.source, split)]
 

@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from typing import Any
 
-from mcsmoe.params import Tokenizer as TokenizerParams
+from mcsmoe.params import TokenizerSection
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 SENTINELS = [f"<extra_id_{i}>" for i in range(32)]
 """Masks of span corruption, named as in T5."""
 
 
-def train_tokenizer(texts: Iterable[str], settings: TokenizerParams, *, causal: bool = False) -> Any:
+def train_tokenizer(texts: Iterable[str], settings: TokenizerSection, *, causal: bool = False) -> Any:
     """Train a fast tokenizer whose ids 0, 1, 2 are pad, end and unknown, as in T5.
 
     `word` splits at white space; `bpe` is byte-level and loses nothing. The end token is appended to each text, as

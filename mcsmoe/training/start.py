@@ -6,14 +6,14 @@ from typing import Any
 from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
 from mcsmoe.errors import ParameterError
 from mcsmoe.families import family_of, sparse_layers
-from mcsmoe.params import Model
+from mcsmoe.params import ModelSection
 from mcsmoe.tasks.task import Example
 from mcsmoe.tasks.tokenizer import train_tokenizer
 
 FROM_TOKENIZER = ("vocab_size", "pad_token_id", "eos_token_id", "bos_token_id", "decoder_start_token_id")
 
 
-def check_model(settings: Model) -> Any:
+def check_model(settings: ModelSection) -> Any:
     """Return the model's configuration, to refuse a wrong one before any data is read.
 
     Raises `CheckpointError` for a checkpoint that is missing, `ParameterError` for a key of `config` that the model
@@ -24,7 +24,7 @@ def check_model(settings: Model) -> Any:
     return _configuration(settings, {})
 
 
-def start_model(settings: Model, examples: Sequence[Example]) -> tuple[Any, Any]:
+def start_model(settings: ModelSection, examples: Sequence[Example]) -> tuple[Any, Any]:
     """Return (model, tokenizer): those of a checkpoint, or random weights and a tokenizer trained on `examples`.
 
     Random weights depend on torch's global seed. Raises `CheckpointError` or `ParameterError`, as `check_model` does.
@@ -42,7 +42,7 @@ def start_model(settings: Model, examples: Sequence[Example]) -> tuple[Any, Any]
     return _random_model(_configuration(settings, _ids(tokenizer, causal))), tokenizer
 
 
-def check_dense(settings: Model, config: Any) -> None:
+def check_dense(settings: ModelSection, config: Any) -> None:
     """Check that a model with configuration `config` can have the dense baseline that `settings` ask for.
 
     Raises `ParameterError` if it cannot, `CheckpointError` for a checkpoint that is missing.
@@ -58,7 +58,7 @@ def check_dense(settings: Model, config: Any) -> None:
         )
 
 
-def start_dense(settings: Model, config: Any, tokenizer: Any) -> Any:
+def start_dense(settings: ModelSection, config: Any, tokenizer: Any) -> Any:
     """Return the dense baseline of a model with configuration `config`: one of the same active size.
 
     It starts from a checkpoint if the full model does, else from random weights. Raises as `check_dense` does, and
@@ -93,7 +93,7 @@ def _ids(tokenizer: Any, causal: bool) -> dict[str, int]:
     return {"vocab_size": len(tokenizer), "pad_token_id": pad, "eos_token_id": end} | start
 
 
-def _configuration(settings: Model, ids: dict[str, int]) -> Any:
+def _configuration(settings: ModelSection, ids: dict[str, int]) -> Any:
     import transformers
 
     import mcsmoe.modeling  # noqa: F401 - registers the classes that are ours

@@ -12,14 +12,14 @@ from mcsmoe.checkpoint.shards import other_parts, write_parts
 from mcsmoe.checkpoint.verify import check_inventory
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, written_pieces
 from mcsmoe.families import configuration, empty_model, language_config, skeleton
-from mcsmoe.params import Model
+from mcsmoe.params import ModelSection
 
 # Hub repositories often hold the same weights in other formats, too.
 WANTED = ["*.safetensors", "*.bin", "*.json", "*.txt", "*.model", "*.jinja"]
 UNWANTED = ["*/*", "consolidated*"]
 
 
-def take(settings: Model, output: Path) -> None:
+def take(settings: ModelSection, output: Path) -> None:
     """Write the checkpoint that the full model starts from to `output`.
 
     Files in safetensors are copied, whatever their size. From a model that reads more than text, only the tensors of

@@ -15,7 +15,7 @@ from mcsmoe.errors import MemoryLimitError
 from mcsmoe.families import family_of
 from mcsmoe.families.experts import forward
 from mcsmoe.model import Model
-from mcsmoe.params import Tokenizer
+from mcsmoe.params import TokenizerSection
 from mcsmoe.tasks.task import TASKS
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from tests.merging.members import tokens
@@ -31,7 +31,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Switch with a tokenizer that knows the task's words."""
     place = tmp_path_factory.mktemp("model")
     texts = (e.source + " " + e.target for e in TASKS["skills"].examples(TASK, "train"))
-    train_tokenizer(texts, Tokenizer(kind="word", vocab_size=100)).save_pretrained(place)
+    train_tokenizer(texts, TokenizerSection(kind="word", vocab_size=100)).save_pretrained(place)
     tiny_switch(vocab_size=100).save_pretrained(place)
     return place
 

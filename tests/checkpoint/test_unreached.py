@@ -91,7 +91,7 @@ def made(request: pytest.FixtureRequest, tokenizer: Any, tmp_path: Path, monkeyp
         for name, value in kept.items():
             expert[name].copy_(value)
 
-    def answer(task: fresh.Task, scratch: Path) -> subprocess.CompletedProcess[str]:
+    def answer(task: fresh.FreshLoad, scratch: Path) -> subprocess.CompletedProcess[str]:
         save_file({"logits": expected}, scratch / fresh.LOGITS)
         return subprocess.CompletedProcess([], 0, "", "")
 

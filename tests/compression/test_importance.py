@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mcsmoe.compression.pruner import Importance, magnitude, sensitivity
+from mcsmoe.compression.pruner import UnitImportance, magnitude, sensitivity
 from tests.compression.settings import compress, random
 
 
@@ -25,7 +25,7 @@ def test_without_gradient_nothing_is_sensitive_and_magnitude_stays():
 def test_scores_are_float32_or_better(given, found):
     values = random(2, 3).to(getattr(torch, given))
     for importance in ("sensitivity", "magnitude"):
-        averages = Importance(values, compress(importance=importance, uncertainty=0.9))
+        averages = UnitImportance(values, compress(importance=importance, uncertainty=0.9))
         for gradient in (values, None):
             averages.update(values, gradient)
             assert averages.ranking.dtype == found
@@ -34,8 +34,8 @@ def test_scores_are_float32_or_better(given, found):
 def test_moving_averages():
     """Scores 4 and 2 of one unit, β ½, β₂ ¾: I = 2, 2; U = ¼·2 = ½, then ¾·½ + ¼·0."""
     steps = [torch.tensor([[4.0]]), torch.tensor([[-2.0]])]
-    plain = Importance(steps[0], compress(importance="magnitude", beta=0.5))
-    uncertain = Importance(steps[0], compress(importance="magnitude", beta=0.5, uncertainty=0.75))
+    plain = UnitImportance(steps[0], compress(importance="magnitude", beta=0.5))
+    uncertain = UnitImportance(steps[0], compress(importance="magnitude", beta=0.5, uncertainty=0.75))
     found = []
     for values in steps:
         plain.update(values, None)

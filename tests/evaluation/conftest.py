@@ -3,15 +3,14 @@
 import pytest
 import torch
 
-from mcsmoe.params import Task as TaskParams
-from mcsmoe.params import Tokenizer as TokenizerParams
+from mcsmoe.params import TaskSection, TokenizerSection
 from mcsmoe.tasks.task import TASKS, Encoded, Example
 from mcsmoe.tasks.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="session")
-def settings() -> TaskParams:
-    return TaskParams(
+def settings() -> TaskSection:
+    return TaskSection(
         name="skills",
         data=None,
         hub=None,
@@ -33,7 +32,7 @@ def examples(settings) -> list[Example]:
 @pytest.fixture(scope="session")
 def tokenizer(settings):
     texts = [text for e in TASKS["skills"].examples(settings, "train") for text in (e.source, e.target)]
-    return train_tokenizer(texts, TokenizerParams(kind="word", vocab_size=200))
+    return train_tokenizer(texts, TokenizerSection(kind="word", vocab_size=200))
 
 
 @pytest.fixture(scope="session")

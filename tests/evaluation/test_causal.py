@@ -7,7 +7,7 @@ import torch
 
 from mcsmoe.evaluation.cost import flops_per_token
 from mcsmoe.evaluation.quality import generate, likelihood, quality
-from mcsmoe.params import Tokenizer
+from mcsmoe.params import TokenizerSection
 from mcsmoe.tasks.task import TASKS, Encoded, Example
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from tests.causal import TOP_K, VOCABULARY, rows, tiny_mixtral
@@ -22,7 +22,7 @@ def model():
 @pytest.fixture(scope="module")
 def tokenizer():
     words = " ".join(f"w{i}" for i in range(VOCABULARY))
-    return train_tokenizer([words], Tokenizer(kind="word", vocab_size=VOCABULARY))
+    return train_tokenizer([words], TokenizerSection(kind="word", vocab_size=VOCABULARY))
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from mcsmoe.checkpoint.save import save_model
 from mcsmoe.compression.factorise import factorise_model, sparse_parts
 from mcsmoe.grouping.plan import Group, LayerPlan
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
-from mcsmoe.params import Tokenizer
+from mcsmoe.params import TokenizerSection
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from tests.compression.settings import compress
 from tests.export.models import export, in_pairs, merge
@@ -57,7 +57,7 @@ def gap(rng: random.Random) -> dict[str, Any]:
 
 def write_checkpoints(directory: Path) -> None:
     """`CHECKPOINTS` of a small Mixtral from nothing; the stock one has four experts in each layer."""
-    tokenizer = train_tokenizer([" ".join(WORDS)], Tokenizer(kind="bpe", vocab_size=320), causal=True)
+    tokenizer = train_tokenizer([" ".join(WORDS)], TokenizerSection(kind="bpe", vocab_size=320), causal=True)
     sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 256, "initializer_range": 0.2}
     for name in ("even", "uneven"):
         tokenizer.save_pretrained(directory / name / "source")

@@ -55,7 +55,7 @@ def test_what_was_not_collected_is_named(name: str):
         assert torch.equal(IMPORTANCES[name](layer()), IMPORTANCES[name](layer("norms")))
     else:
         assert needs in ALSO
-        with pytest.raises(CheckpointError, match=f"importance '{name}' needs collect.also to list '{needs}'"):
+        with pytest.raises(CheckpointError, match=f"importance '{name}' needs `also` to list '{needs}'"):
             IMPORTANCES[name](layer())
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mcsmoe.errors import UnknownNameError, UserError
-from mcsmoe.params import Tokenizer
+from mcsmoe.params import TokenizerSection
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from stages import evaluate
 from tests.models import tiny_switch
@@ -28,7 +28,7 @@ def place(tmp_path, monkeypatch):
     Path("data").mkdir()
     Path("data/validation.jsonl").write_text("\n".join(map(json.dumps, REVIEWS)))
     words = [f"copy {i} 2 negative positive" for i in range(6)]
-    return train_tokenizer(words, Tokenizer(kind="word", vocab_size=80))
+    return train_tokenizer(words, TokenizerSection(kind="word", vocab_size=80))
 
 
 @pytest.mark.parametrize("kind", ["switch", "llama"])

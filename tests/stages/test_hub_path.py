@@ -10,7 +10,7 @@ import yaml
 
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.errors import UserError
-from mcsmoe.params import Params, Tokenizer
+from mcsmoe.params import Params, TokenizerSection
 from mcsmoe.tasks.task import TASKS
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from stages import check, finetune
@@ -56,7 +56,7 @@ def place(request, tmp_path, monkeypatch) -> Path:
 
 def save_old(directory: Path, pickled: bool) -> torch.nn.Module:
     """A Switch as the hub holds it: `pytorch_model.bin` or safetensors, per-expert names, a tokenizer."""
-    tokenizer = train_tokenizer(["a fine film positive choice1 It rained."], Tokenizer(kind="bpe", vocab_size=300))
+    tokenizer = train_tokenizer(["a fine film positive It rained."], TokenizerSection(kind="bpe", vocab_size=300))
     model = tiny_switch(vocab_size=len(tokenizer))
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)

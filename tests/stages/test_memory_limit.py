@@ -57,14 +57,14 @@ def make() -> dict[Path, bytes]:
 def test_a_limit_changes_no_byte(limit: int, monkeypatch: pytest.MonkeyPatch):
     expected = make()
     loaded: list[str] = []
-    tasks: list[fresh.Task] = []
+    tasks: list[fresh.FreshLoad] = []
     load, start = Blocks.load, fresh.start
 
     def counted(self: Blocks, block: str) -> None:
         loaded.append(block)
         load(self, block)
 
-    def noted(task: fresh.Task, directory: Path) -> Any:
+    def noted(task: fresh.FreshLoad, directory: Path) -> Any:
         tasks.append(task)
         return start(task, directory)
 

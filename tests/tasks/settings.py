@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from mcsmoe.params import Task
+from mcsmoe.params import TaskSection
 
 
-def settings(**changes: Any) -> Task:
+def settings(**changes: Any) -> TaskSection:
     values = {
         "name": "skills",
         "data": None,
@@ -18,4 +18,4 @@ def settings(**changes: Any) -> Task:
         "selection": 10,
         "train_limit": None,
     }
-    return Task(**(values | changes))
+    return TaskSection(**(values | changes))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mcsmoe.errors import ParameterError
-from mcsmoe.params import Tokenizer
+from mcsmoe.params import TokenizerSection
 from mcsmoe.tasks.passages import MEAN_SPAN, NOISE, corrupt
 from mcsmoe.tasks.task import TASKS
 from mcsmoe.tasks.tokenizer import train_tokenizer
@@ -53,7 +53,7 @@ def passages(tmp_path):
 def test_sources_fill_their_length_and_never_exceed_it(passages):
     task = TASKS["denoise"]
     examples = task.examples(passages, "train")
-    tokenizer = train_tokenizer((e.source for e in examples), Tokenizer(kind="bpe", vocab_size=300))
+    tokenizer = train_tokenizer((e.source for e in examples), TokenizerSection(kind="bpe", vocab_size=300))
     rows = task.encode(tokenizer, examples, passages, 0)
     assert max(len(row.source) for row in rows) == 32
     assert max(len(row.target) for row in rows) <= 16
@@ -64,7 +64,7 @@ def test_sources_fill_their_length_and_never_exceed_it(passages):
 def test_a_target_that_does_not_fit_is_refused(passages):
     task = TASKS["denoise"]
     examples = task.examples(passages, "test")
-    tokenizer = train_tokenizer((e.source for e in examples), Tokenizer(kind="bpe", vocab_size=300))
+    tokenizer = train_tokenizer((e.source for e in examples), TokenizerSection(kind="bpe", vocab_size=300))
     short = passages.model_copy(update={"max_target_length": 4})
     with pytest.raises(ParameterError, match="max_target_length = 4"):
         task.encode(tokenizer, examples, short, 0)

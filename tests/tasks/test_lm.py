@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mcsmoe.errors import DataError, ParameterError
-from mcsmoe.params import Tokenizer
+from mcsmoe.params import TokenizerSection
 from mcsmoe.tasks.task import TASKS, Example
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from tests.tasks.settings import settings
@@ -15,7 +15,7 @@ EXAMPLES = [Example(text, text) for text in TEXTS]
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(TEXTS, Tokenizer(kind="bpe", vocab_size=300))
+    return train_tokenizer(TEXTS, TokenizerSection(kind="bpe", vocab_size=300))
 
 
 @pytest.mark.parametrize("length", [2, 8, 31, 1000])

@@ -1,7 +1,7 @@
 import pytest
 
 from mcsmoe.errors import ParameterError
-from mcsmoe.params import Tokenizer
+from mcsmoe.params import TokenizerSection
 from mcsmoe.tasks.score import Score
 from mcsmoe.tasks.skills import CODE, SKILLS, SYMBOLS
 from mcsmoe.tasks.task import TASKS, Example, Prediction
@@ -63,7 +63,7 @@ def test_scores_count_each_skill():
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_source_ends_where_its_list_ends(causal):
-    tokenizer = train_tokenizer(["copy 1 2 3 4"], Tokenizer(kind="word", vocab_size=50), causal=causal)
+    tokenizer = train_tokenizer(["copy 1 2 3 4"], TokenizerSection(kind="word", vocab_size=50), causal=causal)
     examples = [Example("copy 1 2", "1 2"), Example("copy 1 2 3 4", "1 2 3 4")]
     task = settings(max_source_length=4)
     assert [tokenizer.decode(row.source) for row in TASK.encode(tokenizer, examples, task, 0)] == ["copy 1 2 </s>"] * 2

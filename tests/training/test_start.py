@@ -1,7 +1,7 @@
 import pytest
 
 from mcsmoe.errors import CheckpointError, ParameterError
-from mcsmoe.params import Model
+from mcsmoe.params import ModelSection
 from mcsmoe.tasks.task import Example
 from mcsmoe.training.start import check_model, start_model
 
@@ -27,7 +27,7 @@ def model(**changes):
         "config": CONFIG,
         "tokenizer": {"kind": "word", "vocab_size": 100},
     }
-    return Model(**(values | changes))
+    return ModelSection(**(values | changes))
 
 
 @pytest.mark.parametrize(

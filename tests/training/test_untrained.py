@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from mcsmoe.checkpoint.load import load_config, load_model
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError, ConflictError
-from mcsmoe.params import Model, Params, Tokenizer
+from mcsmoe.params import ModelSection, Params, TokenizerSection
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from mcsmoe.training.untrained import take
 from tests.checkpoint.damage import change
@@ -23,14 +23,14 @@ VALUES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 """What four bits of MXFP4 stand for; the highest bit is the sign (OCP Microscaling Formats, table 5)."""
 
 
-def settings(source: Path) -> Model:
+def settings(source: Path) -> ModelSection:
     origin = {"source": str(source), "hub": None, "revision": None, "dense_source": None, "dense_hub": None}
-    return Model(**origin, trust_remote_code=False, config={}, tokenizer=None)
+    return ModelSection(**origin, trust_remote_code=False, config={}, tokenizer=None)
 
 
 def saved(model: Any, directory: Path, **options: Any) -> Path:
     model.save_pretrained(directory, **options)
-    train_tokenizer(["some words"], Tokenizer(kind="word", vocab_size=10)).save_pretrained(directory)
+    train_tokenizer(["some words"], TokenizerSection(kind="word", vocab_size=10)).save_pretrained(directory)
     return directory
 
 
