@@ -81,7 +81,7 @@ def test_interrupted_permuting_matches_no_layer_again(
     assert "resuming at decoder.1: 2 of " in capsys.readouterr().out
     assert contents(Path("artifacts/permute")) == expected
     assert Path("artifacts/figures/permute.json").read_bytes() == report
-    assert sorted(path.name for path in Path("artifacts").iterdir()) == ["finetune", "permute", "recipes"]
+    assert sorted(path.name for path in Path("artifacts").iterdir()) == ["figures", "finetune", "permute", "recipes"]
 
 
 @pytest.mark.parametrize("groups", [2, 1])
