@@ -4,12 +4,13 @@ python -m stages.check      as dvc calls it; its outputs change only if a recipe
 """
 
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import Any
 
 from mcsmoe.errors import ParameterError
 from mcsmoe.params import Params
-from stages.common import CHECKED, RECIPES, run, start
+from stages.common import CHECKED, FIGURES, RECIPES, run, start
 
 
 def main() -> None:
@@ -20,6 +21,7 @@ def main() -> None:
     params = start()
     from mcsmoe.checkpoint.output import atomic_directory, write_json
     from mcsmoe.methods.resolved import ResolvedMethod, code_of
+    from mcsmoe.report.gathered import leftovers
     from mcsmoe.tasks.task import TASKS
 
     for plugin in params.plugins:
@@ -28,6 +30,9 @@ def main() -> None:
     with atomic_directory(RECIPES) as directory:
         for name in params.methods.merge:
             ResolvedMethod.of(name, params).save(directory / f"{name}.yaml")
+    # The report depends on that directory as a whole: figures of a method that was taken out would count.
+    for path in leftovers(FIGURES, params.methods):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_json(CHECKED, {"task": code_of(params.plugins, [(TASKS, params.task.name)])})
 
 

@@ -28,11 +28,7 @@ class Gathered:
     @classmethod
     def read(cls, directory: Path, methods: Methods) -> "Gathered":
         """Read the inputs of the listed methods only; files of methods that are no longer listed are ignored."""
-        steps = {
-            "merge": methods.merge + methods.dense,
-            "distill": methods.distill + methods.dense,
-            "compress": methods.compress,
-        }
+        steps = _by_step(methods)
 
         def read(name: str) -> Any:
             return json.loads((directory / f"{name}.json").read_text())
@@ -48,6 +44,28 @@ class Gathered:
             ranks={name: read(f"stable-rank/{name}") for name in methods.distill},
             permute=read("permute"),
         )
+
+
+def leftovers(directory: Path, methods: Methods) -> list[Path]:
+    """Return the files and directories below `directory` that belong to no listed method."""
+    steps = _by_step(methods)
+    known = {"permute.json", "scores/full.json", "curves/finetune.json"}
+    known |= {f"scores/{step}-{method}.json" for step, listed in steps.items() for method in listed}
+    known |= {f"curves/{step}-{method}.json" for step in ("distill", "compress") for method in steps[step]}
+    known |= {f"curves/{method}.json" for method in methods.dense}
+    known |= {f"plans/{method}" for method in methods.merge}
+    known |= {f"stable-rank/{method}.json" for method in methods.distill}
+    found = [*directory.glob("*.json"), *directory.glob("*/*")]
+    return [path for path in found if path.relative_to(directory).as_posix() not in known]
+
+
+def _by_step(methods: Methods) -> dict[str, list[str]]:
+    """The methods of each step; the dense baseline takes the place of a merged model."""
+    return {
+        "merge": methods.merge + methods.dense,
+        "distill": methods.distill + methods.dense,
+        "compress": methods.compress,
+    }
 
 
 def metric_files(results: Sequence[Result], metric: Metric) -> dict[str, dict[str, Any]]:

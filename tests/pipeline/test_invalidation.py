@@ -165,6 +165,16 @@ def test_a_foreign_or_left_over_file_changes_nothing(done):
     restore(done)
 
 
+def test_a_method_that_is_taken_out_leaves_no_figures(done):
+    change(done, "methods.merge", ["none", "m-smoe", "average", "mine"])
+    done.run("dvc", "repro", "check")
+    figures = {path.name for path in (done.path / "artifacts/figures").rglob("*")}
+    assert not {"merge-one.json", "one"} & figures
+    assert {"full.json", "finetune.json", "permute.json", "merge-mine.json", "distill-m-smoe.json", "none"} <= figures
+    assert changed(done) == {"report"}
+    restore(done)
+
+
 def test_other_files_under_the_same_local_directory_are_noticed(done, tmp_path):
     shared = tmp_path / "outside"
     for name in ("data", "model"):
