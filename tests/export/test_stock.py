@@ -20,7 +20,7 @@ from mcsmoe.grouping.plan import LayerPlan
 from mcsmoe.grouping.policies import POLICIES
 from tests.export.models import DOMINANTS, EXPERTS, KEPT, SWITCH, Merged, export, in_pairs, logits, merge, small
 from tests.families.models import SETTINGS
-from tests.families.test_families import plant
+from tests.families.planted import plant
 
 
 def load(directory: Path, like: Any) -> Any:
