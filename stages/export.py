@@ -27,9 +27,9 @@ def main(
     from mcsmoe.checkpoint.reader import Checkpoint
     from mcsmoe.checkpoint.resume import code_hash
     from mcsmoe.errors import CheckpointError, PlanError
-    from mcsmoe.export.card import model_card
-    from mcsmoe.export.stock import open_mapped
-    from mcsmoe.export.write import Agreement, export_model
+    from mcsmoe.exporting.card import model_card
+    from mcsmoe.exporting.stock import open_mapped
+    from mcsmoe.exporting.write import Agreement, export_model
     from mcsmoe.grouping.plan import Plan
     from mcsmoe.model import Model
 

@@ -10,7 +10,7 @@ from tests.pipeline.imports import ROOT, files, imported
 
 LAYERS = [
     {"stages"},
-    {"methods", "training", "evaluation", "report", "export"},
+    {"methods", "training", "evaluation", "report", "exporting"},
     {"calibration", "alignment", "similarity", "grouping", "merging", "compression"},
     {"model"},
     {"tasks"},

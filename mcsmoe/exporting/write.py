@@ -13,8 +13,8 @@ from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code, tensor_hash
 from mcsmoe.checkpoint.verify import probe_batch, verify_stock
 from mcsmoe.errors import CheckpointError
-from mcsmoe.export.routers import ROWS, RouterData, RowRule, agreement
-from mcsmoe.export.stock import Mapped, check_stock, write_stock
+from mcsmoe.exporting.routers import ROWS, RouterData, RowRule, agreement
+from mcsmoe.exporting.stock import Mapped, check_stock, write_stock
 from mcsmoe.families import MoELayer, Routing
 from mcsmoe.progress import progress
 

@@ -49,7 +49,7 @@ class RouterData:
 RowRule = Callable[[RouterData], Tensor]
 """Data of a router → the K rows [K, p] float64, with a bias, if any, in the last column."""
 
-ROWS: Registry[RowRule] = Registry("source of router rows", "mcsmoe.export")
+ROWS: Registry[RowRule] = Registry("source of router rows", "mcsmoe.exporting")
 
 
 @ROWS.register("dominant")

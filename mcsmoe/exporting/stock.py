@@ -15,7 +15,7 @@ from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, piece_shape
 from mcsmoe.errors import CheckpointError, PlanError
-from mcsmoe.export.config import with_expert_count
+from mcsmoe.exporting.config import with_expert_count
 from mcsmoe.families import Family, MoELayer, family_of, merged_layers
 from mcsmoe.families.experts import expert_shares
 from mcsmoe.grouping.plan import LayerPlan, Plan

@@ -13,12 +13,12 @@ from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.verify import check_inventory
 from mcsmoe.errors import CheckpointError
-from mcsmoe.export.stock import write_stock
+from mcsmoe.exporting.stock import write_stock
 from mcsmoe.families import family_of
 from mcsmoe.families.experts import read_expert
 from mcsmoe.grouping.plan import LayerPlan
 from mcsmoe.grouping.policies import POLICIES
-from tests.export.models import DOMINANTS, EXPERTS, KEPT, SWITCH, Merged, export, in_pairs, logits, merge, small
+from tests.exporting.models import DOMINANTS, EXPERTS, KEPT, SWITCH, Merged, export, in_pairs, logits, merge, small
 from tests.families.models import SETTINGS
 from tests.families.planted import plant
 

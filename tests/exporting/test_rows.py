@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from mcsmoe.errors import CheckpointError, UnknownNameError
-from mcsmoe.export import routers as registry
-from mcsmoe.export.routers import ROWS, STRENGTH, RouterData, agreement, objective
+from mcsmoe.exporting import routers as registry
+from mcsmoe.exporting.routers import ROWS, STRENGTH, RouterData, agreement, objective
 
 MEMBERS, DOMINANTS = ((0, 2, 5), (1,), (3, 4)), (2, 1, 3)
 TOKENS, WIDTH = 300, 12

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mcsmoe.errors import CheckpointError
-from mcsmoe.export.config import with_expert_count
+from mcsmoe.exporting.config import with_expert_count
 
 NAMES = ("num_local_experts", "num_experts", "ffn.n")
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.export.routers import ROWS
-from mcsmoe.export.stock import Mapped, open_mapped, write_stock
-from mcsmoe.export.write import Agreement, stock_routers
+from mcsmoe.exporting.routers import ROWS
+from mcsmoe.exporting.stock import Mapped, open_mapped, write_stock
+from mcsmoe.exporting.write import Agreement, stock_routers
 from mcsmoe.families import MoELayer, family_of
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
 from mcsmoe.merging.apply import write_merged

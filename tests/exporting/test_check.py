@@ -11,12 +11,12 @@ from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.compression.factorise import factorise_model
 from mcsmoe.errors import CheckpointError, PlanError
-from mcsmoe.export.stock import check_stock, open_mapped
+from mcsmoe.exporting.stock import check_stock, open_mapped
 from mcsmoe.families import MoELayer, family_of
 from mcsmoe.grouping.plan import PLAN, Group, LayerPlan
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 from tests.compression.settings import compress
-from tests.export.models import EXPERTS, PAIRS, SWITCH, in_pairs, merge, plan_of, small
+from tests.exporting.models import EXPERTS, PAIRS, SWITCH, in_pairs, merge, plan_of, small
 from tests.families.models import small_model
 
 

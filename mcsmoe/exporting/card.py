@@ -9,8 +9,8 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.export.stock import Mapped
-from mcsmoe.export.write import Agreement
+from mcsmoe.exporting.stock import Mapped
+from mcsmoe.exporting.write import Agreement
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.methods.recipe import Recipe, known_recipes, load_recipe
 from mcsmoe.params import Params

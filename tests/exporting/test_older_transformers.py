@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.families import family_of
-from tests.export.models import SWITCH, export, inputs, logits, merge, small
+from tests.exporting.models import SWITCH, export, inputs, logits, merge, small
 
 OLDER = Path(__file__).parents[2] / ".venv-4.57/bin/python"
 # Of the families of README's table, those that 4.57 has and computes alike. Not among them: granitemoehybrid (4.57
