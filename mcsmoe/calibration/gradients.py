@@ -26,11 +26,11 @@ class Gradients:
     """Reader of the file that `write_gradients` wrote; loads one tensor at a time.
 
     Each kind (`gradient`, `fisher`, `exact-fisher`) holds, for every tensor of every expert, one tensor of the same
-    shape. Reading raises `StatisticsError` for a kind that was not collected.
+    shape. Reading raises `StatisticsError` for a kind that was not collected; without a `directory`, none was.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._file = directory / GRADIENTS
+    def __init__(self, directory: Path | None) -> None:
+        self._file = (directory or Path()) / GRADIENTS
 
     @staticmethod
     def key(kind: str, layer: str, expert: int, name: str) -> str:

@@ -25,12 +25,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from mcsmoe.calibration.sample import Sampling
+from mcsmoe.calibration.sample import Draw
 from mcsmoe.calibration.statistics import LayerStatistics
 from mcsmoe.checkpoint.streamed import Footprint
 from mcsmoe.errors import MemoryLimitError
 from mcsmoe.families import sparse_layers
 
+FILES = ("correlation", "gradients", "exact-fisher")
+"""Entries of `also` that are no sums, and are written to files of their own."""
 WHOLE_ONLY = ("gradients", "exact-fisher")
 """Entries of `also` that need a backward pass, and therefore all weights at once."""
 
@@ -43,15 +45,20 @@ class Needs:
     streamed: int
 
 
-def forward_needs(config: Any, sampling: Sampling, also: Collection[str] | None = None, tokens: bool = False) -> Needs:
+def forward_needs(
+    config: Any, sampling: Draw | None, also: Collection[str] | None = None, tokens: bool = False
+) -> Needs:
     """Bytes that a pass over the calibration sample needs, by the formulas above.
 
+    sampling: None counts the weights alone, as for verifying a checkpoint.
     also: None collects no statistics; a collection adds the usual sums and those it names.
     tokens: whether the tokens of one layer are kept.
     """
     weights, layers = Footprint.of(config), sparse_layers(config)
     taken = [0 if also is None else _sums(layer.experts, layer.d_model, also) for layer in layers]
-    samples, positions = sampling.samples, sampling.positions
+    samples, at_once, positions = 0, 0, 0
+    if sampling:
+        samples, at_once, positions = sampling.samples, sampling.batch_size, sampling.positions
     d, f = (max((getattr(layer, size) for layer in layers), default=0) for size in ("d_model", "d_ff"))
     k = max((layer.top_k for layer in layers), default=0)
     heads = getattr(config, "num_attention_heads", 1)
@@ -59,7 +66,7 @@ def forward_needs(config: Any, sampling: Sampling, also: Collection[str] | None 
     row = positions * (states + 2 * positions)
     looked_at = samples * positions * states if tokens else 0
     apart = 4 * k * d if "norms" in (also or ()) else 0
-    batch = sampling.batch_size * positions * (8 * (4 * d + 3 * k * f + apart) + 4 * (heads * positions + d))
+    batch = at_once * positions * (8 * (4 * d + 3 * k * f + apart) + 4 * (heads * positions + d))
     return Needs(
         whole=weights.whole + weights.tensor + batch + sum(taken) + looked_at,
         streamed=weights.resident
@@ -76,7 +83,7 @@ def must_stream(
     limit: int | None,
     stage: str,
     config: Any,
-    sampling: Sampling,
+    sampling: Draw | None = None,
     also: Collection[str] | None = None,
     tokens: bool = False,
 ) -> bool:
@@ -91,7 +98,7 @@ def must_stream(
     if needs.whole <= limit:
         return False
     if needs.streamed > limit:
-        remedy = "raise it, or lower `samples` or `batch_size`"
+        remedy = "raise it, or lower `samples` or `batch_size`" if sampling else "raise it"
         raise MemoryLimitError(limit, stage, min(needs.whole, needs.streamed), remedy)
     asked = [name for name in also or () if name in WHOLE_ONLY]
     if asked:

@@ -4,5 +4,5 @@ write    `export_model`: the whole export, from calibration tokens to a verified
 stock    reading a merged checkpoint, checks that a stock class can hold it, and writing its tensors
 routers  sources of the K router rows, by name: `@ROWS.register("ridge")`
 config   config.json with the number of experts changed, and nothing else
-card     the model card
+card     the model card, and `pipeline_card`: its contents for an export by hand from the pipeline
 """

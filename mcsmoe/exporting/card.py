@@ -1,6 +1,6 @@
-"""The model card of an exported checkpoint: its source, its making, its cost, and what got worse."""
+"""The model card beside a merged checkpoint: its source, its making, its cost, and what got worse."""
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,21 +8,33 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.exporting.stock import Mapped
-from mcsmoe.exporting.write import Agreement
+from mcsmoe.families import Family
 from mcsmoe.grouping.plan import Plan
-from mcsmoe.methods.recipe import Recipe, known_recipes, load_recipe
-from mcsmoe.params import Params
-from mcsmoe.report.table import COSTS, Metric, percent, title
-from mcsmoe.tasks.task import TASKS
+from mcsmoe.methods.recipe import Recipe
 
-METRICS = Path("artifacts/figures/scores")
+Groups = Mapping[str, Sequence[Sequence[int]]]
+"""Layer → groups of experts, each with its dominant expert first."""
+
+TAGS = ["mixture-of-experts", "expert-merging", "mc-smoe", "arxiv:2310.01334"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a merged model was made of.
+
+    `name` is a directory or a hub id (None: random weights), `hub` the id to link to, and `training` says how it was
+    trained before merging, such as "fine-tuned on `sst2`"; None if it was taken as it is.
+    """
+
+    name: str | None
+    hub: str | None = None
+    revision: str | None = None
+    training: str | None = None
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number of the full and of the merged model."""
+    """One measured number of the full and of the merged model, and whether the merged model's is worse."""
 
     name: str
     full: float
@@ -30,79 +42,86 @@ class Figure:
     worse: bool
 
 
-def measured(checkpoint: Checkpoint, metric: Metric) -> list[Figure]:
-    """Measurements of a checkpoint in artifacts/STEP/METHOD beside those of the full model; [] if there are none.
+@dataclass(frozen=True)
+class Measured:
+    """Figures, `on` what they were measured, and whether they are those of this very checkpoint.
 
-    Measurements of another state of the checkpoint, recognised by its size in bytes, are ignored.
+    If they are not, they are those of the merged model with an index map that it was exported from.
     """
-    step, method = checkpoint.directory.resolve().parts[-2:]
-    files = [METRICS / "full.json", METRICS / f"{step}-{method}.json"]
-    if not all(file.is_file() for file in files):
-        return []
-    full, merged = (json.loads(file.read_text()) for file in files)
-    if merged["bytes"] != checkpoint.size_bytes:
-        return []
-    return [Figure(name, full[name], merged[name], _worse(name, full, merged, metric)) for name in full]
+
+    figures: Sequence[Figure]
+    on: str
+    itself: bool
 
 
-def _worse(name: str, full: dict[str, float], merged: dict[str, float], metric: Metric) -> bool:
-    if name in COSTS:
-        return merged[name] > full[name]
-    # Only the metric and its breakdown say which direction is worse; other numbers do not.
-    return name.startswith(metric.name) and metric.gain(merged[name], full[name]) < 0
+@dataclass(frozen=True)
+class Continuation:
+    """A prompt, and how the full and the merged model go on."""
+
+    prompt: str
+    full: str
+    merged: str
 
 
-TAGS = ["mixture-of-experts", "expert-merging", "mc-smoe", "arxiv:2310.01334"]
+@dataclass(frozen=True)
+class Card:
+    """Everything that a card says.
+
+    `experts` is how many a layer had, `kept` how many the layers have. `router` names the source of the router rows;
+    None if the checkpoint keeps all rows and an index map. `calibration` says on which tokens experts were compared,
+    `recipe` how. `agreement` is the share of tokens of each layer that go to the group the full router chose; None if
+    it was not measured. `command` is what measures the checkpoint.
+    """
+
+    family: Family
+    model_type: str
+    experts: int
+    kept: Sequence[int]
+    path: str
+    remote_code: bool
+    origin: Origin
+    calibration: str
+    plan: Plan
+    recipe: Recipe | None
+    groups: Groups
+    router: str | None
+    agreement: Mapping[str, float] | None
+    measured: Measured | None
+    command: str
+    continuations: Sequence[Continuation] = ()
+
+    @property
+    def range(self) -> str:
+        """How many experts the layers have: "4" or "3 to 9"."""
+        least, most = min(self.kept), max(self.kept)
+        return str(least) if least == most else f"{least} to {most}"
+
+    @property
+    def auto_class(self) -> str:
+        """Name of the transformers class that loads the checkpoint."""
+        return self.family.auto_class
+
+    @property
+    def front(self) -> str:
+        """Front matter as YAML; without `base_model` for a local directory, to which a hub cannot link."""
+        base = {} if self.origin.hub is None else {"base_model": self.origin.hub}
+        values: dict[str, Any] = {"library_name": "transformers"} | base | {"tags": TAGS}
+        return yaml.safe_dump(values, sort_keys=False).strip()
+
+    def markdown(self) -> str:
+        """The card as Markdown, with front matter for model hubs."""
+        environment = Environment(
+            loader=FileSystemLoader(Path(__file__).parent),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
+        environment.filters |= {"percent": lambda share: f"{share:.1%}", "spaced": lambda name: name.replace("_", " ")}
+        environment.filters["quoted"] = _quoted
+        return environment.get_template("card.md").render(card=self, plan=self.plan, measured=self.measured)
 
 
-def model_card(params: Params, mapped: Mapped, plan: Plan, output: Path, router: str, agreement: Agreement) -> str:
-    """Render the card as Markdown, with front matter for model hubs. `output` is the stock checkpoint's directory."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"percent": percent, "title": title}
-    task = TASKS[params.task.name]
-    metric = Metric(task.metric, task.higher_is_better)
-    figures = measured(mapped.checkpoint, metric)
-    front = yaml.safe_dump(_front(params), sort_keys=False)
-    groups = {
-        layer.name: [
-            (dominant, [e for e in members if e != dominant])
-            for dominant, members in zip(mapped.dominants[layer.name], mapped.members[layer.name], strict=True)
-        ]
-        for layer in mapped.layers
-    }
-    return environment.get_template("card.md").render(
-        front=front.strip(),
-        mapped=mapped,
-        model=params.model,
-        task=params.task,
-        plan=plan,
-        recipe=_recipe(plan, params),
-        groups=groups,
-        figures=figures,
-        lost=[figure for figure in figures if figure.worse],
-        auto="AutoModelForCausalLM" if mapped.family.causal else "AutoModelForSeq2SeqLM",
-        trust=", trust_remote_code=True" if "auto_map" in mapped.source.config else "",
-        output=output,
-        router=router,
-        agreement=agreement,
-    )
-
-
-def _front(params: Params) -> dict[str, Any]:
-    """Front matter; without `base_model` for a local directory, to which a hub cannot link."""
-    base = {} if params.model.hub is None else {"base_model": params.model.hub}
-    return {"library_name": "transformers"} | base | {"tags": TAGS}
-
-
-def _recipe(plan: Plan, params: Params) -> Recipe | None:
-    """The recipe of the plan's method, or None if its rule or alignment is no longer that of the plan."""
-    if plan.method not in known_recipes():
-        return None
-    recipe = load_recipe(plan.method, params)
-    return recipe if (recipe.rule, recipe.alignment) == (plan.rule, plan.alignment) else None
+def _quoted(text: str) -> str:
+    """Text as a Markdown block quote; it cannot end the quote or start a heading."""
+    return "\n".join(f"> {line}" for line in text.splitlines() or [""])

@@ -49,7 +49,8 @@ class RouterData:
 RowRule = Callable[[RouterData], Tensor]
 """Data of a router → the K rows [K, p] float64, with a bias, if any, in the last column."""
 
-ROWS: Registry[RowRule] = Registry("source of router rows", "mcsmoe.exporting")
+ROWS: Registry[RowRule] = Registry("source of router rows", "mcsmoe.exporting", looks=False)
+"""The fact `looks` marks a source that fits the rows to calibration tokens."""
 
 
 @ROWS.register("dominant")
@@ -64,7 +65,7 @@ ROUNDING = 0.02
 """Largest difference of logits, relative to the largest logit, that bfloat16 rounding can cause."""
 
 
-@ROWS.register("ridge")
+@ROWS.register("ridge", looks=True)
 def ridge(data: RouterData) -> Tensor:
     """Fit the rows W [K, p] by ridge regression: argmin_W Σ_t ‖W x_t − y_t‖² + λ ‖W − W₀‖².
 
@@ -95,7 +96,7 @@ FLOOR = 1e-6
 """Added to the inputs' second moment in every direction, relative to its mean diagonal entry."""
 
 
-@ROWS.register("cross-entropy")
+@ROWS.register("cross-entropy", looks=True)
 def cross_entropy(data: RouterData) -> Tensor:
     """Fit the rows W [K, p] by cross-entropy, starting from `ridge`: argmin_W −Σ_t p_t · log softmax(W x_t).
 

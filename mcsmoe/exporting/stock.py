@@ -37,6 +37,19 @@ class Mapped:
         """Number K of experts that each layer keeps."""
         return len(self.dominants[self.layers[0].name])
 
+    @property
+    def groups(self) -> dict[str, list[list[int]]]:
+        """The groups of each layer, each with its dominant expert first."""
+        return {
+            name: [[first, *(e for e in members if e != first)] for first, members in zip(firsts, self.members[name])]
+            for name, firsts in self.dominants.items()
+        }
+
+    @cached_property
+    def expert_axes(self) -> dict[str, int]:
+        """See `Family.expert_axes`."""
+        return self.family.expert_axes(self.source.config)
+
     @cached_property
     def others(self) -> dict[str, str]:
         """Name in the source → name in the mapped checkpoint, of all tensors outside experts."""

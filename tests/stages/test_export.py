@@ -18,7 +18,8 @@ from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError, UnknownNameError
 from mcsmoe.exporting import write
-from mcsmoe.exporting.card import METRICS, TAGS
+from mcsmoe.exporting.card import TAGS
+from mcsmoe.exporting.pipeline_card import METRICS
 from mcsmoe.grouping.plan import PLAN
 from stages import collect, export, merge, permute
 from tests.checkpoint.damage import change

@@ -1,0 +1,293 @@
+"""The public functions, for a notebook or a program; `mcsmoe shrink` and the stages of the pipeline call the same ones.
+
+    import mcsmoe
+
+    model = mcsmoe.open("mistralai/Mixtral-8x7B-v0.1", memory_limit="24GB")
+    statistics = mcsmoe.collect(model, texts)
+    plan = mcsmoe.plan(model, statistics, recipe="m-smoe-uniform", experts=4)
+    mcsmoe.merge(model, plan, statistics, "merged")
+    mcsmoe.export("merged", model, "stock")
+
+Mistakes raise a subclass of `mcsmoe.errors.UserError`, whose message is one line, before any expensive work begins.
+The examples below run in a directory with a small model `tiny-moe`; `texts` is a list of strings.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mcsmoe.calibration.collect import collect as collect_whole
+from mcsmoe.calibration.memory import FILES
+from mcsmoe.calibration.observer import Observer
+from mcsmoe.calibration.sample import TextSampling, in_random_order
+from mcsmoe.calibration.statistics import RoutingStatistics
+from mcsmoe.checkpoint.load import HUB_ID
+from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.resume import identity, tensor_hash
+from mcsmoe.errors import CheckpointError, ParameterError
+from mcsmoe.exporting.stock import open_mapped
+from mcsmoe.exporting.write import export_model
+from mcsmoe.fields import size_in_bytes
+from mcsmoe.grouping.plan import Plan
+from mcsmoe.merging.apply import merge_model
+from mcsmoe.methods.planning import make_plan
+from mcsmoe.methods.recipe import check_budget, check_router, load_recipe
+from mcsmoe.model import Model
+from mcsmoe.params import Exclude, Merge
+from mcsmoe.similarity.collecting import collect_model
+
+SAMPLES, LENGTH, BATCH = 128, 1024, 4
+"""Default size of a calibration sample, in blocks, tokens of a block, and blocks at a time."""
+GRADIENT_SAMPLES = 64
+PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+"""Files of a hub repository that are fetched."""
+
+
+def open(
+    source: str | Path,
+    *,
+    memory_limit: int | str | None = None,
+    device: str | None = None,
+    revision: str | None = None,
+) -> Model:
+    """Open a checkpoint of a supported family: a directory, or a hub id, whose files are fetched first.
+
+    Weights are read when they are needed: the whole model, or one block at a time if it does not fit into
+    `memory_limit` (such as "24GB" or a number of bytes; None: no limit). `device` is where the model runs, by default
+    a GPU if there is one.
+
+        >>> model = mcsmoe.open("tiny-moe", memory_limit="2GB")
+        >>> model
+        Model('tiny-moe': mixtral, 2 layers of 4 experts, 9.56e-05 GB)
+
+    Raises `CheckpointError` for a source that is missing, damaged, quantised or of an unsupported architecture, and
+    `ParameterError` for a `memory_limit` that is no size.
+    """
+    try:
+        limit = size_in_bytes(memory_limit)
+    except ValueError as error:
+        raise ParameterError("memory_limit", memory_limit, str(error)) from None
+    directory = fetch(source, revision)
+    return Model(directory, limit, device=device or best_device(), name=str(source))
+
+
+def fetch(source: str | Path, revision: str | None = None, patterns: Sequence[str] = PATTERNS) -> Path:
+    """The directory of a checkpoint; from a hub id, files that match `patterns` are fetched into the hub's cache.
+
+    Raises `CheckpointError` for what is neither a directory nor something that the hub gives.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    if isinstance(source, Path) or not HUB_ID.fullmatch(source):
+        raise CheckpointError(f"{source}: no such directory; give the path of a saved checkpoint or a hub id")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=[*patterns], ignore_patterns=["*/*"]))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{source}: no such directory, and the hub does not give it: {error}") from None
+
+
+def best_device() -> str:
+    """A GPU if there is one, else the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def collect(
+    model: Model,
+    texts: Iterable[Any],
+    samples: int = SAMPLES,
+    *,
+    length: int | None = None,
+    batch_size: int = BATCH,
+    also: Sequence[str] = (),
+    seed: int = 0,
+    column: str = "text",
+    output: str | Path | None = None,
+) -> RoutingStatistics:
+    """Collect routing statistics of `model` on `samples` blocks of `length` tokens of running text.
+
+    `texts` is a list of strings or a `datasets.Dataset` with a `column` of text, both read in a seeded random order,
+    or any iterator, read in its own order as far as needed. `length` is 1,024 or the longest the model takes. `also`
+    names more to measure, which some recipes need (see `docs/methods.md`). With `output`, a directory, the statistics
+    are written there, and an interrupted run of a model that is read block by block goes on where it stopped.
+
+        >>> statistics = mcsmoe.collect(model, texts, samples=4, length=16)
+        >>> statistics
+        RoutingStatistics(2 layers, 64 tokens)
+        >>> statistics["decoder.0"].counts
+        tensor([...], dtype=torch.float64)
+
+    Statistics add up: `collect(model, code) + collect(model, prose)`. They `save` and `load`.
+    Raises `DataError` for texts that are empty or not strings, `MemoryLimitError` if the work does not fit, and
+    `ParameterError` if `also` names what is written to files and there is no `output`.
+    """
+    sampling = text_sampling(model, texts, samples, length=length, batch_size=batch_size, seed=seed, column=column)
+    if output is not None:
+        observer = Observer(model, sampling, "collect", also=also)
+        collect_model(observer, Path(output), also, GRADIENT_SAMPLES)
+        return RoutingStatistics.load(output)
+    files = sorted(set(also) & set(FILES))
+    if files:
+        raise ParameterError("output", None, f"{files[0]!r} is written to files: give a directory")
+    with Observer(model, sampling, "collect", also=also) as observer:
+        statistics = collect_whole(observer.module, model.family, model.layers, observer.batches, also=also)
+        statistics.provenance = observer.provenance
+        return statistics
+
+
+def text_sampling(
+    model: Model,
+    texts: Iterable[Any],
+    samples: int,
+    *,
+    length: int | None = None,
+    batch_size: int = BATCH,
+    seed: int = 0,
+    column: str = "text",
+) -> TextSampling:
+    """How blocks are drawn from `texts` for `model`; the arguments are those of `collect`.
+
+    Raises `ParameterError` for a number that is not positive, or a `length` that the model cannot take.
+    """
+    most = positions(model)
+    length = length or min(LENGTH, most)
+    for name, value, least in (("samples", samples, 1), ("batch_size", batch_size, 1), ("length", length, 2)):
+        if value < least:
+            raise ParameterError(name, value, f"must be at least {least}")
+    if length > most:
+        raise ParameterError("length", length, f"the model takes at most {most} tokens")
+    return TextSampling(
+        in_random_order(texts, seed, column), samples, length, batch_size, seed, causal=model.family.causal
+    )
+
+
+def positions(model: Model) -> int:
+    """The most tokens that the model takes; without a limit in its configuration, as many as one likes."""
+    found = (getattr(model.config, name, None) for name in ("max_position_embeddings", "max_sequence_length"))
+    return next((value for value in found if isinstance(value, int)), 2**31)
+
+
+def plan(
+    model: Model,
+    statistics: RoutingStatistics,
+    recipe: str = "m-smoe",
+    experts: float = 4,
+    *,
+    exclude: Sequence[str] = (),
+    seed: int = 0,
+) -> Plan:
+    """Decide which experts of `model` become one: `experts` are kept a layer, on average or, if uniform, in each.
+
+    `recipe` names a method (see `docs/methods.md`); one of your own is `recipes/NAME.yaml`. Layers in `exclude`, such
+    as "decoder.0", keep all their experts.
+
+        >>> plan = mcsmoe.plan(model, statistics, recipe="m-smoe-uniform", experts=2)
+        >>> plan
+        Plan(m-smoe-uniform: 2 layers, 4 of 8 experts)
+        >>> plan.layers["decoder.0"].groups[0].members
+        (0, ...)
+
+    Raises `UnknownNameError` for an unknown recipe, `ParameterError` for a budget that is impossible or a recipe that
+    this model cannot have, `StatisticsError` for statistics of another model or without what the recipe needs.
+    """
+    chosen = load_recipe(recipe)
+    if chosen.progressive:
+        raise ParameterError("recipe", recipe, "drops experts during training: it needs the pipeline")
+    check_router(recipe, chosen, model.layers)
+    merge = Merge(groups=max(experts, 1), budget="global", capacity=None, exclude=excluded(model, exclude))
+    try:
+        if experts < 1:
+            raise ParameterError("groups", experts, "every layer keeps at least one expert")
+        check_budget(recipe, chosen, merge, model.layers)
+    except ParameterError as error:
+        if error.name != "groups":
+            raise
+        raise ParameterError("experts", error.value, error.allowed) from None
+    return make_plan(recipe, chosen, merge, statistics, model.layers, model.checkpoint, seed)
+
+
+def excluded(model: Model, names: Sequence[str]) -> Exclude:
+    """The layers called `names`, by stack and index. Raises `ParameterError` for a name that no sparse layer has."""
+    places = {layer.name: (layer.stack, layer.index) for layer in model.layers}
+    for name in names:
+        if name not in places:
+            raise ParameterError("exclude", name, f"sparse layers are {', '.join(places)}")
+    found = [places[name] for name in names]
+    return Exclude(**{stack: [index for own, index in found if own == stack] for stack in ("encoder", "decoder")})
+
+
+def merge(
+    model: Model,
+    plan: Plan,
+    statistics: RoutingStatistics,
+    output: str | Path,
+    *,
+    texts: Iterable[Any] | None = None,
+    samples: int = SAMPLES,
+    length: int | None = None,
+    seed: int = 0,
+) -> Model:
+    """Write `model` with `plan` applied to the directory `output`, verify it, and open it.
+
+    Experts are read and written one by one; an interrupted run goes on where it stopped. `texts` are needed only by
+    recipes that look at calibration tokens again. The result loads with `from_pretrained(output,
+    trust_remote_code=True)`: its router keeps all rows, and a map sends their tokens to the merged experts.
+
+        >>> mcsmoe.merge(model, plan, statistics, "merged")
+        Model('merged': mcsmoe_mixtral, 2 layers of 2 experts, 5.73e-05 GB)
+
+    Raises `ParameterError` if `texts` are missing, `CheckpointError` for weights that are damaged or a result that
+    does not verify, `DiskFullError` if there is no room; `output` then stays as it was.
+    """
+    observer = None
+    if texts is not None:
+        sampling = text_sampling(model, texts, samples, length=length, seed=seed)
+        observer = Observer(model, sampling, "merge", tokens=True)
+    key = {"statistics": statistics_key(statistics)}
+    merge_model(model, plan, statistics, Path(output), observer=observer, seed=seed, key=key)
+    return Model(Path(output), model.memory_limit, device=model.device)
+
+
+def statistics_key(statistics: RoutingStatistics) -> Any:
+    """What identifies statistics: their files, or the hash of all sums in memory."""
+    if statistics.directory is not None:
+        return identity(statistics.directory)
+    return {name: tensor_hash(layer.tensors()) for name, layer in statistics.layers.items()}
+
+
+def export(
+    merged: Model | str | Path,
+    model: Model,
+    output: str | Path,
+    *,
+    router: str = "dominant",
+    plan: str | Path | None = None,
+    texts: Iterable[Any] | None = None,
+    samples: int = SAMPLES,
+    length: int | None = None,
+    seed: int = 0,
+) -> Model:
+    """Write `merged`, which was made of `model`, as a stock checkpoint that any engine loads, verify it, and open it.
+
+    Its router has a row for each merged expert: that of the dominant one (`router="dominant"`), or fitted to `texts`
+    ("ridge", "cross-entropy"). So it is not exactly the merged model; with `texts`, `export.json` beside the weights
+    tells the share of tokens that keep their group. All layers must have equally many experts. `plan` is the directory
+    of `plan.json`, if training has left it behind.
+
+        >>> mcsmoe.export("merged", model, "stock")
+        Model('stock': mixtral, 2 layers of 2 experts, 5.72e-05 GB)
+
+    Raises `CheckpointError` if no stock class can hold the model or `output` is in use, `UnknownNameError` for an
+    unknown `router`; `output` then stays as it was.
+    """
+    directory = merged.directory if isinstance(merged, Model) else Path(merged)
+    mapped = open_mapped(model.checkpoint, Checkpoint(directory), Path(plan or directory))
+    observer = None
+    if texts is not None:
+        sampling = text_sampling(model, texts, samples, length=length, seed=seed)
+        observer = Observer(model, sampling, "export", tokens=True)
+    export_model(model, mapped, Path(output), router, observer=observer)
+    return Model(Path(output), model.memory_limit, device=model.device)
