@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mcsmoe.calibration.collect import collect as collect_whole
+from mcsmoe.calibration.gradients import KINDS, Gradients
 from mcsmoe.calibration.memory import FILES
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.sample import TextSampling, in_random_order
@@ -24,7 +25,7 @@ from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.load import HUB_ID
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.resume import identity, tensor_hash
-from mcsmoe.errors import CheckpointError, ParameterError
+from mcsmoe.errors import CheckpointError, ParameterError, StatisticsError
 from mcsmoe.exporting.stock import open_mapped
 from mcsmoe.exporting.write import export_model
 from mcsmoe.fields import size_in_bytes
@@ -58,7 +59,7 @@ def open(
 
         >>> model = mcsmoe.open("tiny-moe", memory_limit="2GB")
         >>> model
-        Model('tiny-moe': mixtral, 2 layers of 4 experts, 9.56e-05 GB)
+        Model('tiny-moe': mixtral, 2 layers of 4 experts, 194 kB)
 
     Raises `CheckpointError` for a source that is missing, damaged, quantised or of an unsupported architecture, and
     `ParameterError` for a `memory_limit` that is no size.
@@ -116,7 +117,7 @@ def collect(
 
         >>> statistics = mcsmoe.collect(model, texts, samples=4, length=16)
         >>> statistics
-        RoutingStatistics(2 layers, 64 tokens)
+        RoutingStatistics(2 layers, 60 tokens)
         >>> statistics["decoder.0"].counts
         tensor([...], dtype=torch.float64)
 
@@ -205,7 +206,10 @@ def plan(
     except ParameterError as error:
         if error.name != "groups":
             raise
-        raise ParameterError("experts", error.value, error.allowed) from None
+        raise ParameterError("experts", experts, error.allowed) from None
+    for what, entry in chosen.needs.items():
+        if entry in KINDS and not Gradients(statistics.directory).holds(entry):
+            raise StatisticsError(f"{what} of recipe {recipe!r} needs {entry!r} collected, with an `output`")
     return make_plan(recipe, chosen, merge, statistics, model.layers, model.checkpoint, seed)
 
 
@@ -237,7 +241,7 @@ def merge(
     trust_remote_code=True)`: its router keeps all rows, and a map sends their tokens to the merged experts.
 
         >>> mcsmoe.merge(model, plan, statistics, "merged")
-        Model('merged': mcsmoe_mixtral, 2 layers of 2 experts, 5.73e-05 GB)
+        Model('merged': mcsmoe_mixtral, 2 layers of 2 experts, 118 kB)
 
     Raises `ParameterError` if `texts` are missing, `CheckpointError` for weights that are damaged or a result that
     does not verify, `DiskFullError` if there is no room; `output` then stays as it was.
@@ -278,7 +282,7 @@ def export(
     of `plan.json`, if training has left it behind.
 
         >>> mcsmoe.export("merged", model, "stock")
-        Model('stock': mixtral, 2 layers of 2 experts, 5.72e-05 GB)
+        Model('stock': mixtral, 2 layers of 2 experts, 118 kB)
 
     Raises `CheckpointError` if no stock class can hold the model or `output` is in use, `UnknownNameError` for an
     unknown `router`; `output` then stays as it was.

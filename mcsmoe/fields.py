@@ -32,6 +32,12 @@ def size_in_bytes(value: Any) -> Any:
     raise ValueError("a size such as 16GB, 512MiB or a number of bytes; null: no limit")
 
 
+def shown_size(size: float) -> str:
+    """A number of bytes for people, in three digits: 61,064,000,000 → "61.1 GB"."""
+    unit, name = max(((step, name) for name, step in UNITS.items() if "i" not in name and step <= max(size, 1)))
+    return f"{size / unit:.3g} {name.replace('K', 'k')}"
+
+
 Bytes = Annotated[Positive | None, BeforeValidator(size_in_bytes)]
 
 

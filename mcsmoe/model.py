@@ -11,7 +11,8 @@ import torch
 from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.streamed import load_streamed
-from mcsmoe.families import family_of
+from mcsmoe.families import family_of, merged_layers
+from mcsmoe.fields import shown_size
 from mcsmoe.tasks.batches import Batch, in_order
 from mcsmoe.tasks.task import Encoded
 
@@ -41,10 +42,16 @@ class Model:
         self.layers = self.family.layers(self.config)
 
     def __repr__(self) -> str:
-        counts = sorted({layer.experts for layer in self.layers})
-        experts = "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
-        size = f"{self.checkpoint.size_bytes / 1e9:.3g} GB"
-        return f"Model({self.name!r}: {self.config.model_type}, {len(self.layers)} layers of {experts} experts, {size})"
+        counts = sorted(set(self.experts.values())) or [0]
+        experts = "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+        what = f"{len(self.layers)} layers of {experts} experts, {shown_size(self.checkpoint.size_bytes)}"
+        return f"Model({self.name!r}: {self.config.model_type}, {what})"
+
+    @property
+    def experts(self) -> dict[str, int]:
+        """How many experts each sparse layer holds; those of a merged layer are the merged ones."""
+        merged = merged_layers(self.config) or {}
+        return {layer.name: merged.get(layer.name, {}).get("experts", layer.experts) for layer in self.layers}
 
     @cached_property
     def tokenizer(self) -> Any:

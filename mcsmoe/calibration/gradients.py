@@ -32,6 +32,14 @@ class Gradients:
     def __init__(self, directory: Path | None) -> None:
         self._file = (directory or Path()) / GRADIENTS
 
+    def holds(self, entry: str) -> bool:
+        """Whether the kinds of the entry `entry` of `KINDS` were collected."""
+        try:
+            with safe_open(self._file, "pt") as file:
+                return all(any(f"/{kind}/" in name for name in file.keys()) for kind in KINDS[entry])  # noqa: SIM118
+        except (SafetensorError, OSError):
+            return False
+
     @staticmethod
     def key(kind: str, layer: str, expert: int, name: str) -> str:
         """Name of one tensor in the file, such as `encoder.1/fisher/3/wi`; the tensors of a layer are adjacent."""

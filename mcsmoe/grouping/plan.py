@@ -54,7 +54,7 @@ class LayerPlan:
         return cls(tuple(Group(e, (e,), (float(weight),)) for e, weight in enumerate(importance)), merged=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """The whole plan of a merge: the groups of each layer, and how members are aligned and combined.
 
@@ -69,6 +69,10 @@ class Plan:
     layers: Mapping[str, LayerPlan]
     keep: int | None = None
     excluded: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        before = sum(len(layer.expert_map) for layer in self.layers.values())
+        return f"Plan({self.method}: {len(self.layers)} layers, {sum(self.experts.values())} of {before} experts)"
 
     @property
     def experts(self) -> dict[str, int]:
