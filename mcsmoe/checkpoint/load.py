@@ -83,9 +83,14 @@ def load_model(
         if not value.is_meta and not value.isfinite().all():
             raise CheckpointError(f"{source}: {name} holds NaN or infinity; train or copy the model again")
     align_weights(model)
-    if dtype == torch.float64 and model._can_set_experts_implementation():
-        model.set_experts_implementation("eager")  # the default, a grouped matrix product, does not support float64
+    compute_in(model, dtype)
     return model.eval()
+
+
+def compute_in(model: Any, dtype: torch.dtype | None) -> None:
+    """Choose kernels that support `dtype`: the default for experts, a grouped matrix product, takes no float64."""
+    if dtype == torch.float64 and model._can_set_experts_implementation():
+        model.set_experts_implementation("eager")
 
 
 def offloading(size: int, limit: int | None, folder: Path | str) -> dict[str, Any]:

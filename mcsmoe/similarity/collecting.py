@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mcsmoe.calibration.collect import collect_layers
 from mcsmoe.calibration.gradients import KINDS, write_gradients
-from mcsmoe.calibration.journal import Journal
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.statistics import StatisticsWriter
+from mcsmoe.checkpoint.journal import Journal
 from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
 from mcsmoe.similarity.correlation import measure_correlations
 

@@ -2,6 +2,7 @@
 
 So each block's weights are read once for all batches, and one block is in memory at a time. Everything around the
 blocks (embeddings, masks, positions, encoder states for a decoder) is left to the model's own `forward`.
+`run_forwards` is the way in for whoever does not care whether a model is streamed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +13,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
-from mcsmoe.calibration.journal import Call, Journal
-from mcsmoe.checkpoint.streamed import Blocks
+from mcsmoe.checkpoint.journal import Call, Journal
+from mcsmoe.checkpoint.streamed import Blocks, blocks_of
 from mcsmoe.progress import progress
 
 
@@ -33,7 +35,9 @@ class _Pass:
     def __init__(self, forward: Callable[[], object]) -> None:
         self._calls: SimpleQueue[Call | BaseException | None] = SimpleQueue()
         self._answers: SimpleQueue[Any] = SimpleQueue()
-        self._thread = Thread(target=self._work, args=(forward, torch.get_num_threads()), daemon=True)
+        # Settings of a thread that its passes must share, as if all ran in one; modes are what counts operations.
+        settings = torch.get_num_threads(), _get_current_dispatch_mode_stack()
+        self._thread = Thread(target=self._work, args=(forward, *settings), daemon=True)
         self.call: Call | None = None
 
     def start(self) -> None:
@@ -69,17 +73,41 @@ class _Pass:
             raise found
         self.call = found
 
-    def _work(self, forward: Callable[[], object], threads: int) -> None:
-        torch.set_num_threads(threads)  # a per-thread setting, like the gradient mode below
+    def _work(self, forward: Callable[[], object], threads: int, modes: Sequence[TorchDispatchMode]) -> None:
+        torch.set_num_threads(threads)
         result: BaseException | None = None
         try:
-            with torch.no_grad():
+            with torch.no_grad(), ExitStack() as stack:
+                for mode in modes:
+                    stack.enter_context(mode)
                 forward()
         except _Stopped:
             pass
         except BaseException as error:
             result = error
         self._calls.put(result)
+
+
+def run_forwards(
+    model: nn.Module,
+    forwards: Sequence[Callable[[], object]],
+    description: str,
+    show: bool = True,
+) -> None:
+    """Run `forwards`, each of which calls `model` once: in turn if it is whole in memory, else in `lockstep`.
+
+    Either way their results have the same bits. Each should keep only what is small, such as sums: what it keeps of a
+    batch stays in memory until the end. A progress bar called `description` counts forwards, or blocks. Call it
+    without gradients. Raises what a forward raises, and for a streamed model what loading a block raises.
+    """
+    blocks = blocks_of(model)
+    if blocks is None:
+        for forward in progress(forwards, description, show=show):
+            forward()
+        return
+    passing = lockstep(model, blocks, forwards, lambda i: None)
+    for _ in progress(passing, f"{description}, blocks", len(blocks.names), show):
+        pass
 
 
 def lockstep(
@@ -114,7 +142,7 @@ def lockstep(
         bar = stack.enter_context(progress(None, "blocks for all batches", len(blocks.names), late=True))
         while waiting := [each for each in passes if each.call is not None]:
             block = min((each.call.block for each in waiting if each.call), key=blocks.names.index)
-            with _loaded(blocks, block):
+            with blocks.loaded(block):
                 for i, each in enumerate(passes):
                     if each.call is not None and each.call.block == block:
                         running[:] = [each]
@@ -166,12 +194,3 @@ def _halting(model: nn.Module, blocks: Blocks, ask: Callable[[Call], Any]) -> It
             stack.callback(delattr, module, "forward")
             module.forward = asking(name)
         yield real
-
-
-@contextmanager
-def _loaded(blocks: Blocks, block: str) -> Iterator[None]:
-    try:
-        blocks.load(block)
-        yield
-    finally:
-        blocks.free(block)

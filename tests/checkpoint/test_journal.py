@@ -9,8 +9,8 @@ import torch
 
 from mcsmoe.calibration import collect as module
 from mcsmoe.calibration.collect import collect_layers
-from mcsmoe.calibration.journal import Call, Journal
 from mcsmoe.calibration.statistics import LayerStatistics
+from mcsmoe.checkpoint.journal import Call, Journal
 from mcsmoe.checkpoint.resume import Store
 from mcsmoe.checkpoint.streamed import Blocks, load_streamed
 from mcsmoe.errors import CheckpointError, DiskFullError
