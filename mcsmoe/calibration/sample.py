@@ -136,7 +136,7 @@ class TextSampling:
                 return
 
 
-def in_random_order(texts: Iterable[Any], seed: int, column: str = "text") -> Iterator[str]:
+def in_random_order(texts: Any, seed: int, column: str = "text") -> Iterator[str]:
     """Yield texts in a seeded random order if they can be indexed (a list, a data set), else as they come.
 
     An item with columns, as in a data set, gives its `column`. Raises `DataError` if it has none of that name, or if
