@@ -22,10 +22,10 @@ from mcsmoe.calibration.memory import FILES
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.sample import TextSampling, in_random_order
 from mcsmoe.calibration.statistics import RoutingStatistics
-from mcsmoe.checkpoint.load import HUB_ID
+from mcsmoe.checkpoint.load import fetch
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.resume import identity, tensor_hash
-from mcsmoe.errors import CheckpointError, ParameterError, StatisticsError
+from mcsmoe.errors import ParameterError, StatisticsError
 from mcsmoe.exporting.stock import open_mapped
 from mcsmoe.exporting.write import export_model
 from mcsmoe.fields import size_in_bytes
@@ -40,8 +40,6 @@ from mcsmoe.similarity.collecting import collect_model
 SAMPLES, LENGTH, BATCH = 128, 1024, 4
 """Default size of a calibration sample, in blocks, tokens of a block, and blocks at a time."""
 GRADIENT_SAMPLES = 64
-PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
-"""Files of a hub repository that are fetched."""
 
 
 def open(
@@ -70,23 +68,6 @@ def open(
         raise ParameterError("memory_limit", memory_limit, str(error)) from None
     directory = fetch(source, revision)
     return Model(directory, limit, device=device or best_device(), name=str(source))
-
-
-def fetch(source: str | Path, revision: str | None = None, patterns: Sequence[str] = PATTERNS) -> Path:
-    """The directory of a checkpoint; from a hub id, files that match `patterns` are fetched into the hub's cache.
-
-    Raises `CheckpointError` for what is neither a directory nor something that the hub gives.
-    """
-    if Path(source).is_dir():
-        return Path(source)
-    if isinstance(source, Path) or not HUB_ID.fullmatch(source):
-        raise CheckpointError(f"{source}: no such directory; give the path of a saved checkpoint or a hub id")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=[*patterns], ignore_patterns=["*/*"]))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{source}: no such directory, and the hub does not give it: {error}") from None
 
 
 def best_device() -> str:

@@ -2,7 +2,7 @@
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,31 @@ def load_tokenizer(
     if tokenizer.pad_token_id is None:  # most causal models were trained without one
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+# Hub repositories often hold the same weights in other formats, too.
+SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
+WANTED = [*SMALL, "*.safetensors", "*.bin"]
+UNWANTED = ["*/*", "consolidated*"]
+
+
+def fetch(source: Path | str, revision: str | None = None, patterns: Sequence[str] = WANTED) -> Path:
+    """The directory of a checkpoint; files of a hub id that match `patterns` are fetched into the hub's cache first.
+
+    Raises `CheckpointError` for what is neither a directory nor something that the hub gives.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    if isinstance(source, Path) or not HUB_ID.fullmatch(source):
+        raise CheckpointError(f"{source}: no such directory; give the path of a saved checkpoint or a hub id")
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(source, revision=revision, allow_patterns=[*patterns], ignore_patterns=UNWANTED)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{source}: no such directory, and the hub does not give it: {reason}") from None
+    return Path(found)
 
 
 def local_directory(source: Path | str) -> Path:
