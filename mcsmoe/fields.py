@@ -19,8 +19,11 @@ UNITS = {
 UNITS |= {"kB": 1000, "B": 1}
 
 
-def _bytes(value: Any) -> Any:
-    """Bytes of a size: "16GB" → 16 · 10⁹, "512MiB" → 512 · 2²⁰; integers and None as they are."""
+def size_in_bytes(value: Any) -> Any:
+    """Bytes of a size: "16GB" → 16 · 10⁹, "512MiB" → 512 · 2²⁰; integers and None as they are.
+
+    Raises `ValueError` for anything else.
+    """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value) if isinstance(value, str) else None
     if found and found[2] in UNITS:
         return int(float(found[1]) * UNITS[found[2]])
@@ -29,7 +32,7 @@ def _bytes(value: Any) -> Any:
     raise ValueError("a size such as 16GB, 512MiB or a number of bytes; null: no limit")
 
 
-Bytes = Annotated[Positive | None, BeforeValidator(_bytes)]
+Bytes = Annotated[Positive | None, BeforeValidator(size_in_bytes)]
 
 
 def find_directory(path: str) -> Path:
