@@ -20,13 +20,13 @@ UNITS |= {"kB": 1000, "B": 1}
 
 
 def size_in_bytes(value: Any) -> Any:
-    """Bytes of a size: "16GB" → 16 · 10⁹, "512MiB" → 512 · 2²⁰; integers and None as they are.
+    """Bytes of a size: "16GB" → 16 · 10⁹, "512MiB" → 512 · 2²⁰, "1000" → 1,000; integers and None as they are.
 
     Raises `ValueError` for anything else.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value) if isinstance(value, str) else None
-    if found and found[2] in UNITS:
-        return int(float(found[1]) * UNITS[found[2]])
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
+    if found and (found[2] or "B") in UNITS:
+        return int(float(found[1]) * UNITS[found[2] or "B"])
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise ValueError("a size such as 16GB, 512MiB or a number of bytes; null: no limit")

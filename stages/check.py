@@ -53,7 +53,7 @@ def check_place(plugin: str) -> None:
 
 def check(params: Params) -> None:
     """Check all sections against each other, the model and the data. Raises a `UserError` for the first mistake."""
-    from mcsmoe.calibration.memory import check_training, must_stream
+    from mcsmoe.calibration.memory import check_training, must_stream, must_stream_scoring
     from mcsmoe.calibration.sample import Sampling
     from mcsmoe.compression.pruner import CubicSchedule
     from mcsmoe.compression.size import check_size
@@ -74,6 +74,9 @@ def check(params: Params) -> None:
         check_training(params.memory_limit, "finetune", config, keeps_best=True, shares=params.launch.shares)
     sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     must_stream(params.memory_limit, "collect", config, sampling, params.collect.also)
+    # No later model is larger than the full one.
+    positions = params.task.max_source_length + params.task.max_target_length
+    must_stream_scoring(params.memory_limit, "evaluate", config, params.evaluate.batch_size, positions, task.generates)
     excluded = excluded_layers(params.merge.exclude, layers)
     if params.methods.dense:
         check_dense(params.model, config)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mcsmoe.calibration.memory import Rows
 from mcsmoe.errors import DataError
 from mcsmoe.params import TaskSection
 from mcsmoe.tasks.task import TASKS, Encoded, Example
@@ -25,20 +26,11 @@ class Sample:
         return cls(rows, digest.hexdigest())
 
 
-class Draw(Protocol):
+class Draw(Rows, Protocol):
     """How a sample is drawn: at most `samples` rows of at most `positions` tokens, in batches of `batch_size`."""
 
     @property
-    def samples(self) -> int: ...
-
-    @property
-    def batch_size(self) -> int: ...
-
-    @property
     def seed(self) -> int: ...
-
-    @property
-    def positions(self) -> int: ...
 
     def draw(self, tokenizer: Any) -> Sample:
         """Draw the sample and encode it with `tokenizer`. Raises `DataError` for missing or unusable text."""

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families import FAMILIES, family_of, language_config
+from mcsmoe.families import auto_class, family_of, language_config
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # What transformers, safetensors and torch raise for damaged, missing or mismatched files.
@@ -57,10 +57,8 @@ def load_model(
     with _Failures(source):
         whole = transformers.AutoConfig.from_pretrained(source, **origin)
     config = language_config(whole)
-    if any_family and config.model_type not in FAMILIES:
-        class_name = "AutoModelForSeq2SeqLM" if config.is_encoder_decoder else "AutoModelForCausalLM"
-    else:
-        class_name = family_of(config).auto_class
+    if not any_family:
+        family_of(config)
     if getattr(config, "quantization_config", None):  # nothing here computes on quantised weights
         config.quantization_config["dequantize"] = True
     # With this option tensors of the wrong shape appear in the report, by name.
@@ -68,9 +66,8 @@ def load_model(
     if dtype is not None:
         options["dtype"] = dtype
     options |= offload or {}
-    auto_class = getattr(transformers, class_name)
     with _Failures(source):
-        model, report = auto_class.from_pretrained(source, config=config, **options)
+        model, report = getattr(transformers, auto_class(config)).from_pretrained(source, config=config, **options)
     if config is not whole:
         inside = f"{model.base_model_prefix}."
         report["unexpected_keys"] = {key for key in report["unexpected_keys"] if key.startswith(inside)}
@@ -103,12 +100,14 @@ def offloading(size: int, limit: int | None, folder: Path | str) -> dict[str, An
     return {"device_map": "auto", "max_memory": {"cpu": limit}, "offload_folder": str(folder)}
 
 
-def load_config(source: Path | str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The configuration of a checkpoint of a supported family, or of the language model in it.
+def load_config(
+    source: Path | str, *, revision: str | None = None, trust_remote_code: bool = False, any_family: bool = False
+) -> Any:
+    """The configuration of a checkpoint of a supported family (or of `any_family`), or of the language model in it.
 
     Raises `CheckpointError` for a missing or damaged source and for an unsupported architecture.
     """
-    check_source(source)
+    check_source(source, any_family=any_family)
     import transformers
 
     import mcsmoe.modeling  # noqa: F401 - registers the merged classes
@@ -116,7 +115,8 @@ def load_config(source: Path | str, *, revision: str | None = None, trust_remote
     with _Failures(source):
         whole = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     config = language_config(whole)
-    family_of(config)
+    if not any_family:
+        family_of(config)
     return config
 
 

@@ -88,26 +88,35 @@ class _Pass:
         self._calls.put(result)
 
 
+PASSES = 128
+"""The most passes of `run_forwards` at a time: each is a thread, of which systems allow only so many."""
+
+
 def run_forwards(
     model: nn.Module,
     forwards: Sequence[Callable[[], object]],
     description: str,
     show: bool = True,
+    at_once: int | None = None,
 ) -> None:
     """Run `forwards`, each of which calls `model` once: in turn if it is whole in memory, else in `lockstep`.
 
     Either way their results have the same bits. Each should keep only what is small, such as sums: what it keeps of a
-    batch stays in memory until the end. A progress bar called `description` counts forwards, or blocks. Call it
-    without gradients. Raises what a forward raises, and for a streamed model what loading a block raises.
+    batch stays in memory until the end. At most `at_once` of them share one reading of a streamed model; None or a
+    number above `PASSES` stands for that.
+    A progress bar called `description` counts forwards, or blocks. Call it without gradients. Raises what a forward
+    raises, and for a streamed model what loading a block raises.
     """
     blocks = blocks_of(model)
     if blocks is None:
         for forward in progress(forwards, description, show=show):
             forward()
         return
-    passing = lockstep(model, blocks, forwards, lambda i: None)
-    for _ in progress(passing, f"{description}, blocks", len(blocks.names), show):
-        pass
+    starts = range(0, len(forwards), min(at_once or PASSES, PASSES))
+    with progress(None, f"{description}, blocks", len(starts) * len(blocks.names), show) as bar:
+        for start in starts:
+            for _ in lockstep(model, blocks, forwards[start : start + starts.step], lambda i: None):
+                bar.update()
 
 
 def lockstep(

@@ -4,12 +4,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mcsmoe.calibration.memory import forwards_at_once, must_stream_scoring
 from mcsmoe.checkpoint.lockstep import run_forwards
 from mcsmoe.checkpoint.streamed import block_names, device_of
 from mcsmoe.model import Model
@@ -42,21 +44,25 @@ class Predictions:
     texts: list[str]
 
 
-def predictions(model: Model, rows: Sequence[Encoded], *, streamed: bool, at_once: int | None = None) -> Predictions:
+def predictions(model: Model, rows: Sequence[Encoded]) -> Predictions:
     """Run `model` on held-out `rows`, one at a time, and let it continue the beginnings of the first few.
 
-    With `streamed`, at most `at_once` rows share one reading of the model. Raises what loading the model raises.
+    A model that does not fit whole into its `memory_limit` is streamed. Raises `MemoryLimitError` if it does not fit
+    streamed either, and what loading it raises.
     """
+    longest = max(len(row.source) + len(row.target) for row in rows)
+    streamed = must_stream_scoring(model.memory_limit, "measure", model.config, 1, longest, generates=False)
     with model.loaded(streamed=streamed) as module, torch.no_grad():
-        scored = _scored(model, module, rows, at_once)
+        scored = _scored(model, module, rows, longest)
         return Predictions(*scored, texts=_continued(model, module, prompts(rows, model.family.causal)))
 
 
 def _scored(
-    model: Model, module: nn.Module, rows: Sequence[Encoded], at_once: int | None
+    model: Model, module: nn.Module, rows: Sequence[Encoded], longest: int
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
     losses, tokens = torch.zeros(len(rows), dtype=torch.float64), torch.zeros(len(rows), dtype=torch.int64)
     found: list[Tensor] = [torch.empty(0)] * len(rows)
+    limit = model.memory_limit
     current = threading.local()  # passes of a streamed model run in threads of their own
 
     def forward(i: int) -> None:
@@ -73,7 +79,8 @@ def _scored(
         losses[i], tokens[i], found[i] = sum(nats), int(real.sum()), torch.cat(best).cpu()
 
     with _states(model, module, lambda: current.row) as states:
-        run_forwards(module, [lambda i=i: forward(i) for i in range(len(rows))], "score held-out text", at_once=at_once)
+        forwards = [partial(forward, i) for i in range(len(rows))]
+        run_forwards(module, forwards, "score held-out text", at_once=forwards_at_once(module, limit, 1, longest))
     return losses, tokens, torch.cat(found), {name: torch.cat(parts) for name, parts in states.items()}
 
 

@@ -14,6 +14,7 @@ from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, written_pieces
 from mcsmoe.families import configuration, empty_model, language_config, skeleton
 from mcsmoe.params import ModelSection
 
+
 def take(settings: ModelSection, output: Path) -> None:
     """Write the checkpoint that the full model starts from to `output`.
 

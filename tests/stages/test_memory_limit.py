@@ -15,7 +15,7 @@ from mcsmoe.checkpoint.load import load_config
 from mcsmoe.checkpoint.streamed import Blocks, Footprint
 from mcsmoe.errors import MemoryLimitError
 from mcsmoe.params import Params
-from stages import collect, distill, export, merge, permute
+from stages import check, collect, distill, evaluate, export, merge, permute
 from stages.common import explained
 from tests.causal import tiny_mixtral
 from tests.stages.test_interrupted import contents, interrupt
@@ -132,6 +132,17 @@ def test_what_does_not_fit_is_refused(stage: Any, sections: dict[str, Any], mess
         stage(*([METHOD] if stage in (merge.main, distill.main) else []))
     assert re.search(message, explained(error.value))
     assert not Path("artifacts/collect").exists()
+
+
+def test_generating_with_a_model_that_does_not_fit_is_refused_before_the_first_stage(limit: int):
+    settings = SETTINGS | {"model": {"source": str(FINETUNED)}, "finetune": {"epochs": 0}}
+    write_params(memory_limit=limit, **settings)
+    with pytest.raises(MemoryLimitError, match=r"evaluate needs .* to generate text, a model must be whole in memory"):
+        check.main()
+    with pytest.raises(MemoryLimitError, match=r"evaluate needs .* to generate text"):
+        evaluate.main(str(FINETUNED))
+    write_params(**settings)
+    check.main()
 
 
 def test_a_training_spread_over_processes_needs_less_of_each():
