@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mcsmoe.api import collect, export, merge, open, plan
+    from mcsmoe.api import collect, evaluate, export, merge, open, plan
     from mcsmoe.calibration.statistics import RoutingStatistics
     from mcsmoe.grouping.plan import Plan
 
@@ -21,6 +21,7 @@ PLACES = {
     "Plan": "mcsmoe.grouping.plan",
     "RoutingStatistics": "mcsmoe.calibration.statistics",
     "collect": "mcsmoe.api",
+    "evaluate": "mcsmoe.api",
     "export": "mcsmoe.api",
     "merge": "mcsmoe.api",
     "open": "mcsmoe.api",
@@ -28,7 +29,7 @@ PLACES = {
 }
 """Public name → its module, which is imported at first use (PEP 562): importing this package takes no time."""
 
-__all__ = ["Plan", "RoutingStatistics", "collect", "export", "merge", "open", "plan"]
+__all__ = ["Plan", "RoutingStatistics", "collect", "evaluate", "export", "merge", "open", "plan"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,11 +14,11 @@ The examples below run in a directory with a small model `tiny-moe`; `texts` is 
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mcsmoe.calibration.collect import collect as collect_whole
 from mcsmoe.calibration.gradients import KINDS, Gradients
-from mcsmoe.calibration.memory import FILES
+from mcsmoe.calibration.memory import FILES, must_stream_scoring
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.sample import TextSampling, in_random_order
 from mcsmoe.calibration.statistics import RoutingStatistics
@@ -26,6 +26,7 @@ from mcsmoe.checkpoint.load import fetch
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.resume import identity, tensor_hash
 from mcsmoe.errors import ParameterError, StatisticsError
+from mcsmoe.evaluation.quality import Likelihood, likelihood
 from mcsmoe.exporting.stock import open_mapped
 from mcsmoe.exporting.write import export_model
 from mcsmoe.fields import size_in_bytes
@@ -40,6 +41,7 @@ from mcsmoe.similarity.collecting import collect_model
 SAMPLES, LENGTH, BATCH = 128, 1024, 4
 """Default size of a calibration sample, in blocks, tokens of a block, and blocks at a time."""
 GRADIENT_SAMPLES = 64
+HELD_OUT = 32
 
 
 def open(
@@ -158,13 +160,15 @@ def plan(
     recipe: str = "m-smoe",
     experts: float = 4,
     *,
+    budget: Literal["global", "uniform"] = "global",
     exclude: Sequence[str] = (),
     seed: int = 0,
 ) -> Plan:
-    """Decide which experts of `model` become one: `experts` are kept a layer, on average or, if uniform, in each.
+    """Decide which experts of `model` become one.
 
-    `recipe` names a method (see `docs/methods.md`); one of your own is `recipes/NAME.yaml`. Layers in `exclude`, such
-    as "decoder.0", keep all their experts.
+    `experts` are kept a layer: on average, where they are most used (`budget="global"`), or in each ("uniform"), as a
+    stock checkpoint needs it; a recipe may have a budget of its own. `recipe` names a method (see `docs/methods.md`);
+    one of yours is `recipes/NAME.yaml`. Layers in `exclude`, such as "decoder.0", keep all their experts.
 
         >>> plan = mcsmoe.plan(model, statistics, recipe="m-smoe-uniform", experts=2)
         >>> plan
@@ -179,7 +183,7 @@ def plan(
     if chosen.progressive:
         raise ParameterError("recipe", recipe, "drops experts during training: it needs the pipeline")
     check_router(recipe, chosen, model.layers)
-    merge = Merge(groups=max(experts, 1), budget="global", capacity=None, exclude=excluded(model, exclude))
+    merge = Merge(groups=max(experts, 1), budget=budget, capacity=None, exclude=excluded(model, exclude))
     try:
         if experts < 1:
             raise ParameterError("groups", experts, "every layer keeps at least one expert")
@@ -276,3 +280,32 @@ def export(
         observer = Observer(model, sampling, "export", tokens=True)
     export_model(model, mapped, Path(output), router, observer=observer)
     return Model(Path(output), model.memory_limit, device=model.device)
+
+
+def evaluate(
+    model: Model | str | Path,
+    texts: Iterable[Any],
+    samples: int = HELD_OUT,
+    *,
+    length: int | None = None,
+    batch_size: int = 1,
+    seed: int = 0,
+    column: str = "text",
+) -> Likelihood:
+    """Measure how well a stock or merged model predicts running text: `samples` blocks of `length` tokens of `texts`.
+
+    Every token is predicted from those before it in its block. A model that does not fit into its `memory_limit` is
+    read block by block, with the same figures.
+
+        >>> found = mcsmoe.evaluate("stock", texts, samples=4, length=16)
+        >>> found
+        Likelihood(perplexity ..., 60 tokens)
+
+    Raises what `open` raises for a path, and `DataError` and `MemoryLimitError` as `collect` does.
+    """
+    model = model if isinstance(model, Model) else open(model)
+    sampling = text_sampling(model, texts, samples, length=length, batch_size=batch_size, seed=seed, column=column)
+    rows, limit = sampling.draw(model.tokenizer).rows, model.memory_limit
+    streamed = must_stream_scoring(limit, "evaluate", model.config, batch_size, sampling.positions, generates=False)
+    with model.loaded(streamed=streamed) as module:
+        return likelihood(module, rows, model.tokenizer.pad_token_id, batch_size, memory_limit=limit)

@@ -51,7 +51,7 @@ def _parts(score: Score) -> list[NDArray[np.intp]]:
     return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Likelihood:
     """Means over target tokens, and sums per row; each token is predicted from the true tokens before it."""
 
@@ -67,6 +67,20 @@ class Likelihood:
     """Number of rightly predicted target tokens of each row [N]."""
     tokens: NDArray[np.float64]
     """Number of target tokens of each row [N]."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the cross-entropy."""
+        return math.exp(self.cross_entropy)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Bounds of the perplexity: see `interval`."""
+        return interval(Score((self.losses, self.tokens), _perplexity))
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return f"Likelihood(perplexity {self.perplexity:.4g} ({low:.4g}–{high:.4g}), {int(self.tokens.sum()):,} tokens)"
 
 
 @torch.no_grad()
