@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from mcsmoe.families import MoELayer
 from mcsmoe.shrinking.measure import NEW_TOKENS
 
 SAMPLE_BYTES = 2**25
+USUAL_READING = 5e8
+"""Bytes per second of a disk from which there is nothing to read yet."""
 FASTEST = 0.3
 """Seconds that one measurement may take."""
 
@@ -29,10 +31,10 @@ class Pace:
     double: float
 
     @classmethod
-    def measure(cls, files: Iterable[Path], dtype: torch.dtype, device: torch.device | str) -> "Pace":
-        """Measure on one of the checkpoint's `files` and with small matrix products on `device`."""
+    def measure(cls, files: Sequence[Path], dtype: torch.dtype, device: torch.device | str) -> "Pace":
+        """Measure on one of the checkpoint's `files`, if they are there, and with matrix products on `device`."""
         return cls(
-            _reading(max(files, key=lambda path: path.stat().st_size)),
+            _reading(max(files, key=lambda path: path.stat().st_size)) if files else USUAL_READING,
             _products(dtype, device),
             _products(torch.float32, "cpu"),
             _products(torch.float64, device),
