@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 from typer import Option
 
+from mcsmoe.command import prepare
 from mcsmoe.errors import UserError
-from stages.common import prepare, run, start
+from stages.common import run, start
 
 SEED = 0
 """What a task draws for its test split must not depend on the training seed."""
