@@ -55,15 +55,24 @@ def prepare(seed: int, threads: int | None = None) -> None:
     import torch
     import transformers
 
+    quiet()
     if threads is not None:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Deterministic algorithms also fill new memory before its first use: gigabytes for a model built for its shapes.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     transformers.set_seed(seed)
     working()
+
+
+def quiet() -> None:
+    """Make transformers and the hub print errors only, and no progress bars: commands say themselves what they do."""
+    import huggingface_hub
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    huggingface_hub.utils.logging.set_verbosity_error()
 
 
 def _fail(line: str) -> None:

@@ -83,7 +83,7 @@ def _say(what: str) -> None:
 
 
 def same_command() -> str:
-    """The command line of this process: `python -m stages.merge --method m-smoe`, or `mcsmoe shrink` for a script."""
+    """The command line of this process: `python -m a.module --option`, or `mcsmoe show` for a script on the path."""
     first, *rest = sys.orig_argv[1:]
-    installed = first == sys.argv[0] and not Path(first).suffix
-    return shlex.join([Path(first).name, *rest] if installed else ["python", first, *rest])
+    script = first == sys.argv[0] and not first.startswith("-") and not Path(first).suffix
+    return shlex.join([Path(first).name, *rest] if script else ["python", first, *rest])
