@@ -17,9 +17,8 @@ import transformers
 from mcsmoe.calibration.memory import forward_needs
 from mcsmoe.calibration.sample import Sampling
 from mcsmoe.checkpoint.output import write_json
-from mcsmoe.checkpoint.streamed import Footprint
-from mcsmoe.families import configuration, family_of
 from mcsmoe.params import Params
+from mcsmoe.sizing import Sizes, aligning_bytes
 
 RESULTS = Path(__file__).parent / "results"
 PRESETS = Path(__file__).parents[1] / "presets"
@@ -99,24 +98,17 @@ def needs(params: Params, shape: Mapping[str, Any]) -> dict[str, float]:
     """Return billions of parameters, and GB of disk (`… on disk`) and memory of each stage."""
     config = transformers.AutoConfig.for_model(**shape)
     config.dtype = torch.bfloat16
-    family = family_of(config)
-    layers = family.layers(config)
     sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     forward = forward_needs(config, sampling, params.collect.also)
-    kept = {layer.name: int(params.merge.groups) for layer in layers}
-    merged = configuration(family.merged_config(config.to_dict() | {"dtype": "bfloat16"}, kept))
-    full, student = Footprint.of(config).whole, Footprint.of(merged).whole
-    # Two experts in bfloat16, a float32 copy of one tensor of each, and the similarities of their hidden neurons.
-    layer = layers[0]
-    tensor = layer.d_ff * layer.d_model
-    aligning = 2 * len(layer.shapes()) * 2 * tensor + 2 * 4 * tensor + 2 * 4 * layer.d_ff**2
+    sizes = Sizes.of(config)
+    full, student = sizes.total, sizes.kept(int(params.merge.groups), "mapped")
     figures = {
         "parameters": full / 2,
         "finetune on disk": full,
         "permute on disk": full,
         "merge on disk": student,
         "distill on disk": student,
-        "permute, by weights": aligning,
+        "permute, by weights": aligning_bytes(config, sizes.layers[0]),
         "collect, streamed": forward.streamed,
         "collect, whole": forward.whole,
         "distill, compress": 4 * student + full,

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 from typer import Option
 
+from mcsmoe.command import prepare
 from mcsmoe.errors import ParameterError, UserError
-from stages.common import prepare, run, start
+from stages.common import run, start
 
 
 def main(

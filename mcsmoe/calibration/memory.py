@@ -76,7 +76,7 @@ def forward_needs(
     tokens: whether the tokens of one layer are kept.
     """
     weights, layers = Footprint.of(config), sparse_layers(config)
-    taken = [0 if also is None else _sums(layer.experts, layer.d_model, also) for layer in layers]
+    taken = [0 for _ in layers] if also is None else statistics_bytes(config, also)
     samples, at_once, positions = 0, 0, 0
     if sampling:
         samples, at_once, positions = sampling.samples, sampling.batch_size, sampling.positions
@@ -84,7 +84,6 @@ def forward_needs(
     k = max((layer.top_k for layer in layers), default=0)
     heads = getattr(config, "num_attention_heads", 1)
     states = 2 * d * (config.dtype.itemsize if config.dtype else 4)
-    row = positions * (states + 2 * positions)
     looked_at = samples * positions * states if tokens else 0
     apart = 4 * k * d if "norms" in (also or ()) else 0
     batch = at_once * positions * (8 * (4 * d + 3 * k * f + apart) + 4 * (heads * positions + d))
@@ -95,7 +94,7 @@ def forward_needs(
         + weights.tensor
         + batch
         + max(taken, default=0)
-        + samples * row
+        + (between_blocks(config, sampling) if sampling else 0)
         + looked_at,
     )
 
@@ -219,6 +218,14 @@ def check_training(
         )
 
 
-def _sums(experts: int, d_model: int, also: Collection[str]) -> int:
-    sums = LayerStatistics.zeros(experts, d_model, also, device="meta")
-    return sum(value.nbytes for value in sums.tensors().values())
+def statistics_bytes(config: Any, also: Collection[str]) -> list[int]:
+    """Bytes of the sums of each sparse layer: the usual ones and those that `also` names."""
+    sums = (LayerStatistics.zeros(layer.experts, layer.d_model, also, device="meta") for layer in sparse_layers(config))
+    return [sum(value.nbytes for value in each.tensors().values()) for each in sums]
+
+
+def between_blocks(config: Any, sampling: Draw) -> int:
+    """P of the formulas above: bytes that passes over the sample keep between two blocks."""
+    d = max((layer.d_model for layer in sparse_layers(config)), default=0)
+    states = 2 * d * (config.dtype.itemsize if config.dtype else 4)
+    return sampling.samples * sampling.positions * (states + 2 * sampling.positions)

@@ -162,9 +162,13 @@ def fetch(source: Path | str, revision: str | None = None, patterns: Sequence[st
     if isinstance(source, Path) or not HUB_ID.fullmatch(source):
         raise CheckpointError(f"{source}: no such directory; give the path of a saved checkpoint or a hub id")
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         found = snapshot_download(source, revision=revision, allow_patterns=[*patterns], ignore_patterns=UNWANTED)
+    except LocalEntryNotFoundError:
+        message = f"{source}: no such directory, and no model hub can be reached; give the path of a saved checkpoint"
+        raise CheckpointError(message) from None
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{source}: no such directory, and the hub does not give it: {reason}") from None

@@ -140,12 +140,13 @@ def check_stock(mapped: Mapped) -> None:
             "number for all layers: merge with `budget` = uniform, as the recipe m-smoe-uniform does"
         )
     for layer in mapped.layers:
-        reason = _cannot_route(layer, kept[layer.name])
+        reason = cannot_route(layer, kept[layer.name])
         if reason:
             raise CheckpointError(f"{directory}: {layer.name} keeps {kept[layer.name]} experts, but {reason}")
 
 
-def _cannot_route(layer: MoELayer, kept: int) -> str | None:
+def cannot_route(layer: MoELayer, kept: int) -> str | None:
+    """Why the stock router of a layer cannot select among `kept` experts; None if it can."""
     if kept < layer.top_k:
         return f"its router selects {layer.top_k}: merge to at least as many groups"
     limit = layer.limit

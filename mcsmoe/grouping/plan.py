@@ -88,9 +88,10 @@ class Plan:
         (directory / PLAN).write_text(_one_line_a_group(self.to_json()) + "\n")
 
     @classmethod
-    def load(cls, directory: Path) -> "Plan":
-        """Read what `save` wrote. Raises `PlanError` if the file is missing or not a plan."""
-        path = directory / PLAN
+    def load(cls, source: Path | str) -> "Plan":
+        """Read what `save` wrote: a directory with plan.json, or a file. Raises `PlanError` if it is not a plan."""
+        source = Path(source)
+        path = source if source.is_file() else source / PLAN
         try:
             values = json.loads(path.read_text())
             layers = {
@@ -102,8 +103,8 @@ class Plan:
                 for name, layer in values.pop("layers").items()
             }
             return cls(**values | {"excluded": tuple(values["excluded"])}, layers=layers)
-        except FileNotFoundError:
-            raise PlanError(f"{directory}: no {PLAN}") from None
+        except (FileNotFoundError, NotADirectoryError):
+            raise PlanError(f"{source}: no {PLAN}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"{path} is not a plan ({error})") from None
 

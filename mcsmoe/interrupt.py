@@ -6,16 +6,23 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 
 INTERRUPTED = 130
 SECONDS = 5
 """Time for cleaning up, and for native code that cannot be interrupted: a large matrix product, a solver."""
 CHILD = {"MCSMOE_CHILD": "1"}
-"""Environment of a process that a stage starts. It prints nothing on Ctrl-C, because the stage already does."""
+"""Environment of a process that a command starts. It prints nothing on Ctrl-C, because the command already does."""
 HALF = "nothing half written"
 
 _said = threading.Lock()
+_others: list[str] = []
+
+
+def resumed_by(command: str) -> None:
+    """Make the line name another command that resumes the work, besides the same one."""
+    _others.append(command)
 
 
 def idle() -> None:
@@ -30,7 +37,7 @@ def idle() -> None:
 def working() -> None:
     """Make Ctrl-C raise `KeyboardInterrupt`, and end the process if it is still alive `SECONDS` later.
 
-    Does nothing unless `idle` was called, so programs that only import stages keep their own handler.
+    Does nothing unless `idle` was called, so programs that only import this keep their own handler.
     """
     if signal.getsignal(signal.SIGINT) is not _end:
         return
@@ -43,7 +50,7 @@ def working() -> None:
 
 
 def leaving(what: str = "") -> None:
-    """Print that the stage was interrupted, and `what` is left of its work; further Ctrl-C is ignored."""
+    """Print that the command was interrupted, and `what` is left of its work; further Ctrl-C is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _say(what or HALF)
 
@@ -71,5 +78,12 @@ def _end(number: int = signal.SIGINT, frame: FrameType | None = None) -> None:
 
 def _say(what: str) -> None:
     if _said.acquire(blocking=False) and not CHILD.items() <= os.environ.items():
-        again = shlex.join(["python", *sys.orig_argv[1:]])
-        os.write(2, f"\ninterrupted: {what}; run `{again}` again, or `dvc repro`\n".encode())
+        again = ", or ".join([f"run `{same_command()}` again", *(f"`{other}`" for other in _others)])
+        os.write(2, f"\ninterrupted: {what}; {again}\n".encode())
+
+
+def same_command() -> str:
+    """The command line of this process: `python -m a.module --option`, or `mcsmoe show` for a script on the path."""
+    first, *rest = sys.orig_argv[1:]
+    script = first == sys.argv[0] and not first.startswith("-") and not Path(first).suffix
+    return shlex.join([Path(first).name, *rest] if script else ["python", first, *rest])
