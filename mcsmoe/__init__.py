@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mcsmoe.api import collect, evaluate, export, merge, open, plan
+    from mcsmoe.api import collect, evaluate, export, merge, open, plan, shrink
     from mcsmoe.calibration.statistics import RoutingStatistics
     from mcsmoe.grouping.plan import Plan
 
@@ -26,10 +26,11 @@ PLACES = {
     "merge": "mcsmoe.api",
     "open": "mcsmoe.api",
     "plan": "mcsmoe.api",
+    "shrink": "mcsmoe.api",
 }
 """Public name → its module, which is imported at first use (PEP 562): importing this package takes no time."""
 
-__all__ = ["Plan", "RoutingStatistics", "collect", "evaluate", "export", "merge", "open", "plan"]
+__all__ = ["Plan", "RoutingStatistics", "collect", "evaluate", "export", "merge", "open", "plan", "shrink"]
 
 
 def __getattr__(name: str) -> Any:

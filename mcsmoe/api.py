@@ -12,7 +12,7 @@ Mistakes raise a subclass of `mcsmoe.errors.UserError`, whose message is one lin
 The examples below run in a directory with a small model `tiny-moe`; `texts` is a list of strings.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +36,11 @@ from mcsmoe.methods.planning import make_plan
 from mcsmoe.methods.recipe import check_budget, check_router, load_recipe
 from mcsmoe.model import Model
 from mcsmoe.params import Exclude, Merge
+from mcsmoe.shrinking.job import Job, Request, plan_job
+from mcsmoe.shrinking.outcome import Outcome
+from mcsmoe.shrinking.run import run_job
 from mcsmoe.similarity.collecting import collect_model
+from mcsmoe.sizing import Format
 
 SAMPLES, LENGTH, BATCH = 128, 1024, 4
 """Default size of a calibration sample, in blocks, tokens of a block, and blocks at a time."""
@@ -64,12 +68,17 @@ def open(
     Raises `CheckpointError` for a source that is missing, damaged, quantised or of an unsupported architecture, and
     `ParameterError` for a `memory_limit` that is no size.
     """
+    limit = memory_size(memory_limit)
+    return Model(fetch(source, revision), limit, device=device or best_device(), name=str(source))
+
+
+def memory_size(limit: int | str | None) -> int | None:
+    """Bytes of a memory limit. Raises `ParameterError` for what is no size."""
     try:
-        limit = size_in_bytes(memory_limit)
+        found: int | None = size_in_bytes(limit)
     except ValueError as error:
-        raise ParameterError("memory_limit", memory_limit, str(error)) from None
-    directory = fetch(source, revision)
-    return Model(directory, limit, device=device or best_device(), name=str(source))
+        raise ParameterError("memory_limit", limit, str(error)) from None
+    return found
 
 
 def best_device() -> str:
@@ -309,3 +318,46 @@ def evaluate(
     streamed = must_stream_scoring(limit, "evaluate", model.config, batch_size, sampling.positions, generates=False)
     with model.loaded(streamed=streamed) as module:
         return likelihood(module, rows, model.tokenizer.pad_token_id, batch_size, memory_limit=limit)
+
+
+def shrink(
+    source: str | Path,
+    output: str | Path,
+    *,
+    experts: int | None = None,
+    size: str | float | None = None,
+    recipe: str = "m-smoe",
+    text: str | Path | None = None,
+    samples: int = SAMPLES,
+    memory_limit: int | str | None = None,
+    format: Format = "stock",
+    seed: int = 0,
+    confirm: Callable[[Job], None] = lambda job: None,
+) -> Outcome:
+    """Make the model `source` smaller: collect, plan, merge, export, measure, and write a model card, in one call.
+
+    `experts` are kept a layer, or as many as `size` allows ("50%" of the bytes, or "24GB"). `text` is a directory, a
+    file or a hub id; without it a mix of hub data sets is read: code, chat, prose, mathematics and several languages.
+    `format` "stock" writes a checkpoint that any engine loads, "mapped" exactly the merged model. `memory_limit` is
+    for the whole process; by default it is what is free. `confirm` is called with the job when it is known to be
+    possible and before any work, and may raise to end it.
+
+        >>> outcome = mcsmoe.shrink("tiny-moe", "small", experts=2, text="text", samples=8)
+        >>> outcome
+        result      118 kB, 60.8 % of 194 kB
+        perplexity  ... → ... (...)
+        next token  the same for ...
+        ...
+
+    An interrupted call goes on where it stopped when it is made again; one that had finished returns its outcome.
+    Raises a `UserError` for what cannot work before any work; `output` appears whole or not at all.
+    """
+    limit = memory_size(memory_limit)
+    where = None if text is None else str(text)
+    request = Request(
+        str(source), Path(output), experts, size, recipe, where, samples, limit, format, best_device(), seed
+    )
+    job = plan_job(request)
+    if not request.output.exists():
+        confirm(job)
+    return run_job(job)

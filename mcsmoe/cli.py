@@ -1,5 +1,7 @@
-"""The command `mcsmoe`: look at models and plans.
+"""The command `mcsmoe`: make a model small, and look at models and plans.
 
+    mcsmoe shrink MODEL          merge its experts into a smaller model, and measure what that costs
+    mcsmoe evaluate MODEL        how well a model predicts text
     mcsmoe inspect MODEL         what a model is, and what merging its experts would give and cost
     mcsmoe show PLAN             what a plan makes of the experts of each layer
     mcsmoe diff PLAN PLAN        in what two plans differ
@@ -8,6 +10,8 @@ With --json a command prints one JSON object and nothing else.
 """
 
 import json
+import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +19,7 @@ import typer
 
 import mcsmoe.command
 from mcsmoe.command import interruptible
+from mcsmoe.errors import UserError
 from mcsmoe.interrupt import idle
 
 app = typer.Typer(
@@ -24,6 +29,19 @@ app = typer.Typer(
     help="Make a sparse mixture-of-experts model small by merging its experts.",
 )
 
+MIX = (
+    "a mix from the hub: evol-codealpaca-v1 (code), ultrachat_200k (chat), fineweb-edu (prose), open-web-math "
+    "(mathematics) and wikipedia in seven languages"
+)
+
+
+class Form(Enum):
+    """The form of the result."""
+
+    STOCK = "stock"
+    MAPPED = "mapped"
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
 PlanPath = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan.json, or the directory that holds one.")]
 
@@ -32,6 +50,73 @@ def main() -> None:
     """Run the command. Mistakes print one line and exit with code 2."""
     idle()
     mcsmoe.command.run(app)
+
+
+Text = Annotated[
+    str | None,
+    typer.Option(metavar="DIR|FILE|HUB_ID", help=f"Text to compare experts on and to measure on; without it {MIX}."),
+]
+MemoryLimit = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Memory to use, such as 24GB; without it what is free.")
+]
+
+
+@app.command()
+@interruptible
+def shrink(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory of a checkpoint, or a hub id.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Directory to write; it must not exist.")],
+    experts: Annotated[int | None, typer.Option(min=1, metavar="K", help="Experts to keep in a layer.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Instead of --experts: size of the result, such as 50% of the bytes, or 24GB.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Method: see docs/methods.md.")] = "m-smoe",
+    text: Text = None,
+    samples: Annotated[int, typer.Option(min=1, help="Rows of text to compare experts on.")] = 128,
+    memory_limit: MemoryLimit = None,
+    form: Annotated[
+        Form,
+        typer.Option("--format", help="stock: any engine loads it. mapped: exactly the merged model, with its code."),
+    ] = Form.STOCK,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Merge the experts of MODEL into fewer, write the smaller model, and measure what it costs.
+
+    Says first what it will do and what that takes, and asks. When it was interrupted, run it again: it goes on.
+    """
+    from mcsmoe.api import shrink as shrink_model
+    from mcsmoe.command import prepare
+    from mcsmoe.shrinking.job import Job
+
+    def confirm(job: Job) -> None:
+        for heading, line in job.lines():
+            print(f"{heading:<12}{line}", file=sys.stderr)
+        if not yes:
+            _ask()
+
+    prepare(seed=0)
+    outcome = shrink_model(
+        model,
+        output,
+        experts=experts,
+        size=size,
+        recipe=recipe,
+        text=text,
+        samples=samples,
+        memory_limit=memory_limit,
+        format=form.value,
+        confirm=confirm,
+    )
+    _tell(outcome, outcome.to_json(), as_json)
+
+
+def _ask() -> None:
+    """Ask whether to start. Raises `UserError` if nobody can answer."""
+    if not sys.stdin.isatty():
+        raise UserError("nobody can be asked here whether to start: add --yes")
+    if not typer.confirm("Start?", default=True, err=True):
+        raise typer.Exit(0)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from mcsmoe.calibration.memory import must_stream
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.watch import Batch, one_by_one
 from mcsmoe.checkpoint.output import write_json
+from mcsmoe.checkpoint.reader import read_json
 from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code, tensor_hash
 from mcsmoe.checkpoint.verify import probe_batch, verify_stock
 from mcsmoe.errors import CheckpointError, ParameterError
@@ -101,6 +102,12 @@ def _names(mapped: Mapped, layer: MoELayer) -> tuple[str, str | None]:
 REPORT = "export.json"
 """Marks a directory as an export, and holds its source of router rows, experts per layer, and `Agreement`."""
 CARD = "README.md"
+
+
+def read_agreement(directory: Path) -> Agreement | None:
+    """The agreement that `export_model` has written into `directory`."""
+    found: Agreement | None = read_json(directory / REPORT)["agreement"]
+    return found
 
 
 def export_model(

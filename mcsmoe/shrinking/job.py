@@ -14,6 +14,7 @@ from mcsmoe.families import MoELayer, language_config, merged_layers, sparse_lay
 from mcsmoe.fields import shown_size
 from mcsmoe.grouping.policies import POLICIES
 from mcsmoe.methods.recipe import Recipe, check_router, load_recipe
+from mcsmoe.params import Exclude, Merge
 from mcsmoe.shrinking.machine import available_memory, free_disk, own_memory
 from mcsmoe.shrinking.pace import Pace, Work, active_parameters, shown_time
 from mcsmoe.shrinking.rows import Rows, RowSampling, draw_rows
@@ -68,14 +69,22 @@ class Job:
     sampling: RowSampling
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What makes a result this one, as JSON values; not where it is written, nor how much memory was used."""
+        request = self.request
+        asked = {name: getattr(request, name) for name in ("source", "recipe", "text", "samples", "form", "seed")}
+        return asked | {"experts": self.kept, "budget": self.merge.budget, "rows": self.rows.fingerprint}
+
+    @property
     def result(self) -> int:
         """Bytes of the result."""
         return self.sizes.kept(self.kept, self.request.form)
 
     @property
-    def budget(self) -> str:
-        """A stock checkpoint has one number of experts for all layers."""
-        return self.recipe.budget or ("uniform" if self.request.form == "stock" else "global")
+    def merge(self) -> Merge:
+        """The budget: a stock checkpoint has one number of experts for all layers."""
+        budget: Any = self.recipe.budget or ("uniform" if self.request.form == "stock" else "global")
+        return Merge(groups=self.kept, budget=budget, capacity=None, exclude=Exclude(encoder=[], decoder=[]))
 
     @cached_property
     def streamed(self) -> bool:
@@ -121,7 +130,7 @@ class Job:
         share = f"{self.result / self.sizes.total:.1%}"
         text = request.text or f"a mix of {', '.join(MIX)} from the hub"
         counts = f"{self.kept} of {layer.experts} experts in each of {len(self.layers)} layers"
-        if self.budget == "global":
+        if self.merge.budget == "global":
             counts = f"{self.kept} of {layer.experts} experts a layer on average, in {len(self.layers)} layers"
         forms = {
             "stock": "the class and tensor names of the source: any engine loads it",
@@ -169,7 +178,8 @@ def plan_job(request: Request) -> Job:
     limit = (request.memory_limit or available_memory(request.device)) - own_memory()
     restored = needs_restoring(directory)
     if restored and sizes.total > limit and not inside_another(directory):
-        raise MemoryLimitError(limit, "restoring quantised or .bin weights", sizes.total, "raise it: this is not streamed")
+        what = "restoring quantised or .bin weights, which is not streamed,"
+        raise MemoryLimitError(limit, what, sizes.total, "raise it")
     rows = draw(request, directory, config)
     sampling = fitting(config, rows, kept, request, limit)
     job = Job(request, directory, config, layers, sizes, recipe, kept, rows, restored, limit, sampling)
@@ -188,11 +198,11 @@ def check_recipe(request: Request, recipe: Recipe, layers: list[MoELayer]) -> No
         raise ParameterError("recipe", request.recipe, f"always keeps {recipe.groups:g} experts; take another")
     check_router(request.recipe, recipe, layers)
     if request.form == "stock":
-        remedy = "a stock checkpoint cannot have that; take another recipe, or format mapped"
+        remedy = "which a stock checkpoint cannot have: take another recipe, or format mapped"
         if recipe.budget == "global":
-            raise ParameterError("recipe", request.recipe, f"keeps more experts in some layers than in others: {remedy}")
+            raise ParameterError("recipe", request.recipe, f"gives each layer its own number of experts, {remedy}")
         if POLICIES.fact(recipe.router, "excludes"):
-            raise ParameterError("recipe", request.recipe, f"excludes experts from the router: {remedy}")
+            raise ParameterError("recipe", request.recipe, f"excludes experts from the router, {remedy}")
 
 
 def check_experts(request: Request, kept: int, sizes: Sizes) -> None:

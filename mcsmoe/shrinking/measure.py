@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mcsmoe.calibration.memory import forwards_at_once, must_stream_scoring
 from mcsmoe.checkpoint.lockstep import run_forwards
+from mcsmoe.checkpoint.resume import Store
 from mcsmoe.checkpoint.streamed import block_names, device_of
 from mcsmoe.model import Model
 from mcsmoe.tasks.batches import IGNORED, collate, model_inputs
@@ -22,6 +23,7 @@ CHUNK = 128
 """Positions whose logits are in float32 at a time: with a vocabulary of 150,000, 77 MB."""
 STATES_ROWS, STATES_STEP = 8, 64
 """Hidden states are kept of this many rows, at every so-many-th position."""
+STATES = "states/"
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 3, 48, 16
 """Prompts that are continued, their length, and how many tokens are written. Each token of a model that is read block
 by block takes a reading of the whole model."""
@@ -42,6 +44,18 @@ class Predictions:
     next_tokens: Tensor
     states: dict[str, Tensor]
     texts: list[str]
+
+    def keep(self, store: Store, name: str) -> None:
+        """Write everything as a note."""
+        tensors = {"losses": self.losses, "tokens": self.tokens, "next_tokens": self.next_tokens}
+        store.keep(name, tensors | {f"{STATES}{block}": value for block, value in self.states.items()}, self.texts)
+
+    @classmethod
+    def load(cls, store: Store, name: str) -> "Predictions":
+        """Read what `keep` wrote."""
+        tensors, texts = store.load(name)
+        states = {key.removeprefix(STATES): value for key, value in tensors.items() if key.startswith(STATES)}
+        return cls(tensors["losses"], tensors["tokens"], tensors["next_tokens"], states, texts)
 
 
 def predictions(model: Model, rows: Sequence[Encoded]) -> Predictions:

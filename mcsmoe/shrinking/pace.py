@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mcsmoe.sizing import Sizes
 
 from mcsmoe.families import MoELayer
 from mcsmoe.shrinking.measure import NEW_TOKENS
+from mcsmoe.sizing import Sizes
 
 SAMPLE_BYTES = 2**25
 USUAL_READING = 5e8

@@ -2,17 +2,16 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.resume import Store, locked
 
 
 class Workspace:
-    """The phases that earlier runs have finished, each with its key: all that its result depends on, as JSON values.
+    """The phases that earlier runs have finished, each with its key: a hash of all that its result depends on.
 
     `path` is `.{name}.shrink` beside the output. Phases come in order: one that runs anew makes those after it void.
     """
@@ -21,20 +20,20 @@ class Workspace:
         self.path = path
         self.notes = Store(path / "notes")
         self._record = path / "finished.json"
-        self._finished: dict[str, Any] = json.loads(self._record.read_text()) if self._record.is_file() else {}
+        self._finished: dict[str, str] = json.loads(self._record.read_text()) if self._record.is_file() else {}
 
-    def finished(self, phase: str, key: Mapping[str, Any]) -> bool:
+    def finished(self, phase: str, key: str) -> bool:
         """Whether an earlier run has finished the phase with this key."""
-        return phase in self._finished and self._finished[phase] == json.loads(json.dumps(key))
+        return self._finished.get(phase) == key
 
-    def run(self, phase: str, key: Mapping[str, Any], work: Callable[[], object]) -> None:
+    def run(self, phase: str, key: str, work: Callable[[], object]) -> None:
         """Do the work of a phase, and record it as finished."""
         names = list(self._finished)
         if phase in names:
             self._finished = {name: self._finished[name] for name in names[: names.index(phase)]}
             write_json(self._record, self._finished)
         work()
-        self._finished[phase] = json.loads(json.dumps(key))
+        self._finished[phase] = key
         write_json(self._record, self._finished)
 
 
