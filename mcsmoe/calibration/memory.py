@@ -224,7 +224,7 @@ def statistics_bytes(config: Any, also: Collection[str]) -> list[int]:
     return [sum(value.nbytes for value in each.tensors().values()) for each in sums]
 
 
-def between_blocks(config: Any, sampling: Draw) -> int:
+def between_blocks(config: Any, sampling: Rows) -> int:
     """P of the formulas above: bytes that passes over the sample keep between two blocks."""
     d = max((layer.d_model for layer in sparse_layers(config)), default=0)
     states = 2 * d * (config.dtype.itemsize if config.dtype else 4)
