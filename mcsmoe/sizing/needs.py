@@ -48,18 +48,18 @@ def merging_bytes(config: Any, kept: int) -> int:
     """
     sizes = Sizes.of(config)
     needs = [
-        max((layer.experts - kept + 2) * sizes.by_layer[layer.name].expert, aligning_bytes(config, layer))
+        max((layer.experts - kept + 2) * sizes.by_layer[layer.name].expert, aligning_bytes(sizes, layer))
         for layer in sizes.layers
     ]
     return max(*needs, Footprint.of(config).tensor)
 
 
-def aligning_bytes(config: Any, layer: MoELayer) -> int:
+def aligning_bytes(sizes: Sizes, layer: MoELayer) -> int:
     """Bytes of memory for weight matching: two experts, a float32 copy of one tensor of each, and two [f, f] float32.
 
     The matrices are the similarities of their hidden neurons, and the copy that the assignment works on.
     """
-    expert = Sizes.of(config).by_layer[layer.name].expert
+    expert = sizes.by_layer[layer.name].expert
     return 2 * expert + 2 * FLOAT * layer.d_ff * layer.d_model + 2 * FLOAT * layer.d_ff**2
 
 
