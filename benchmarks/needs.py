@@ -108,7 +108,7 @@ def needs(params: Params, shape: Mapping[str, Any]) -> dict[str, float]:
         "permute on disk": full,
         "merge on disk": student,
         "distill on disk": student,
-        "permute, by weights": aligning_bytes(config, sizes.layers[0]),
+        "permute, by weights": aligning_bytes(sizes, sizes.layers[0]),
         "collect, streamed": forward.streamed,
         "collect, whole": forward.whole,
         "distill, compress": 4 * student + full,

@@ -94,7 +94,7 @@ class Inspection:
         size = f"{shown_size(self.bytes)} in {self.dtype}"
         if self.quantised:
             disk = "" if self.bytes_on_disk is None else f"{shown_size(self.bytes_on_disk)} on disk, "
-            size = f"{disk}quantised ({self.quantised}); {size}, from which merging starts"
+            size = f"{disk}quantised ({self.quantised}); {size}, as they are restored first"
         elif self.bytes_on_disk is None:
             size += ", by the configuration"
         else:
@@ -156,6 +156,7 @@ def inspect(directory: Path, samples: int, length: int, batch_size: int, name: s
         form: Format = "stock" if kept in possible else "mapped"
         result, memory = sizes.kept(kept, form), working_memory(config, sampling, kept, form)
         disk = working_disk(config, sampling, kept, form, streamed=memory.streamed < memory.whole)
+        disk += sizes.total if quantisation else 0  # the restored weights
         return Outcome(kept, form, result, round(result / sizes.total, 4), disk, memory.whole, memory.streamed)
 
     return Inspection(

@@ -6,10 +6,15 @@ one, verify both, and measure source and result. Formulas of a forward pass are 
 
 from typing import Any
 
-import torch
-
-from mcsmoe.calibration.memory import Needs, between_blocks, forward_needs, statistics_bytes
-from mcsmoe.calibration.sample import Draw
+from mcsmoe.calibration.memory import (
+    Batches,
+    Needs,
+    Rows,
+    between_blocks,
+    forward_needs,
+    scoring_needs,
+    statistics_bytes,
+)
 from mcsmoe.checkpoint.streamed import Footprint
 from mcsmoe.families import MoELayer
 from mcsmoe.sizing.sizes import Format, Sizes
@@ -18,19 +23,20 @@ FLOAT = 4
 """Bytes of a float32 number."""
 
 
-def working_memory(config: Any, sampling: Draw, kept: int, form: Format) -> Needs:
+def working_memory(config: Any, sampling: Rows, kept: int, form: Format) -> Needs:
     """Bytes of memory that the hungriest step needs, with models whole or streamed; the process itself comes on top.
 
-    `kept` experts are left in each layer. Measuring computes the logits of one batch of the sample at a time.
+    `kept` experts are left in each layer. For a stock result the tokens of one layer are kept, which tell how well its
+    router rows agree with the source. Models are measured on rows like those of the sample.
     """
-    collecting = forward_needs(config, sampling, also=())
-    exporting = forward_needs(config, sampling, tokens=form == "stock")
-    plain = forward_needs(config, sampling)
-    logits = sampling.batch_size * sampling.positions * config.vocab_size * (config.dtype or torch.float32).itemsize
+    steps = [
+        forward_needs(config, sampling, also=()),
+        forward_needs(config, sampling, tokens=form == "stock"),
+        scoring_needs(config, Batches(1, sampling.batch_size, sampling.positions)),
+    ]
     merging = merging_bytes(config, kept)
     return Needs(
-        whole=max(collecting.whole, exporting.whole, plain.whole + logits, merging),
-        streamed=max(collecting.streamed, exporting.streamed, plain.streamed + logits, merging),
+        whole=max(merging, *(step.whole for step in steps)), streamed=max(merging, *(step.streamed for step in steps))
     )
 
 
@@ -42,22 +48,22 @@ def merging_bytes(config: Any, kept: int) -> int:
     """
     sizes = Sizes.of(config)
     needs = [
-        max((layer.experts - kept + 2) * sizes.by_layer[layer.name].expert, aligning_bytes(config, layer))
+        max((layer.experts - kept + 2) * sizes.by_layer[layer.name].expert, aligning_bytes(sizes, layer))
         for layer in sizes.layers
     ]
     return max(*needs, Footprint.of(config).tensor)
 
 
-def aligning_bytes(config: Any, layer: MoELayer) -> int:
+def aligning_bytes(sizes: Sizes, layer: MoELayer) -> int:
     """Bytes of memory for weight matching: two experts, a float32 copy of one tensor of each, and two [f, f] float32.
 
     The matrices are the similarities of their hidden neurons, and the copy that the assignment works on.
     """
-    expert = Sizes.of(config).by_layer[layer.name].expert
+    expert = sizes.by_layer[layer.name].expert
     return 2 * expert + 2 * FLOAT * layer.d_ff * layer.d_model + 2 * FLOAT * layer.d_ff**2
 
 
-def working_disk(config: Any, sampling: Draw, kept: int, form: Format, streamed: bool = True) -> int:
+def working_disk(config: Any, sampling: Rows, kept: int, form: Format, streamed: bool = True) -> int:
     """Bytes of disk at the worst moment, besides the source.
 
     Statistics stay; a stock checkpoint is made of a mapped one, which is there until both are verified. Streamed,

@@ -87,6 +87,9 @@ def test_quantised_weights_are_counted_as_they_are_restored(tmp_path: Path):
     assert (found.quantised, found.dtype, found.bytes_on_disk) == ("mxfp4", "bfloat16", 12345)
     assert found.bytes == Sizes.of(model.config.to_dict() | {"dtype": "bfloat16"}).total
     assert "12.3 kB on disk, quantised (mxfp4); " in str(found)
+    plain = inspect(described(model, tmp_path / "plain", dtype="bfloat16"), *SAMPLE)
+    extra = [row.disk - other.disk for row, other in zip(found.outcomes, plain.outcomes, strict=True)]
+    assert extra == [found.bytes] * len(extra)
 
 
 def test_a_merged_model_is_told_as_such(tmp_path: Path):

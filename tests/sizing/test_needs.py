@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from mcsmoe.calibration.memory import forward_needs
+from mcsmoe.calibration.memory import Batches, forward_needs, scoring_needs
 from mcsmoe.calibration.sample import TextSampling
 from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
-from mcsmoe.families import sparse_layers
 from mcsmoe.sizing import Sizes, aligning_bytes, merging_bytes, working_disk, working_memory
-from tests.causal import VOCABULARY, tiny_mixtral
+from tests.causal import tiny_mixtral
 
 SAMPLING = TextSampling((), samples=6, length=8, batch_size=2, seed=0, causal=True)
 EXPERT = 3 * 32 * 48 * 4
@@ -18,8 +17,9 @@ EXPERT = 3 * 32 * 48 * 4
 def test_merging_holds_the_largest_group_that_there_can_be():
     config = tiny_mixtral().config
     assert merging_bytes(config, 1) == 5 * EXPERT  # four members and their sum
-    assert merging_bytes(config, 3) == aligning_bytes(config, sparse_layers(config)[0])
-    assert aligning_bytes(config, sparse_layers(config)[0]) == 2 * EXPERT + 8 * 48 * 32 + 8 * 48 * 48
+    sizes = Sizes.of(config)
+    assert merging_bytes(config, 3) == aligning_bytes(sizes, sizes.layers[0])
+    assert aligning_bytes(sizes, sizes.layers[0]) == 2 * EXPERT + 8 * 48 * 32 + 8 * 48 * 48
     large = tiny_mixtral(vocab_size=6000).config  # an embedding is larger than any group
     assert merging_bytes(large, 1) == 6000 * 32 * 4
 
@@ -28,9 +28,9 @@ def test_merging_holds_the_largest_group_that_there_can_be():
 def test_the_hungriest_step_counts(kept: int):
     config = tiny_mixtral().config
     mapped, stock = (working_memory(config, SAMPLING, kept, form) for form in ("mapped", "stock"))
-    plain = forward_needs(config, SAMPLING)
-    logits = 2 * SAMPLING.positions * VOCABULARY * 4
-    assert mapped.whole >= max(forward_needs(config, SAMPLING, also=()).whole, plain.whole + logits)
+    measuring = scoring_needs(config, Batches(1, SAMPLING.batch_size, SAMPLING.positions))
+    collecting = forward_needs(config, SAMPLING, also=())
+    assert mapped.whole == max(measuring.whole, collecting.whole)
     assert stock.streamed >= max(mapped.streamed, forward_needs(config, SAMPLING, tokens=True).streamed)
     assert mapped.streamed < mapped.whole
 
