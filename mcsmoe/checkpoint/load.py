@@ -2,7 +2,7 @@
 
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,12 @@ def load_model(
     trust_remote_code: bool = False,
     dtype: torch.dtype | None = None,
     any_family: bool = False,
-    offload: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load a model of a supported family in eval mode; `source` is a directory, or a hub id if it is a `str`.
 
     Reads safetensors and old `.bin` files. From a model that reads more than text, only the language model is loaded.
     `dtype` defaults to the checkpoint's; quantised weights are dequantised. `any_family` accepts every model of
-    transformers that generates text, for measurements that need to know nothing about experts. `offload` holds
-    options of `from_pretrained` that offload weights (see `offloading`); offloaded weights are not checked here.
+    transformers that generates text, for measurements that need to know nothing about experts.
     Raises `CheckpointError` for a missing or damaged source, an unsupported architecture, a tensor that is missing,
     unexpected or of the wrong shape, and for weights that are not finite.
     """
@@ -65,7 +63,6 @@ def load_model(
     options = origin | {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if dtype is not None:
         options["dtype"] = dtype
-    options |= offload or {}
     with _Failures(source):
         model, report = getattr(transformers, auto_class(config)).from_pretrained(source, config=config, **options)
     if config is not whole:
@@ -77,7 +74,7 @@ def load_model(
             what = kind.replace("_keys", "")
             raise CheckpointError(f"{source}: {len(names)} {what} tensors, the first is {names[0]}")
     for name, value in model.named_parameters():
-        if not value.is_meta and not value.isfinite().all():
+        if not value.isfinite().all():
             raise CheckpointError(f"{source}: {name} holds NaN or infinity; train or copy the model again")
     align_weights(model)
     compute_in(model, dtype)
@@ -88,16 +85,6 @@ def compute_in(model: Any, dtype: torch.dtype | None) -> None:
     """Choose kernels that support `dtype`: the default for experts, a grouped matrix product, takes no float64."""
     if dtype == torch.float64 and model._can_set_experts_implementation():
         model.set_experts_implementation("eager")
-
-
-def offloading(size: int, limit: int | None, folder: Path | str) -> dict[str, Any]:
-    """Options of `from_pretrained` that offload what exceeds `limit` bytes of a model of `size` bytes; {} if it fits.
-
-    They use accelerate's `device_map`: every forward pass reads offloaded weights from the checkpoint or `folder`.
-    """
-    if limit is None or size <= limit:
-        return {}
-    return {"device_map": "auto", "max_memory": {"cpu": limit}, "offload_folder": str(folder)}
 
 
 def load_config(

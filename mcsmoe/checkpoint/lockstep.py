@@ -5,14 +5,14 @@ blocks (embeddings, masks, positions, encoder states for a decoder) is left to t
 `run_forwards` is the way in for whoever does not care whether a model is streamed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from mcsmoe.checkpoint.journal import Call, Journal
@@ -117,6 +117,14 @@ def run_forwards(
         for start in starts:
             for _ in lockstep(model, blocks, forwards[start : start + starts.step], lambda i: None):
                 bar.update()
+
+
+@torch.no_grad()
+def logits_of(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Logits of a model, whole or streamed, on one batch."""
+    found: list[Tensor] = []
+    run_forwards(model, [lambda: found.append(model(**inputs).logits)], "forward", show=False)
+    return found[0]
 
 
 def lockstep(

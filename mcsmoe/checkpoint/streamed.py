@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcsmoe.checkpoint.load import compute_in, load_config
+from mcsmoe.checkpoint.load import compute_in, load_config, load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import Family, MoELayer, empty_model, family_of, merged_layers, skeleton
@@ -46,7 +46,11 @@ class Blocks:
     def __init__(self, model: nn.Module, names: list[str], weights: "Weights", device: torch.device) -> None:
         self.device = device
         self._model, self._weights = model, weights
-        self._empty = {name: _named(model.get_submodule(name)) for name in names}
+        self._empty = {
+            name: {key: value.to("meta") for key, value in _named(model.get_submodule(name)).items()} for name in names
+        }
+        for name in names:
+            self.free(name)  # saved buffers have values until here
 
     @property
     def names(self) -> list[str]:
@@ -167,6 +171,18 @@ def load_streamed(directory: Path, device: torch.device | str = "cpu", dtype: to
     compute_in(model, dtype)
     setattr(model, ATTRIBUTE, blocks)
     return model.eval()
+
+
+def load_fitting(directory: Path, memory_limit: int | None, dtype: torch.dtype | None = None) -> Any:
+    """Load the model of a directory as `load_model` does, or as `load_streamed` if it needs more than `memory_limit`.
+
+    Counts weights, and the largest tensor again because reading copies it. Raises `CheckpointError` as they do.
+    """
+    if memory_limit is not None:
+        weights, own = Footprint.of(load_config(directory)), _dtype(load_config(directory), Checkpoint(directory))
+        if (weights.whole + weights.tensor) * (dtype or own).itemsize // own.itemsize > memory_limit:
+            return load_streamed(directory, dtype=dtype)
+    return load_model(directory, dtype=dtype)
 
 
 def blocks_of(model: nn.Module) -> Blocks | None:
