@@ -137,7 +137,7 @@ def line(values: Mapping[str, float], title: str, unit: str, colour: str) -> Fig
         axes = figure.add_subplot()
         axes.plot(heights, color=colour, linewidth=1.6, marker="o", markersize=3)
         axes.fill_between(range(len(heights)), heights, color=colour, alpha=0.12, linewidth=0)
-        thinned(axes.xaxis, list(values), 6)
+        thinned(axes.xaxis, list(values), 4)
         axes.tick_params(axis="x", color=FAINT)
         axes.set_title(title, pad=8)
         axes.set_ylabel(unit)
