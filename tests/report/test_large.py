@@ -52,6 +52,13 @@ def test_figures_of_a_large_model_are_small():
     assert len(svg(similarity_groups(excerpt(similarity), framed(plans["m-smoe"]), "m-smoe"))) < 400_000
 
 
+def test_the_scale_of_a_large_layer_ends_at_four_times_the_mean_use():
+    frequency, _, _ = inputs()
+    scale = expert_use(frequency).axes[1]
+    assert scale.get_ylim()[1] == pytest.approx(4 * 100 / 128)
+    assert max(scale.get_yticks()) <= 4 * 100 / 128
+
+
 def test_what_a_layer_loses():
     lost = plan("pruned", Group(1, (1, 2), (0.4, 0.2)), dropped=(0, 3))
     (grouping,) = groupings({"pruned": use_rows(lost, FREQUENCY)})
