@@ -64,6 +64,7 @@ def heat_map(axes: Axes, values: np.ndarray, *, edgecolors: str = "none", **how:
     Cells of wide rows become the pixels of an image: as vectors, they would take megabytes.
     """
     rows, columns = values.shape[:2]
+    drawn: Any
     if columns <= ANNOTATED:
         drawn = axes.pcolormesh(values, edgecolors=edgecolors, linewidth=1.2, **how)
         axes.invert_yaxis()

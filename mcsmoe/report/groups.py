@@ -59,6 +59,7 @@ def expert_use(use: Mapping[str, Sequence[float]]) -> Figure:
                 axes.text(expert + 0.5, layer + 0.5, f"{share:.0f}", ha="center", va="center", fontsize=7.5,
                           color="white" if share > 0.5 * shares.max() else INK)  # fmt: skip
         bar = figure.colorbar(mesh, ax=axes, pad=0.02, fraction=0.04, extend="neither" if annotated else "max")
+        bar.set_ticks([tick for tick in bar.get_ticks() if tick <= mesh.norm.vmax])  # not in the arrow above the scale
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
     return figure

@@ -52,6 +52,13 @@ def test_figures_of_a_large_model_are_small():
     assert len(svg(similarity_groups(excerpt(similarity), framed(plans["m-smoe"]), "m-smoe"))) < 400_000
 
 
+def test_the_scale_of_a_large_layer_ends_at_four_times_the_mean_use():
+    frequency, _, _ = inputs()
+    scale = expert_use(frequency).axes[1]
+    assert scale.get_ylim()[1] == pytest.approx(4 * 100 / 128)
+    assert max(scale.get_yticks()) <= 4 * 100 / 128
+
+
 def test_what_a_layer_loses():
     lost = plan("pruned", Group(1, (1, 2), (0.4, 0.2)), dropped=(0, 3))
     (grouping,) = groupings({"pruned": use_rows(lost, FREQUENCY)})
@@ -67,14 +74,15 @@ def test_what_a_layer_loses():
 
 def test_the_most_used_expert_stands_left_in_the_colour_of_its_fate():
     figure = lost_figure({"a": [(0.1, "kept"), (0.6, "joined"), (0.3, "dropped")], "b": [(1.0, "kept")]})
-    colours = figure.axes[0].collections[0].get_array()
+    colours = np.asarray(figure.axes[0].collections[0].get_array())
     red, grey, teal = colours[0, :, :3]
     assert red[0] > red[1]
     assert teal[1] > teal[0]
     assert np.ptp(grey) < 0.2
     assert colours[1, 1:, 3].tolist() == [0, 0]  # a layer with fewer experts ends earlier
-    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert legend == ["kept", "merged into another", "dropped"]
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["kept", "merged into another", "dropped"]
 
 
 @pytest.mark.parametrize(("count", "step"), [(5, 1), (16, 1), (17, 2), (128, 8)])
