@@ -1,4 +1,4 @@
-"""Make a sparse mixture-of-experts model small: `import mcsmoe`, `mcsmoe shrink`, or the stages of a DVC pipeline.
+"""Make a sparse mixture-of-experts model small: `import mcsmoe`, `mcsmoe shrink`, or the stages of a pipeline.
 
     model = mcsmoe.open("mistralai/Mixtral-8x7B-v0.1", memory_limit="24GB")
     statistics = mcsmoe.collect(model, texts)

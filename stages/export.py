@@ -42,7 +42,8 @@ def main(
     observer = Observer(model, sampling, "export", tokens=True)
 
     def card(agreement: Agreement | None) -> str:
-        return pipeline_card(params, mapped, Plan.load(planned), output, router, agreement).markdown()
+        command = f"python -m stages.evaluate --checkpoint {output} --output stock.json"
+        return pipeline_card(params, mapped, Plan.load(planned), output, router, agreement, command).markdown()
 
     key = {"plugins": code_hash(params.plugins)}
     agreement = export_model(model, mapped, output, router, card, observer=observer, key=key)

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mcsmoe.families import Family
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.methods.recipe import Recipe
+from mcsmoe.report.shrunk import Continuation
 
 Groups = Mapping[str, Sequence[Sequence[int]]]
 """Layer → groups of experts, each with its dominant expert first."""
@@ -52,15 +53,6 @@ class Measured:
     figures: Sequence[Figure]
     on: str
     itself: bool
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """A prompt, and how the full and the merged model go on."""
-
-    prompt: str
-    full: str
-    merged: str
 
 
 @dataclass(frozen=True)

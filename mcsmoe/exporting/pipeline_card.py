@@ -17,9 +17,12 @@ METRICS = Path("artifacts/figures/scores")
 
 
 def pipeline_card(
-    params: Params, mapped: Mapped, plan: Plan, output: Path, router: str, agreement: Agreement | None
+    params: Params, mapped: Mapped, plan: Plan, output: Path, router: str, agreement: Agreement | None, command: str
 ) -> Card:
-    """The card of the stock checkpoint `output`, which was made of `mapped` and its `plan` under these params."""
+    """The card of the stock checkpoint `output`, which was made of `mapped` and its `plan` under these params.
+
+    `command` is what measures it.
+    """
     task, data = TASKS[params.task.name], params.task.data or params.task.hub
     measured = measurements(mapped.checkpoint, Metric(task.metric, task.higher_is_better))
     on = f"the test split of `{params.task.name}`"
@@ -38,7 +41,7 @@ def pipeline_card(
         router=router,
         agreement=agreement,
         measured=Measured(measured, on, itself=False) if measured else None,
-        command=f"python -m stages.evaluate --checkpoint {output} --output stock.json",
+        command=command,
     )
 
 

@@ -101,12 +101,16 @@ class Work:
         statistics = sum(map(_statistics_work, self.sizes.layers)) / pace.double
         # Each batch moves all weights from memory once, which is most of the work when few tokens share an expert.
         moving = self.batches * self.sizes.total / (4 * pace.read)
+        aligning = sum(self._aligning(layer) for layer in self.sizes.layers) / pace.single
         phases = {
             "collect": reading + moving + self.calibration_tokens * (forward + statistics),
-            "merge": reading + 2 * writing + sum(self._aligning(layer) for layer in self.sizes.layers) / pace.single,
+            "merge": STARTING
+            + reading
+            + 2 * writing
+            + sum(self._aligning(layer) for layer in self.sizes.layers) / pace.single,
         }
         if self.stock:
-            phases["export"] = 3 * writing
+            phases["export"] = STARTING + 3 * writing
         passes = NEW_TOKENS if self.streamed else 1
         for name, size in (("measure source", self.sizes.total), ("measure result", self.result)):
             phases[name] = (1 + passes) * size / pace.read + self.held_out_tokens * forward
@@ -118,6 +122,8 @@ class Work:
         return (layer.experts - self.kept) * products / ALIGNING_SHARE
 
 
+STARTING = 5
+"""Seconds until a fresh process has imported transformers, in which a result is verified."""
 ALIGNING_SHARE = 0.86
 """Share of the time of alignment that its matrix products take (benchmarks/results/surgery.md)."""
 

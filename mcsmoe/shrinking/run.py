@@ -45,7 +45,7 @@ def run_job(job: Job) -> Outcome:
         run = _Run(job, space, whole)
         outcome = run.outcome()
         card = outcome.card(job, run.plan, run.statistics, run.result)
-        outcome.save(run.result.directory, card.markdown(), run.plan)
+        outcome.save(run.result.directory, card, outcome.page(run.plan, run.statistics))
         close(space, run.result.directory, output)
     return outcome
 
