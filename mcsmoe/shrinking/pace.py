@@ -104,10 +104,7 @@ class Work:
         aligning = sum(self._aligning(layer) for layer in self.sizes.layers) / pace.single
         phases = {
             "collect": reading + moving + self.calibration_tokens * (forward + statistics),
-            "merge": STARTING
-            + reading
-            + 2 * writing
-            + sum(self._aligning(layer) for layer in self.sizes.layers) / pace.single,
+            "merge": STARTING + reading + 2 * writing + aligning,
         }
         if self.stock:
             phases["export"] = STARTING + 3 * writing
