@@ -41,6 +41,7 @@ from mcsmoe.shrinking.outcome import Outcome
 from mcsmoe.shrinking.run import run_job
 from mcsmoe.similarity.collecting import collect_model
 from mcsmoe.sizing import Format
+from mcsmoe.tasks.task import Encoded
 
 SAMPLES, LENGTH, BATCH = 128, 1024, 4
 """Default size of a calibration sample, in blocks, tokens of a block, and blocks at a time."""
@@ -314,8 +315,13 @@ def evaluate(
     """
     model = model if isinstance(model, Model) else open(model)
     sampling = text_sampling(model, texts, samples, length=length, batch_size=batch_size, seed=seed, column=column)
-    rows, limit = sampling.draw(model.tokenizer).rows, model.memory_limit
-    streamed = must_stream_scoring(limit, "evaluate", model.config, batch_size, sampling.positions, generates=False)
+    return rows_likelihood(model, sampling.draw(model.tokenizer).rows, batch_size)
+
+
+def rows_likelihood(model: Model, rows: Sequence[Encoded], batch_size: int = 1) -> Likelihood:
+    """Measure how well a model predicts the targets of `rows`; see `evaluate`."""
+    limit, longest = model.memory_limit, max(len(row.source) + len(row.target) for row in rows)
+    streamed = must_stream_scoring(limit, "evaluate", model.config, batch_size, longest, generates=False)
     with model.loaded(streamed=streamed) as module:
         return likelihood(module, rows, model.tokenizer.pad_token_id, batch_size, memory_limit=limit)
 

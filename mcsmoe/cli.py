@@ -121,6 +121,29 @@ def _ask() -> None:
 
 @app.command()
 @interruptible
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory of a checkpoint, or a hub id.")],
+    text: Text = None,
+    samples: Annotated[int, typer.Option(min=1, help="As given to shrink, to measure on the same rows.")] = 128,
+    memory_limit: MemoryLimit = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how well MODEL, stock or merged, predicts the rows of text that shrink would hold out."""
+    from mcsmoe.api import best_device, memory_size, rows_likelihood
+    from mcsmoe.api import open as open_model
+    from mcsmoe.command import prepare
+    from mcsmoe.shrinking.machine import working_memory_limit
+    from mcsmoe.shrinking.rows import rows_for
+
+    prepare(seed=0)
+    limit = working_memory_limit(memory_size(memory_limit), best_device())
+    opened = open_model(model, memory_limit=limit)
+    found = rows_likelihood(opened, rows_for(opened.config, opened.tokenizer, text, samples).held_out)
+    _tell(found, found.to_json(), as_json)
+
+
+@app.command()
+@interruptible
 def inspect(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory of a checkpoint, or a hub id.")],
     as_json: Json = False,

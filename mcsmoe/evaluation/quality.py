@@ -78,6 +78,13 @@ class Likelihood:
         """Bounds of the perplexity: see `interval`."""
         return interval(Score((self.losses, self.tokens), _perplexity))
 
+    def to_json(self) -> dict[str, float]:
+        """The figures as plain JSON values."""
+        low, high = self.interval
+        bounds = {"perplexity": self.perplexity, "perplexity_low": low, "perplexity_high": high}
+        means = {"cross_entropy": self.cross_entropy, "accuracy": self.accuracy, "tokens": int(self.tokens.sum())}
+        return bounds | means
+
     def __repr__(self) -> str:
         low, high = self.interval
         return f"Likelihood(perplexity {self.perplexity:.4g} ({low:.4g}–{high:.4g}), {int(self.tokens.sum()):,} tokens)"

@@ -15,14 +15,12 @@ from mcsmoe.fields import shown_size
 from mcsmoe.grouping.policies import POLICIES
 from mcsmoe.methods.recipe import Recipe, check_router, load_recipe
 from mcsmoe.params import Exclude, Merge
-from mcsmoe.shrinking.machine import available_memory, free_disk, own_memory
+from mcsmoe.shrinking.machine import free_disk, own_memory, working_memory_limit
 from mcsmoe.shrinking.pace import Pace, Work, active_parameters, shown_time
-from mcsmoe.shrinking.rows import Rows, RowSampling, draw_rows
-from mcsmoe.shrinking.texts import MIX, read_texts
+from mcsmoe.shrinking.rows import Rows, RowSampling, rows_for
+from mcsmoe.shrinking.texts import MIX
 from mcsmoe.sizing import Format, Sizes, why_not_stock, working_disk, working_memory
 
-LENGTH = 1024
-"""Tokens of a row, unless the model takes fewer."""
 BATCHES = (8, 4, 2, 1)
 """Calibration rows at a time: the most that fit into memory."""
 
@@ -175,12 +173,12 @@ def plan_job(request: Request) -> Job:
     kept = request.experts if request.size is None else sizes.largest(request.size, request.form)
     assert kept is not None  # checked above
     check_experts(request, kept, sizes)
-    limit = (request.memory_limit or available_memory(request.device)) - own_memory()
+    limit = working_memory_limit(request.memory_limit, request.device)
     restored = needs_restoring(directory)
     if restored and sizes.total > limit and not inside_another(directory):
         what = "restoring quantised or .bin weights, which is not streamed,"
         raise MemoryLimitError(limit, what, sizes.total, "raise it")
-    rows = draw(request, directory, config)
+    rows = rows_for(config, load_tokenizer(directory), request.text, request.samples, request.seed)
     sampling = fitting(config, rows, kept, request, limit)
     job = Job(request, directory, config, layers, sizes, recipe, kept, rows, restored, limit, sampling)
     if job.disk > free_disk(request.output):
@@ -227,14 +225,6 @@ def inside_another(directory: Path) -> bool:
     """Whether the language model is part of one that reads more than text."""
     values = read_json(directory / "config.json")
     return language_config(values) is not values
-
-
-def draw(request: Request, directory: Path, config: Any) -> Rows:
-    """The rows of the text that the request names; raises what `read_texts` and `draw_rows` raise."""
-    tokenizer, causal = load_tokenizer(directory), not config.is_encoder_decoder
-    length = min(LENGTH, getattr(config, "max_position_embeddings", None) or LENGTH)
-    texts = read_texts(request.text, request.seed, tokenizer)
-    return draw_rows(texts, tokenizer, samples=request.samples, length=length, seed=request.seed, causal=causal)
 
 
 def fitting(config: Any, rows: Rows, kept: int, request: Request, limit: int) -> RowSampling:

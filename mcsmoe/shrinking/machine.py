@@ -23,6 +23,11 @@ def available_memory(device: str) -> int:
     return int(SHARE * free) + own_memory()
 
 
+def working_memory_limit(limit: int | None, device: str) -> int:
+    """Bytes for the work itself under a `limit` for the whole process (None: what is free)."""
+    return (limit or available_memory(device)) - own_memory()
+
+
 def free_disk(path: Path) -> int:
     """Bytes that are free on the disk of `path`, which need not exist yet."""
     directory = next(parent for parent in path.absolute().parents if parent.is_dir())

@@ -10,9 +10,11 @@ from typing import Any
 from mcsmoe.calibration.sample import Sample, TextSampling
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.errors import DataError
-from mcsmoe.shrinking.texts import Texts
+from mcsmoe.shrinking.texts import Texts, read_texts
 from mcsmoe.tasks.task import Encoded
 
+LENGTH = 1024
+"""Tokens of a row, unless the model takes fewer."""
 HELD_OUT = 32
 """Rows that models are measured on, all kinds of text together."""
 
@@ -46,6 +48,16 @@ class Rows:
         values = json.loads(path.read_text())
         rows = {name: [Encoded(*row) for row in values[name]] for name in ("calibration", "held_out")}
         return cls(**rows, kinds=values["kinds"])
+
+
+def rows_for(config: Any, tokenizer: Any, text: str | None, samples: int, seed: int = 0) -> Rows:
+    """Draw rows of the text that `text` names (see `read_texts`) for the model of a configuration.
+
+    Raises what `read_texts` and `draw_rows` raise.
+    """
+    length = min(LENGTH, getattr(config, "max_position_embeddings", None) or LENGTH)
+    texts, causal = read_texts(text, seed, tokenizer), not config.is_encoder_decoder
+    return draw_rows(texts, tokenizer, samples=samples, length=length, seed=seed, causal=causal)
 
 
 def draw_rows(texts: Texts, tokenizer: Any, *, samples: int, length: int, seed: int, causal: bool) -> Rows:
