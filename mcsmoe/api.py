@@ -36,7 +36,7 @@ from mcsmoe.methods.planning import make_plan
 from mcsmoe.methods.recipe import check_budget, check_router, load_recipe
 from mcsmoe.model import Model
 from mcsmoe.params import Exclude, Merge
-from mcsmoe.shrinking.job import Job, Request, plan_job
+from mcsmoe.shrinking.job import RECIPE, Job, Request, plan_job
 from mcsmoe.shrinking.outcome import Outcome
 from mcsmoe.shrinking.run import run_job
 from mcsmoe.similarity.collecting import collect_model
@@ -332,7 +332,7 @@ def shrink(
     *,
     experts: int | None = None,
     size: str | float | None = None,
-    recipe: str = "m-smoe",
+    recipe: str = RECIPE,
     text: str | Path | None = None,
     samples: int = SAMPLES,
     memory_limit: int | str | None = None,

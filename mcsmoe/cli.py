@@ -70,7 +70,7 @@ def shrink(
     size: Annotated[
         str | None, typer.Option(help="Instead of --experts: size of the result, such as 50% of the bytes, or 24GB.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Method: see docs/methods.md.")] = "m-smoe",
+    recipe: Annotated[str, typer.Option(help="Method: see docs/methods.md.")] = "pruning-soft-count",
     text: Text = None,
     samples: Annotated[int, typer.Option(min=1, help="Rows of text to compare experts on.")] = 128,
     memory_limit: MemoryLimit = None,

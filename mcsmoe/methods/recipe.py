@@ -63,6 +63,11 @@ class Recipe(Section):
         }
         return {what: entry for what, entry in found.items() if entry is not None}
 
+    @property
+    def also(self) -> list[str]:
+        """The entries of `collect.also` that the recipe requires, sorted."""
+        return sorted(set(self.needs.values()))
+
 
 def known_recipes() -> list[str]:
     """Names of the recipes in `recipes/` of the working directory and in this package."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mcsmoe.calibration.memory import Needs, must_stream
 from mcsmoe.checkpoint.load import SMALL, fetch, load_config, load_tokenizer
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, read_json
 from mcsmoe.errors import CheckpointError, ConflictError, DiskFullError, MemoryLimitError, ParameterError
@@ -21,6 +22,8 @@ from mcsmoe.shrinking.rows import Rows, RowSampling, rows_for
 from mcsmoe.shrinking.texts import MIX
 from mcsmoe.sizing import Format, Sizes, why_not_stock, working_disk, working_memory
 
+RECIPE = "pruning-soft-count"
+"""The best recipe on the trained model at hand, at three sizes: see `benchmarks/results/shrink_recipes.md`."""
 BATCHES = (8, 4, 2, 1)
 """Calibration rows at a time: the most that fit into memory."""
 
@@ -37,7 +40,7 @@ class Request:
     output: Path
     experts: int | None = None
     size: str | float | None = None
-    recipe: str = "m-smoe"
+    recipe: str = RECIPE
     text: str | None = None
     samples: int = 128
     memory_limit: int | None = None
@@ -65,6 +68,7 @@ class Job:
     restored: bool
     limit: int
     sampling: RowSampling
+    needs: Needs
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -87,13 +91,12 @@ class Job:
     @cached_property
     def streamed(self) -> bool:
         """Whether the source is read block by block, because it does not fit whole."""
-        return working_memory(self.config, self.sampling, self.kept, self.request.form).whole > self.limit
+        return self.needs.whole > self.limit
 
     @cached_property
     def memory(self) -> int:
         """Bytes of memory that the work needs."""
-        needs = working_memory(self.config, self.sampling, self.kept, self.request.form)
-        return needs.streamed if self.streamed else needs.whole
+        return self.needs.streamed if self.streamed else self.needs.whole
 
     @cached_property
     def disk(self) -> int:
@@ -179,8 +182,9 @@ def plan_job(request: Request) -> Job:
         what = "restoring quantised or .bin weights, which is not streamed,"
         raise MemoryLimitError(limit, what, sizes.total, "raise it")
     rows = rows_for(config, load_tokenizer(directory), request.text, request.samples, request.seed)
-    sampling = fitting(config, rows, kept, request, limit)
-    job = Job(request, directory, config, layers, sizes, recipe, kept, rows, restored, limit, sampling)
+    sampling, needs = fitting(config, rows, kept, request, recipe, limit)
+    must_stream(limit, "collect", config, sampling, recipe.also)
+    job = Job(request, directory, config, layers, sizes, recipe, kept, rows, restored, limit, sampling, needs)
     if job.disk > free_disk(request.output):
         raise DiskFullError(
             f"{request.output}: {job.disk:,} bytes of disk needed, {free_disk(request.output):,} free; make room"
@@ -227,17 +231,19 @@ def inside_another(directory: Path) -> bool:
     return language_config(values) is not values
 
 
-def fitting(config: Any, rows: Rows, kept: int, request: Request, limit: int) -> RowSampling:
+def fitting(
+    config: Any, rows: Rows, kept: int, request: Request, recipe: Recipe, limit: int
+) -> tuple[RowSampling, Needs]:
     """The calibration rows in the largest batches with which the model fits into `limit` bytes, streamed if it must.
 
-    Raises `MemoryLimitError` if it does not fit even with one row at a time.
+    Also returns what they need. Raises `MemoryLimitError` if it does not fit even with one row at a time.
     """
     least = 0
     for batch_size in BATCHES:
         sampling = RowSampling(rows.calibration, batch_size, request.seed)
-        needs = working_memory(config, sampling, kept, request.form)
+        needs = working_memory(config, sampling, kept, request.form, recipe.also, recipe.looks)
         least = min(needs.whole, needs.streamed)
         if least <= limit:
-            return sampling
+            return sampling, needs
     own = own_memory()
     raise MemoryLimitError(limit + own, "shrink", least + own, "raise it, or take fewer `samples`")

@@ -104,7 +104,7 @@ class _Run:
 
     def _collect(self) -> RoutingStatistics:
         job, directory = self.job, self.space.path / "statistics"
-        also = sorted(set(job.recipe.needs.values()))
+        also = job.recipe.also
         observer = Observer(self.source, job.sampling, "collect", also=also)
         key = {"also": also, "batch_size": job.sampling.batch_size}
         self._phase("collect", key, lambda: collect_model(observer, directory, also, GRADIENT_ROWS))

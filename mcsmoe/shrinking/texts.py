@@ -39,7 +39,7 @@ MIX: Mapping[str, tuple[HubText, ...]] = {
 """Kind of text → data sets that are read in turn, for those who give no text of their own."""
 
 MOST_KINDS = 16
-PASSAGE = 20_000
+PASSAGE = 4_000
 """Characters of the longest text; a longer one is cut, so that one book is not the whole sample."""
 TEXT_COLUMNS = ("text", "content", "messages", "conversation", "sentence")
 """Columns that are looked for, in this order, in files and data sets that nobody described."""

@@ -4,6 +4,7 @@ The steps are those of `mcsmoe shrink`: collect statistics, write the merged che
 one, verify both, and measure source and result. Formulas of a forward pass are in `mcsmoe.calibration.memory`.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from mcsmoe.calibration.memory import (
@@ -23,15 +24,18 @@ FLOAT = 4
 """Bytes of a float32 number."""
 
 
-def working_memory(config: Any, sampling: Rows, kept: int, form: Format) -> Needs:
+def working_memory(
+    config: Any, sampling: Rows, kept: int, form: Format, also: Collection[str] = (), looks: bool = False
+) -> Needs:
     """Bytes of memory that the hungriest step needs, with models whole or streamed; the process itself comes on top.
 
-    `kept` experts are left in each layer. For a stock result the tokens of one layer are kept, which tell how well its
-    router rows agree with the source. Models are measured on rows like those of the sample.
+    `kept` experts are left in each layer. `also` names what is collected besides the usual sums, and `looks` tells
+    that merging uses the tokens of a layer. For a stock result the tokens of one layer are kept, which tell how well
+    its router rows agree with the source. Models are measured on rows like those of the sample.
     """
     steps = [
-        forward_needs(config, sampling, also=()),
-        forward_needs(config, sampling, tokens=form == "stock"),
+        forward_needs(config, sampling, also=also),
+        forward_needs(config, sampling, tokens=looks or form == "stock"),
         scoring_needs(config, Batches(1, sampling.batch_size, sampling.positions)),
     ]
     merging = merging_bytes(config, kept)
