@@ -60,9 +60,8 @@ def parsed(memory_limit: str | None) -> int | None:
     """Bytes of a size such as 24GB or 24000000000. Raises `ParameterError` for anything else."""
     from mcsmoe.fields import size_in_bytes
 
-    number = memory_limit is not None and memory_limit.isdigit()
     try:
-        size: int | None = int(memory_limit) if number else size_in_bytes(memory_limit)
+        size: int | None = size_in_bytes(int(memory_limit) if memory_limit and memory_limit.isdigit() else memory_limit)
     except ValueError:
         allowed = "a size such as 16GB or 512MiB, or a number of bytes"
         raise ParameterError("--memory-limit", memory_limit, allowed) from None
