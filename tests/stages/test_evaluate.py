@@ -63,11 +63,11 @@ def test_a_model_larger_than_the_limit_is_measured_block_by_block(place, monkeyp
     loaded: list[str] = []
     load = Blocks.load
 
-    def counted(self: Blocks, block: str) -> None:
+    def noted(self: Blocks, block: str) -> None:
         loaded.append(block)
         load(self, block)
 
-    monkeypatch.setattr(Blocks, "load", counted)
+    monkeypatch.setattr(Blocks, "load", noted)
 
     def figures(limit):
         evaluate.main("stock", Path("figures.json"), task="copa", data="data", batch_size=1, memory_limit=limit)

@@ -1,0 +1,190 @@
+"""`shrink` from end to end on small models: what comes out, that it is true, and that nothing is lost on the way."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+import mcsmoe
+from mcsmoe.api import rows_likelihood
+from mcsmoe.checkpoint.load import load_model
+from mcsmoe.errors import CheckpointError
+from mcsmoe.grouping.plan import Plan
+from mcsmoe.shrinking import job as jobs
+from mcsmoe.shrinking import run as runs
+from mcsmoe.shrinking.machine import own_memory
+from mcsmoe.shrinking.outcome import PAGE, Outcome
+from mcsmoe.shrinking.rows import rows_for
+from mcsmoe.sizing import working_memory
+from tests.shrinking.place import contents
+
+
+def shrunk(source: str = "mixtral", output: str = "out", **changes: Any) -> Outcome:
+    asked: dict[str, Any] = {"experts": 3, "text": "text", "samples": 8} | changes
+    return mcsmoe.shrink(source, output, **asked)
+
+
+@pytest.mark.usefixtures("place")
+def test_a_stock_model_and_what_is_told_of_it(capfd: pytest.CaptureFixture[str]):
+    outcome = shrunk()
+    assert {"README.md", PAGE, Outcome.FILE, "plan.json", "config.json", "model.safetensors", "tokenizer.json"} <= {
+        path.name for path in Path("out").iterdir()
+    }
+    assert not list(Path().glob(".*"))  # no workspace is left
+    model, report = AutoModelForCausalLM.from_pretrained("out", output_loading_info=True)
+    assert not any(report.values())
+    assert model.config.num_local_experts == 3
+
+    # The figures are those that anybody measures on the same rows.
+    for name, found in (("mixtral", outcome.source), ("out", outcome.result)):
+        opened = mcsmoe.open(name)
+        rows = rows_for(opened.config, opened.tokenizer, "text", 8).held_out
+        assert rows_likelihood(opened, rows).perplexity == pytest.approx(found.value, rel=1e-5)
+        assert found.low <= found.value <= found.high
+    assert set(outcome.by_kind) == {"code", "prose"}
+    assert outcome.agreement is not None
+    assert set(outcome.agreement) == {"decoder.0", "decoder.1"}
+    assert list(outcome.by_block) == ["0", "1"]
+    for each in outcome.continuations:
+        tokenizer = AutoTokenizer.from_pretrained("out")
+        ids = tokenizer(each.prompt, return_tensors="pt").input_ids
+        for path, text in (("mixtral", each.source), ("out", each.result)):
+            plain = load_model(Path(path)).generate(ids, max_new_tokens=16, do_sample=False, eos_token_id=None)
+            assert tokenizer.decode(plain[0, ids.shape[1] :]) == text
+
+    card = ModelCard(Path("out/README.md").read_text()).text
+    assert "taken as it is: nothing was trained" in card
+    assert "fine-tuned" not in card
+    assert f"| perplexity | {outcome.source.value:.4f} | {outcome.result.value:.4f} |" in card
+    (block,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    exec(block, {})
+    assert "3 of 4 experts" in Path("out", PAGE).read_text()
+    assert Plan.load(Path("out")).experts == {"decoder.0": 3, "decoder.1": 3}
+    # One bar for everything, in which each phase is named.
+    err = capfd.readouterr().err
+    assert "100 % measure result" in err
+    assert {"collect", "merge", "export", "measure source", "measure result"} <= set(re.findall(r"% ([a-z ]+),", err))
+    assert "bytes" not in err
+
+
+@pytest.mark.usefixtures("place")
+def test_a_mapped_model_of_a_router_with_groups():
+    outcome = shrunk("deepseek", form := "out", format="mapped", experts=2)
+    assert outcome.agreement is None
+    assert sum(kept for _, kept in outcome.experts.values()) == 2 * len(outcome.experts)
+    model = AutoModelForCausalLM.from_pretrained(form, trust_remote_code=True)
+    assert model.config.model_type == "mcsmoe_deepseek_v3"
+    assert "trust_remote_code=True" in Path("out/README.md").read_text()
+
+
+@pytest.mark.usefixtures("place")
+def test_an_encoder_decoder():
+    outcome = shrunk("switch", experts=4)
+    model = AutoModelForSeq2SeqLM.from_pretrained("out")
+    assert model.config.num_experts == 4
+    assert {name.split()[0] for name in outcome.by_block} == {"encoder", "decoder"}
+    assert len(outcome.continuations) == 3
+
+
+@pytest.mark.usefixtures("place")
+def test_keeping_what_every_token_uses_changes_nothing():
+    """With one expert less, which no token of the text selects, both models are the same on that text."""
+    model = load_model(Path("mixtral"))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.gate.weight[0] = 0  # its logit is 0, below the best two of the others wherever those are large
+            layer.mlp.gate.weight[1:] += 50 * torch.randn(3, 32, generator=torch.Generator().manual_seed(0)).abs()
+            layer.mlp.gate.weight[1:] *= torch.sign(torch.tensor([[1.0], [1.0], [-1.0]]))
+    model.save_pretrained("skewed")
+    AutoTokenizer.from_pretrained("mixtral").save_pretrained("skewed")
+    statistics = mcsmoe.collect(mcsmoe.open("skewed"), ["one two three four five six seven"] * 40, samples=4)
+    assert all(float(layer.counts.min()) >= 0 for layer in statistics.layers.values())
+    outcome = shrunk("skewed")
+    assert 0 <= outcome.equal_tokens <= 1
+
+
+@pytest.mark.usefixtures("place")
+def test_a_memory_limit_changes_no_byte(monkeypatch: pytest.MonkeyPatch):
+    job = jobs.plan_job(jobs.Request("mixtral", Path("whole"), experts=3, text="text", samples=8))
+    shrunk(output="whole")
+    one = working_memory(job.config, jobs.RowSampling(job.rows.calibration, 1, 0), 3, "stock")
+    monkeypatch.setattr(jobs, "BATCHES", (job.sampling.batch_size,))  # the batches decide the last bits of sums
+    needs = working_memory(job.config, job.sampling, 3, "stock")
+    assert one.streamed < needs.whole
+    monkeypatch.setattr(jobs, "working_memory_limit", lambda limit, device: needs.streamed)
+    streamed = jobs.plan_job(jobs.Request("mixtral", Path("out"), experts=3, text="text", samples=8))
+    if needs.streamed < needs.whole:
+        assert streamed.streamed
+    shrunk()
+    whole, out = contents(Path("whole")), contents(Path("out"))
+    whole["README.md"] = whole["README.md"].replace(b"whole", b"out")
+    assert whole == out
+
+
+PHASES = ("collect_model", "merge_model", "export_model", "predictions", "Outcome.save", "close")
+
+
+@pytest.mark.usefixtures("place")
+def test_interrupted_anywhere_it_goes_on_and_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatch):
+    shrunk(output="whole")
+    done: list[str] = []
+    for name in ("collect_model", "merge_model", "export_model", "predictions"):
+        original = getattr(runs, name)
+
+        def counted(*args: Any, _name: str = name, _original: Any = original, **kwargs: Any) -> Any:
+            done.append(_name)
+            return _original(*args, **kwargs)
+
+        monkeypatch.setattr(runs, name, counted)
+    for name in ("collect_model", "merge_model", "export_model", "predictions", "close"):
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, name, _interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                shrunk()
+        assert not Path("out").exists()
+    # What was finished is not done again.
+    assert done == ["collect_model", "merge_model", "export_model", "predictions", "predictions"]
+    shrunk()
+    whole = contents(Path("whole"))
+    whole["README.md"] = whole["README.md"].replace(b"whole", b"out")
+    assert contents(Path("out")) == whole
+    assert not list(Path().glob(".*"))
+
+
+def _interrupt(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("place")
+def test_another_number_of_experts_goes_on_with_the_statistics(monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "predictions", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            shrunk(experts=3)
+    monkeypatch.setattr(runs, "collect_model", _interrupt)  # is not called
+    assert sum(kept for _, kept in shrunk(experts=2).experts.values()) == 4
+
+
+@pytest.mark.usefixtures("place")
+def test_a_finished_run_is_not_done_again(monkeypatch: pytest.MonkeyPatch):
+    outcome = shrunk()
+    monkeypatch.setattr(runs, "workspace", _interrupt)  # is not called
+    assert shrunk() == outcome
+    assert json.loads(Path("out", Outcome.FILE).read_text()) == json.loads(json.dumps(outcome.to_json()))
+    with pytest.raises(CheckpointError, match="out: the result of another run is there"):
+        shrunk(experts=2)
+    Path("mine").mkdir()
+    with pytest.raises(CheckpointError, match="mine: exists and is no result of an earlier run"):
+        shrunk(output="mine")
+
+
+@pytest.mark.usefixtures("place")
+def test_a_recipe_that_measures_more_and_looks_at_tokens():
+    assert shrunk(recipe="m-smoe-ean").settings["recipe"] == "m-smoe-ean"
+    assert shrunk(output="zipped", recipe="zipit-activation").result.value > 1
+    assert own_memory() > 0
