@@ -62,11 +62,7 @@ def parsed(memory_limit: str | None) -> int | None:
     from mcsmoe.fields import size_in_bytes
 
     try:
-<<<<<<< HEAD
         size: int | None = size_in_bytes(memory_limit)
-=======
-        size: int | None = size_in_bytes(int(memory_limit) if memory_limit and memory_limit.isdigit() else memory_limit)
->>>>>>> h-eval
     except ValueError:
         allowed = "a size such as 16GB or 512MiB, or a number of bytes"
         raise ParameterError("--memory-limit", memory_limit, allowed) from None

@@ -19,7 +19,7 @@ from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import Family, MoELayer, empty_model, family_of, merged_layers, skeleton
 
-LARGE = 2**20
+LARGE = 2**16
 """Allocations from this size in bytes on are mapped separately by the operating system."""
 MMAP_THRESHOLD = -3
 """M_MMAP_THRESHOLD in malloc.h."""
@@ -30,6 +30,7 @@ def return_freed_memory() -> None:
 
     Only glibc has this setting. By default it raises the threshold to the largest allocation freed so far, up to
     32 MB: weights below that would share the heap with longer-lived data, and the heap would grow with every layer.
+    So would hidden states, of which a batch of one row has less than 1 MB.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

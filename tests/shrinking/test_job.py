@@ -51,7 +51,7 @@ def test_a_model_that_does_not_fit_is_read_block_by_block():
     assert small.streamed < needs.whole
     job = planned(memory_limit=own_memory() + needs.whole - 1)
     assert job.memory <= needs.whole - 1 + 2**24  # the process itself grows a little between the two
-    with pytest.raises(MemoryLimitError, match="memory_limit = .* shrink needs .*; raise it, or take fewer `samples`"):
+    with pytest.raises(MemoryLimitError, match=r"memory_limit = .* shrink needs .*; raise it, or take fewer `samples`"):
         planned(memory_limit=own_memory() // 2)
 
 
@@ -68,7 +68,7 @@ def test_a_model_that_does_not_fit_is_read_block_by_block():
         (
             {"experts": None, "size": "1%"},
             ParameterError,
-            "size = '1%': 2 experts a layer, the fewest of a stock model",
+            "size = '1%': 2 experts a layer, the fewest of a stock",
         ),
         ({"experts": None, "size": "half"}, ParameterError, "size = 'half': a share of the model such as 50%"),
         ({"recipe": "m-smo"}, UserError, "unknown method 'm-smo'; known: "),
