@@ -1,6 +1,7 @@
 """`import mcsmoe`: the public functions, their examples, and what they refuse."""
 
 import doctest
+import json
 import re
 import subprocess
 import sys
@@ -14,7 +15,14 @@ from transformers import MixtralForCausalLM
 
 import mcsmoe
 from mcsmoe import api
-from mcsmoe.errors import CheckpointError, DataError, ParameterError, StatisticsError, UnknownNameError
+from mcsmoe.errors import (
+    CheckpointError,
+    DataError,
+    MemoryLimitError,
+    ParameterError,
+    StatisticsError,
+    UnknownNameError,
+)
 from mcsmoe.params import TokenizerSection
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from tests.causal import tiny_mixtral
@@ -35,6 +43,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "tiny-moe").symlink_to(made / "tiny-moe")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/animals.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS * 9))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -162,6 +172,11 @@ def test_what_comes_out_loads_with_transformers_alone(model: Any, place: Path):
             lambda m, s: mcsmoe.plan(m, s, exclude=["decoder.7"]),
             ParameterError,
             "exclude = 'decoder.7': sparse layers are decoder.0, decoder.1",
+        ),
+        (
+            lambda m, s: mcsmoe.merge(mcsmoe.open("tiny-moe", memory_limit="1kB"), mcsmoe.plan(m, s), s, "out"),
+            MemoryLimitError,
+            r"memory_limit = 1000: merge needs [\d,]+ bytes; raise it",
         ),
         (lambda m, s: mcsmoe.export("tiny-moe", m, "out"), CheckpointError, "tiny-moe: not a merged checkpoint"),
     ],

@@ -12,6 +12,7 @@ from mcsmoe.shrinking import job as module
 from mcsmoe.shrinking.job import Job, Request, plan_job
 from mcsmoe.shrinking.machine import available_memory, own_memory
 from mcsmoe.shrinking.pace import shown_time
+from mcsmoe.shrinking.rows import RowSampling
 from mcsmoe.sizing import working_memory
 from tests.causal import tiny_mixtral
 
@@ -47,7 +48,7 @@ def test_a_size_becomes_a_number_of_experts():
 def test_a_model_that_does_not_fit_is_read_block_by_block():
     whole = planned()
     needs = working_memory(whole.config, whole.sampling, 3, "stock")
-    small = working_memory(whole.config, module.RowSampling(whole.rows.calibration, 1, 0), 3, "stock")
+    small = working_memory(whole.config, RowSampling(whole.rows.calibration, 1, 0), 3, "stock")
     assert small.streamed < needs.whole
     job = planned(memory_limit=own_memory() + needs.whole - 1)
     assert job.memory <= needs.whole - 1 + 2**24  # the process itself grows a little between the two
