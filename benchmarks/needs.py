@@ -4,7 +4,9 @@
 
 Downloads and loads nothing; the shapes are copied from the models' config.json. Memory is by the formula of
 `mcsmoe/calibration/memory.py` (weights and activations); for permute and merge, it is that of aligning two experts. The
-process itself (about 0.5 GB) comes on top. Writes benchmarks/results/needs.json and .md.
+process itself (about 0.5 GB) comes on top. `run on disk` is what a run of the preset leaves: finetune, permute and each
+merged method. DVC's cache holds all of it a second time (`run on disk, cache copied`) unless it links files
+(`cache.type` in README). The hub's own download is not counted. Writes benchmarks/results/needs.json and .md.
 """
 
 from collections.abc import Mapping
@@ -19,6 +21,7 @@ from mcsmoe.calibration.sample import Sampling
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.streamed import Footprint
 from mcsmoe.families import configuration, family_of
+from mcsmoe.methods.resolved import ResolvedMethod
 from mcsmoe.params import Params
 
 RESULTS = Path(__file__).parent / "results"
@@ -103,9 +106,13 @@ def needs(params: Params, shape: Mapping[str, Any]) -> dict[str, float]:
     layers = family.layers(config)
     sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     forward = forward_needs(config, sampling, params.collect.also)
-    kept = {layer.name: int(params.merge.groups) for layer in layers}
-    merged = configuration(family.merged_config(config.to_dict() | {"dtype": "bfloat16"}, kept))
-    full, student = Footprint.of(config).whole, Footprint.of(merged).whole
+
+    def merged(groups: float) -> int:
+        kept = {layer.name: int(groups) for layer in layers}
+        return Footprint.of(configuration(family.merged_config(config.to_dict() | {"dtype": "bfloat16"}, kept))).whole
+
+    full, student = Footprint.of(config).whole, merged(params.merge.groups)
+    run = 2 * full + sum(merged(ResolvedMethod.of(name, params).merge.groups) for name in params.methods.merge)
     # Two experts in bfloat16, a float32 copy of one tensor of each, and the similarities of their hidden neurons.
     layer = layers[0]
     tensor = layer.d_ff * layer.d_model
@@ -116,6 +123,8 @@ def needs(params: Params, shape: Mapping[str, Any]) -> dict[str, float]:
         "permute on disk": full,
         "merge on disk": student,
         "distill on disk": student,
+        "run on disk": run,
+        "run on disk, cache copied": 2 * run,
         "permute, by weights": aligning,
         "collect, streamed": forward.streamed,
         "collect, whole": forward.whole,
