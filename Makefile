@@ -41,7 +41,7 @@ test: .venv/.installed-test
 test-older: .venv/.installed-test
 	test -x .venv-4.57/bin/python || $(PYTHON) -m venv .venv-4.57
 	.venv-4.57/bin/python -m pip install --quiet torch==2.13.0 transformers==4.57.6
-	pytest tests/export/test_older_transformers.py
+	pytest tests/exporting/test_older_transformers.py
 
 # The stamps make a second run install nothing while pyproject.toml and constraints.txt stay as they are.
 .venv/.installed: pyproject.toml constraints.txt

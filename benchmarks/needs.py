@@ -19,10 +19,9 @@ import transformers
 from mcsmoe.calibration.memory import forward_needs
 from mcsmoe.calibration.sample import Sampling
 from mcsmoe.checkpoint.output import write_json
-from mcsmoe.checkpoint.streamed import Footprint
-from mcsmoe.families import configuration, family_of
 from mcsmoe.methods.resolved import ResolvedMethod
 from mcsmoe.params import Params
+from mcsmoe.sizing import Sizes, aligning_bytes
 
 RESULTS = Path(__file__).parent / "results"
 PRESETS = Path(__file__).parents[1] / "presets"
@@ -102,21 +101,15 @@ def needs(params: Params, shape: Mapping[str, Any]) -> dict[str, float]:
     """Return billions of parameters, and GB of disk (`… on disk`) and memory of each stage."""
     config = transformers.AutoConfig.for_model(**shape)
     config.dtype = torch.bfloat16
-    family = family_of(config)
-    layers = family.layers(config)
     sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     forward = forward_needs(config, sampling, params.collect.also)
+    sizes = Sizes.of(config)
 
     def merged(groups: float) -> int:
-        kept = {layer.name: int(groups) for layer in layers}
-        return Footprint.of(configuration(family.merged_config(config.to_dict() | {"dtype": "bfloat16"}, kept))).whole
+        return sizes.kept(int(groups), "mapped")
 
-    full, student = Footprint.of(config).whole, merged(params.merge.groups)
+    full, student = sizes.total, merged(params.merge.groups)
     run = 2 * full + sum(merged(ResolvedMethod.of(name, params).merge.groups) for name in params.methods.merge)
-    # Two experts in bfloat16, a float32 copy of one tensor of each, and the similarities of their hidden neurons.
-    layer = layers[0]
-    tensor = layer.d_ff * layer.d_model
-    aligning = 2 * len(layer.shapes()) * 2 * tensor + 2 * 4 * tensor + 2 * 4 * layer.d_ff**2
     figures = {
         "parameters": full / 2,
         "finetune on disk": full,
@@ -125,7 +118,7 @@ def needs(params: Params, shape: Mapping[str, Any]) -> dict[str, float]:
         "distill on disk": student,
         "run on disk": run,
         "run on disk, cache copied": 2 * run,
-        "permute, by weights": aligning,
+        "permute, by weights": aligning_bytes(sizes, sizes.layers[0]),
         "collect, streamed": forward.streamed,
         "collect, whole": forward.whole,
         "distill, compress": 4 * student + full,

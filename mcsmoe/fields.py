@@ -19,17 +19,26 @@ UNITS = {
 UNITS |= {"kB": 1000, "B": 1}
 
 
-def _bytes(value: Any) -> Any:
-    """Bytes of a size: "16GB" → 16 · 10⁹, "512MiB" → 512 · 2²⁰; integers and None as they are."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value) if isinstance(value, str) else None
-    if found and found[2] in UNITS:
-        return int(float(found[1]) * UNITS[found[2]])
+def size_in_bytes(value: Any) -> Any:
+    """Bytes of a size: "16GB" → 16 · 10⁹, "512MiB" → 512 · 2²⁰, "1000" → 1,000; integers and None as they are.
+
+    Raises `ValueError` for anything else.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
+    if found and (found[2] or "B") in UNITS:
+        return int(float(found[1]) * UNITS[found[2] or "B"])
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise ValueError("a size such as 16GB, 512MiB or a number of bytes; null: no limit")
 
 
-Bytes = Annotated[Positive | None, BeforeValidator(_bytes)]
+def shown_size(size: float) -> str:
+    """A number of bytes for people, in three digits: 61,064,000,000 → "61.1 GB"."""
+    unit, name = max(((step, name) for name, step in UNITS.items() if "i" not in name and step <= max(size, 1)))
+    return f"{size / unit:.3g} {name.replace('K', 'k')}"
+
+
+Bytes = Annotated[Positive | None, BeforeValidator(size_in_bytes)]
 
 
 def find_directory(path: str) -> Path:

@@ -11,7 +11,8 @@ import torch
 from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.streamed import load_streamed
-from mcsmoe.families import family_of
+from mcsmoe.families import family_of, merged_layers
+from mcsmoe.fields import shown_size
 from mcsmoe.tasks.batches import Batch, in_order
 from mcsmoe.tasks.task import Encoded
 
@@ -20,16 +21,37 @@ class Model:
     """A checkpoint of a supported family, stock or merged; work on it may use `memory_limit` bytes (None: no limit).
 
     `config` is the transformers object, `checkpoint` reads single tensors, and `layers` are the sparse layers in
-    order of the forward pass. Opening reads headers only.
+    order of the forward pass. Opening reads headers only. The model runs on `device`; `name` is what people call it,
+    by default its directory.
     Raises `CheckpointError` for a directory that is missing or damaged, and for an unsupported architecture.
     """
 
-    def __init__(self, directory: Path, memory_limit: int | None = None) -> None:
-        self.directory, self.memory_limit = Path(directory), memory_limit
+    def __init__(
+        self,
+        directory: Path,
+        memory_limit: int | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        name: str | None = None,
+    ) -> None:
+        self.directory, self.memory_limit, self.device = Path(directory), memory_limit, device
+        self.name = name or str(directory)
         self.config = load_config(self.directory)
         self.checkpoint = Checkpoint(self.directory)
         self.family = family_of(self.config)
         self.layers = self.family.layers(self.config)
+
+    def __repr__(self) -> str:
+        counts = sorted(set(self.experts.values())) or [0]
+        experts = "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+        what = f"{len(self.layers)} layers of {experts} experts, {shown_size(self.checkpoint.size_bytes)}"
+        return f"Model({self.name!r}: {self.config.model_type}, {what})"
+
+    @property
+    def experts(self) -> dict[str, int]:
+        """How many experts each sparse layer holds; those of a merged layer are the merged ones."""
+        merged = merged_layers(self.config) or {}
+        return {layer.name: merged.get(layer.name, {}).get("experts", layer.experts) for layer in self.layers}
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -41,13 +63,16 @@ class Model:
         return list(in_order(rows, self.tokenizer.pad_token_id, batch_size, causal=self.family.causal))
 
     @contextmanager
-    def loaded(self, *, streamed: bool = False, device: torch.device | str = "cpu") -> Iterator[Any]:
-        """Context manager that loads the transformers model on `device` in eval mode, and frees its weights at the end.
+    def loaded(self, *, streamed: bool = False, device: torch.device | str | None = None) -> Iterator[Any]:
+        """Context manager that loads the transformers model in eval mode, and frees its weights at the end.
+
+        `device` is another one than the model's own.
 
         The weights are freed even if the model object is still referenced. With `streamed` only one block at a time
         is in memory (see `load_streamed`). Raises `CheckpointError` as `load_model` does.
         """
-        model = load_streamed(self.directory, device) if streamed else load_model(self.directory).to(device)
+        place = device or self.device
+        model = load_streamed(self.directory, place) if streamed else load_model(self.directory).to(place)
         try:
             yield model
         finally:

@@ -2,8 +2,9 @@
 
 import sys
 
+from mcsmoe.interrupt import idle, resumed_by
+
+resumed_by("dvc repro")
 # While `python -m stages.NAME` imports this package, argv[0] is "-m"; other programs keep their own handler.
 if sys.argv[:1] == ["-m"]:
-    from stages.interrupt import idle
-
     idle()

@@ -25,7 +25,7 @@ def main() -> None:
     """
     params = start()
     from mcsmoe.checkpoint.output import atomic_directory, write_json
-    from mcsmoe.export.stock import recipe_obstacle
+    from mcsmoe.exporting.stock import recipe_obstacle
     from mcsmoe.methods.resolved import ResolvedMethod, code_of
     from mcsmoe.report.gathered import leftovers
     from mcsmoe.tasks.task import TASKS
@@ -67,7 +67,7 @@ def check(params: Params) -> Sequence["MoELayer"]:
 
     Raises a `UserError` for the first mistake.
     """
-    from mcsmoe.calibration.memory import check_training, must_stream
+    from mcsmoe.calibration.memory import check_training, must_stream, must_stream_scoring
     from mcsmoe.calibration.sample import Sampling
     from mcsmoe.compression.pruner import CubicSchedule
     from mcsmoe.compression.size import check_size
@@ -88,6 +88,9 @@ def check(params: Params) -> Sequence["MoELayer"]:
         check_training(params.memory_limit, "finetune", config, keeps_best=True, shares=params.launch.shares)
     sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     must_stream(params.memory_limit, "collect", config, sampling, params.collect.also)
+    # No later model is larger than the full one.
+    positions = params.task.max_source_length + params.task.max_target_length
+    must_stream_scoring(params.memory_limit, "evaluate", config, params.evaluate.batch_size, positions, task.generates)
     excluded = excluded_layers(params.merge.exclude, layers)
     if params.methods.dense:
         check_dense(params.model, config)

@@ -1,20 +1,17 @@
-"""What all stages share: read params, set threads and seed, and report a user's mistake on one line."""
+"""What all stages share: read params and plugins, and say of a user's mistake where it stands in the params file."""
 
-import errno
 import importlib
-import os
 import re
-import sys
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from mcsmoe.errors import DiskFullError, ParameterError, PlanError, StatisticsError, UserError
+import mcsmoe.command
+from mcsmoe.command import interruptible, prepare
+from mcsmoe.errors import ParameterError, PlanError, StatisticsError, UserError
 from mcsmoe.params import Params
-from stages.interrupt import INTERRUPTED, idle, leaving, working
 
 CHECKED = Path("artifacts/checked.json")
 """Written when the params file has passed its check; holds the code of plugins that the task depends on."""
@@ -23,9 +20,6 @@ RECIPES = Path("artifacts/recipes")
 FIGURES = Path("artifacts/figures")
 """Inputs of the report: metrics of each step and method, curves, plans. Only stages write here and dvc cleans up, so
 the report never depends on leftovers."""
-
-USER_ERROR = 2
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 SECTIONS = {
     "methods": ("dense",),
@@ -47,39 +41,10 @@ _params_file: Path | None = None
 
 
 def run(command: Callable[..., Any]) -> None:
-    """Run `command` as a Typer app.
-
-    A `UserError` or a full disk prints one line on stderr and exits with code 2, Ctrl-C one line and code 130.
-    """
+    """Run `command` as a Typer app; what goes wrong is told as `mcsmoe.command` does, in words of the pipeline."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(_interruptible(command))
-    try:
-        app()
-    except UserError as error:
-        _fail(error)
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        _fail(DiskFullError(f"no space left on the device while writing {error.filename or 'an output'}"))
-
-
-def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(command)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        try:
-            result = command(*args, **kwargs)
-            idle()
-            return result
-        except KeyboardInterrupt as interruption:
-            leaving(str(interruption))
-            sys.exit(INTERRUPTED)
-
-    return guarded
-
-
-def _fail(error: UserError) -> None:
-    print(f"error: {explained(error)}", file=sys.stderr)
-    sys.exit(USER_ERROR)
+    app.command()(interruptible(command))
+    mcsmoe.command.run(app, explained)
 
 
 def explained(error: UserError) -> str:
@@ -110,26 +75,6 @@ def start(path: Path = Path("params.yaml")) -> Params:
     for module in params.plugins:
         _import_plugin(module)
     return params
-
-
-def prepare(seed: int, threads: int | None = None) -> None:
-    """Import torch with deterministic algorithms, a seed, and so many threads (None: torch's default)."""
-    # OpenMP's idle threads spin by default and take time from everything else on the machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-    import torch
-    import transformers
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Deterministic algorithms also fill new memory before its first use: gigabytes for a model built for its shapes.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.set_seed(seed)
-    working()
 
 
 def _import_plugin(name: str) -> None:

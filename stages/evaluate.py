@@ -2,6 +2,8 @@
 
 python -m stages.evaluate --checkpoint DIR --output FILE          the task of params.yaml, as dvc calls it
 python -m stages.evaluate --checkpoint google-t5/t5-base --task squad      any model, any task; no params.yaml is read
+
+A model that does not fit into the memory limit is read block by block, if the task does not generate text.
 """
 
 import json
@@ -10,14 +12,9 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from mcsmoe.errors import UserError
-from stages.common import prepare, run, start
-
-SEED = 0
-"""What a task draws for its test split must not depend on the training seed."""
-
-FLOPS_SAMPLE = 32
-"""Number of test examples on which FLOPs are counted."""
+from mcsmoe.command import prepare
+from mcsmoe.errors import ParameterError, UserError
+from stages.common import run, start
 
 
 def main(
@@ -28,40 +25,48 @@ def main(
     subset: Annotated[str | None, Option(help="Configuration of a hub data set; without it the task's own.")] = None,
     limit: Annotated[int | None, Option(min=1, help="Measure the first examples only.")] = None,
     batch_size: Annotated[int | None, Option(min=1, help="Examples at a time; 32 by default.")] = None,
+    memory_limit: Annotated[
+        str | None, Option(help="Memory to use, such as 24GB; without it there is no limit.")
+    ] = None,
 ) -> None:
     """Measure quality, parameters, bytes, experts and FLOPs per token of CHECKPOINT; write them to OUTPUT."""
     directory = Path(checkpoint)
     source: Path | str = directory
     if task is None:
-        if {data, subset, limit, batch_size} != {None}:
-            raise UserError("--data, --subset, --limit and --batch-size go with --task; else params.yaml says it")
+        if {data, subset, limit, batch_size, memory_limit} != {None}:
+            options = "--data, --subset, --limit, --batch-size and --memory-limit"
+            raise UserError(f"{options} go with --task; else params.yaml says it")
         params = start()
         settings, batch_size, limit = params.task, params.evaluate.batch_size, params.evaluate.limit
+        allowed = params.memory_limit
     else:
+        allowed = parsed(memory_limit)
         settings, batch_size = standalone(task, data, subset), batch_size or 32
-        prepare(seed=SEED)
+        prepare(seed=0)
         source = directory if directory.is_dir() else checkpoint
-    import torch
-
-    from mcsmoe.checkpoint.load import load_model, load_tokenizer, local_directory
     from mcsmoe.checkpoint.output import write_json
-    from mcsmoe.evaluation.cost import flops_per_token, size
-    from mcsmoe.evaluation.quality import quality
+    from mcsmoe.evaluation.measure import measure
     from mcsmoe.tasks.task import TASKS
 
-    measured = TASKS[settings.name]
-    examples = measured.examples(settings, "test")[:limit]
-    model, tokenizer = load_model(source, any_family=True), load_tokenizer(source, any_family=True)
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    scores = quality(model, tokenizer, measured, settings, examples, batch_size, SEED)
-    sample = measured.encode(tokenizer, examples[:FLOPS_SAMPLE], settings, SEED)[:FLOPS_SAMPLE]
-    figures = {name: round(score, 6) for name, score in scores.items()} | size(model, local_directory(source))
-    figures |= {"flops_per_token": round(flops_per_token(model, sample, tokenizer.pad_token_id))}
+    figures = measure(source, settings, batch_size, limit, allowed)
     if output is None:
         print(json.dumps(figures, indent=2))
     else:
         write_json(output, figures)
-        print(f"{checkpoint}: {measured.metric} {scores[measured.metric]:.4f}")
+        metric = TASKS[settings.name].metric
+        print(f"{checkpoint}: {metric} {figures[metric]:.4f}")
+
+
+def parsed(memory_limit: str | None) -> int | None:
+    """Bytes of a size such as 24GB or 24000000000. Raises `ParameterError` for anything else."""
+    from mcsmoe.fields import size_in_bytes
+
+    try:
+        size: int | None = size_in_bytes(memory_limit)
+    except ValueError:
+        allowed = "a size such as 16GB or 512MiB, or a number of bytes"
+        raise ParameterError("--memory-limit", memory_limit, allowed) from None
+    return size
 
 
 def standalone(name: str, data: str | None, subset: str | None) -> Any:

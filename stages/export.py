@@ -27,9 +27,9 @@ def main(
     from mcsmoe.checkpoint.reader import Checkpoint
     from mcsmoe.checkpoint.resume import code_hash
     from mcsmoe.errors import CheckpointError, PlanError
-    from mcsmoe.export.card import model_card
-    from mcsmoe.export.stock import open_mapped
-    from mcsmoe.export.write import Agreement, export_model
+    from mcsmoe.exporting.pipeline_card import pipeline_card
+    from mcsmoe.exporting.stock import open_mapped
+    from mcsmoe.exporting.write import Agreement, export_model
     from mcsmoe.grouping.plan import Plan
     from mcsmoe.model import Model
 
@@ -41,11 +41,13 @@ def main(
     sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     observer = Observer(model, sampling, "export", tokens=True)
 
-    def card(agreement: Agreement) -> str:
-        return model_card(params, mapped, Plan.load(planned), output, router, agreement)
+    def card(agreement: Agreement | None) -> str:
+        command = f"python -m stages.evaluate --checkpoint {output} --output stock.json"
+        return pipeline_card(params, mapped, Plan.load(planned), output, router, agreement, command).markdown()
 
-    agreement = export_model(observer, mapped, output, router, card, {"plugins": code_hash(params.plugins)})
-    for name, share in agreement.items():
+    key = {"plugins": code_hash(params.plugins)}
+    agreement = export_model(model, mapped, output, router, card, observer=observer, key=key)
+    for name, share in (agreement or {}).items():
         print(f"{name}: {share:.2%} of tokens go to the group that all {mapped.layers[0].experts} router rows chose")
     print(f"{output}: {mapped.kept} experts a layer, {Checkpoint(output).size_bytes:,} bytes")
 

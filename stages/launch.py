@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 
+from mcsmoe.interrupt import CHILD, INTERRUPTED
 from mcsmoe.params import Params
-from stages.interrupt import CHILD, INTERRUPTED
 
 LAUNCHED = "MCSMOE_LAUNCHED"
 

@@ -18,7 +18,6 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     After an interruption the next run resumes at the same layer, if the weights are large enough for shards.
     """
     params = start()
-    from mcsmoe.calibration.gradients import Gradients
     from mcsmoe.calibration.observer import Observer
     from mcsmoe.calibration.sample import Sampling
     from mcsmoe.calibration.statistics import RoutingStatistics
@@ -34,11 +33,11 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     recipe = resolved.recipe
     model = Model(SOURCE, params.memory_limit)
     sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
-    observer = Observer(model, sampling, "merge", tokens=recipe.looks)
-    statistics, gradients = RoutingStatistics.load(STATISTICS), Gradients(STATISTICS)
-    plan = make_plan(method, recipe, resolved.merge, statistics, model.layers, model.checkpoint, gradients, params.seed)
+    observer = Observer(model, sampling, "merge", tokens=True) if recipe.looks else None
+    statistics = RoutingStatistics.load(STATISTICS)
+    plan = make_plan(method, recipe, resolved.merge, statistics, model.layers, model.checkpoint, params.seed)
     key = {"statistics": identity(STATISTICS), "plugins": code_hash(params.plugins)}
-    merge_model(observer, plan, statistics, gradients, OUTPUT / method, params.seed, key)
+    merge_model(model, plan, statistics, OUTPUT / method, observer=observer, seed=params.seed, key=key)
     with atomic_directory(FIGURES / "plans" / method) as directory:
         plan.save(directory)
     kept, all_experts = sum(plan.experts.values()), sum(layer.experts for layer in model.layers)

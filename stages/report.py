@@ -19,7 +19,7 @@ def main() -> None:
     from mcsmoe.report.curves import curves_section
     from mcsmoe.report.figure import INK, colours, save
     from mcsmoe.report.gathered import Gathered, metric_files, plot_rows
-    from mcsmoe.report.groups import expert_use, framed, similarity_groups, similarity_section
+    from mcsmoe.report.groups import excerpt, expert_use, framed, similarity_groups, similarity_section
     from mcsmoe.report.page import provenance_section, report_page
     from mcsmoe.report.results import results_section
     from mcsmoe.report.stable_rank import moments, stable_rank_figure, stable_rank_section
@@ -55,7 +55,7 @@ def main() -> None:
     with atomic_directory(PICTURES / "groups") as directory:
         for method, plan in gathered.plans.items():
             title = f"{method}: similarity of experts by router logits, and its groups"
-            save(similarity_groups(similarity, framed(plan), title), directory / f"{method}.svg")
+            save(similarity_groups(excerpt(similarity), framed(plan), title), directory / f"{method}.svg")
     with atomic_directory(PICTURES / "stable-rank") as directory:
         for method, rows in gathered.ranks.items():
             save(stable_rank_figure(method, moments(rows)), directory / f"{method}.svg")

@@ -12,8 +12,9 @@ from typing import Annotated
 
 from typer import Option
 
+from mcsmoe.command import prepare
 from mcsmoe.errors import UserError
-from stages.common import prepare, run
+from stages.common import run
 
 SEED = 0
 WARMUP = 2

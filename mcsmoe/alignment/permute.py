@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -13,12 +12,13 @@ from torch import Tensor
 from mcsmoe.alignment.activations import pair_moments
 from mcsmoe.alignment.matching import Match, activation_match, permute_tensor, weight_match
 from mcsmoe.calibration.observer import LayerTokens, Observer
-from mcsmoe.checkpoint.load import load_model, offloading
+from mcsmoe.checkpoint.lockstep import logits_of
 from mcsmoe.checkpoint.output import copy_companions
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.resume import Store, identity, resumable_directory, source_code
 from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
+from mcsmoe.checkpoint.streamed import load_fitting
 from mcsmoe.checkpoint.verify import verify_checkpoint
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
 from mcsmoe.errors import CheckpointError
@@ -141,28 +141,16 @@ def largest_change(before: Path, after: Path, batch: Mapping[str, Tensor], memor
     """Largest absolute change in logits on `batch` between two checkpoints, with one model in memory at a time.
 
     A change beyond rounding is measured again in float32, then in float64, because in low precision a near tie in a
-    router may be decided differently. A model larger than `memory_limit` bytes is offloaded.
+    router may be decided differently. A model that does not fit into `memory_limit` bytes is read block by block.
     Raises `CheckpointError` if the change exceeds rounding in float64, too.
     """
     for dtype in (None, torch.float32, torch.float64):
-        old, new = (_logits(directory, batch, dtype, memory_limit) for directory in (before, after))
+        models = (load_fitting(directory, memory_limit, dtype) for directory in (before, after))
+        old, new = (logits_of(model, batch).double() for model in models)
         change = float((old - new).abs().max())
         if change <= ROUNDING * float(old.abs().max()):
             return change
     raise CheckpointError(f"logits of {after} differ by {change:.3g} from {before}: wrong permutation")
-
-
-@torch.no_grad()
-def _logits(
-    directory: Path, batch: Mapping[str, Tensor], dtype: torch.dtype | None, memory_limit: int | None
-) -> Tensor:
-    checkpoint = Checkpoint(directory)
-    narrowest = min(checkpoint.dtype(name).itemsize for name in checkpoint.names())
-    size = checkpoint.size_bytes * (dtype.itemsize // narrowest if dtype else 1)
-    with TemporaryDirectory() as scratch:
-        model = load_model(directory, dtype=dtype, offload=offloading(size, memory_limit, scratch))
-        logits: Tensor = model(**batch).logits
-    return logits.double()
 
 
 @dataclass(frozen=True)

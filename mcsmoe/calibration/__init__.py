@@ -10,8 +10,7 @@
 
 An `Observer` loads the model and draws the sample on first use. It builds on `watching`, which reports what a forward
 pass does in every sparse layer. `collect` sums those reports into `RoutingStatistics`; `write_gradients` does the same
-for gradients. For a model larger than memory, `lockstep` runs all batches through one block before loading the next,
-and `journal` lets an interrupted run resume. `memory` decides before work starts whether the model has to be streamed.
+for gradients. `memory` decides before work starts whether the model fits, or has to be read block by block.
 """
 
 from mcsmoe.calibration.gradients import Gradients, write_gradients

@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mcsmoe.calibration.journal import Journal
 from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
 from mcsmoe.calibration.watch import Batch, watching
+from mcsmoe.checkpoint.journal import Journal
 from mcsmoe.checkpoint.streamed import device_of
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import Activation, Expert, Family, MoELayer, Role, Routing

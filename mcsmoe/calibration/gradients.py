@@ -26,11 +26,19 @@ class Gradients:
     """Reader of the file that `write_gradients` wrote; loads one tensor at a time.
 
     Each kind (`gradient`, `fisher`, `exact-fisher`) holds, for every tensor of every expert, one tensor of the same
-    shape. Reading raises `StatisticsError` for a kind that was not collected.
+    shape. Reading raises `StatisticsError` for a kind that was not collected; without a `directory`, none was.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._file = directory / GRADIENTS
+    def __init__(self, directory: Path | None) -> None:
+        self._file = (directory or Path()) / GRADIENTS
+
+    def holds(self, entry: str) -> bool:
+        """Whether the kinds of the entry `entry` of `KINDS` were collected."""
+        try:
+            with safe_open(self._file, "pt") as file:
+                return all(any(f"/{kind}/" in name for name in file.keys()) for kind in KINDS[entry])  # noqa: SIM118
+        except (SafetensorError, OSError):
+            return False
 
     @staticmethod
     def key(kind: str, layer: str, expert: int, name: str) -> str:

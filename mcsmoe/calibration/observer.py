@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mcsmoe.calibration.collect import Reduce, alone
 from mcsmoe.calibration.memory import must_stream
-from mcsmoe.calibration.sample import Sample, Sampling
+from mcsmoe.calibration.sample import Draw, Sample
 from mcsmoe.calibration.watch import count, one_by_one
 from mcsmoe.families import Family, MoELayer, Routing
 from mcsmoe.model import Model
@@ -59,11 +59,14 @@ def layer_tokens(
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among `count` that share the rows of a sample: its index, its device, and how sums are reduced."""
+    """This process among `count` that share the rows of a sample: its index, how sums are reduced, and its device.
+
+    Without a device it uses that of the model.
+    """
 
     index: int = 0
     count: int = 1
-    device: torch.device | str = "cpu"
+    device: torch.device | str | None = None
     reduce: Reduce = alone
 
 
@@ -80,7 +83,7 @@ class Observer:
     def __init__(
         self,
         model: Model,
-        sampling: Sampling,
+        sampling: Draw,
         work: str,
         *,
         also: Collection[str] | None = None,
@@ -106,6 +109,15 @@ class Observer:
     def sample(self) -> Sample:
         """The whole sample, the same in every process."""
         return self.sampling.draw(self.model.tokenizer)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where statistics of this sample come from: its fingerprint, its seed and its size in rows."""
+        return {
+            "fingerprint": self.sample.fingerprint,
+            "seed": self.sampling.seed,
+            "samples": len(self.sample.rows),
+        }
 
     @cached_property
     def batches(self) -> list[Batch]:

@@ -114,17 +114,29 @@ class LayerStatistics:
         return type(self)(**{name: value + theirs[name] for name, value in ours.items()})
 
 
-@dataclass
+ALWAYS = {f.name for f in fields(LayerStatistics)} - {name for names in ALSO.values() for name in names}
+"""Sums that are collected without being asked for."""
+
+
+@dataclass(repr=False)
 class RoutingStatistics:
     """Statistics of each sparse layer, in the order of the forward pass, and where they come from.
 
     `provenance` describes the calibration sample: fingerprint, seed and size. `measured` holds [E, E] matrices by
-    layer and name that are not sums: they describe the whole sample and cannot be added over parts of it.
+    layer and name that are not sums: they describe the whole sample and cannot be added over parts of it. `directory`
+    is where the statistics were read from or written to, and where gradients lie, if any were collected.
     """
 
     layers: dict[str, LayerStatistics]
     provenance: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    directory: Path | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        tokens = int(max((layer.tokens for layer in self.layers.values()), default=0))
+        also = sorted({name for layer in self.layers.values() for name in layer.tensors()} - ALWAYS)
+        more = f", also {', '.join(also)}" if also else ""
+        return f"RoutingStatistics({len(self.layers)} layers, {tokens:,} tokens{more})"
 
     def __getitem__(self, layer: str) -> LayerStatistics:
         return self.layers[layer]
@@ -144,8 +156,9 @@ class RoutingStatistics:
         """Apply `change` to each sum of each layer and keep the rest."""
         return replace(self, layers={name: layer.map(change) for name, layer in self.layers.items()})
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path | str) -> None:
         """Write sums, measured matrices, and `provenance.json` (with token counts by layer) into `directory`."""
+        directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         with StatisticsWriter(directory) as writer:
             for name, layer in self.layers.items():
@@ -153,11 +166,12 @@ class RoutingStatistics:
             writer.finish(self.provenance, self.measured)
 
     @classmethod
-    def load(cls, directory: Path) -> Self:
+    def load(cls, directory: Path | str) -> Self:
         """Read what `save` wrote. Tensors are memory-mapped: unused ones take no memory.
 
         Raises `StatisticsError` if a file is missing or damaged.
         """
+        directory = Path(directory)
         try:
             sums, measured = _read(directory / STATISTICS), _read(directory / MEASURED)
             provenance = json.loads((directory / PROVENANCE).read_text())
@@ -166,7 +180,7 @@ class RoutingStatistics:
             raise StatisticsError(f"no routing statistics in {directory} ({error})") from None
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise StatisticsError(f"routing statistics in {directory} are damaged ({error})") from None
-        return cls(layers, provenance, measured)
+        return cls(layers, provenance, measured, directory)
 
 
 class StatisticsWriter:

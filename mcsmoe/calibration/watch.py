@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcsmoe.calibration.journal import Journal
-from mcsmoe.calibration.lockstep import Enough, lockstep
+from mcsmoe.checkpoint.journal import Journal
+from mcsmoe.checkpoint.lockstep import Enough, lockstep
 from mcsmoe.checkpoint.streamed import blocks_of, device_of
 from mcsmoe.families import Family, MoELayer, Routing
 from mcsmoe.progress import progress

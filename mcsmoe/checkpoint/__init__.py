@@ -5,6 +5,8 @@ A checkpoint is a directory as transformers writes it: safetensors in one file o
     reader      names, shapes and single tensors, without a model
     load        a model, its configuration, its tokenizer
     streamed    a model with one block in memory at a time
+    lockstep    forward passes of such a model, all through one block before the next
+    journal     progress of these passes on disk, so that an interrupted run resumes
     save        a model in memory → a directory
     writer      tensors that are made one after another → one file
     shards      the same → one file or shards, with their index

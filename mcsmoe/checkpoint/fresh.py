@@ -1,4 +1,4 @@
-"""Logits of a checkpoint in a fresh process, as a user computes them who has its directory but not this package."""
+"""A checkpoint loaded in a fresh process, as a user loads it who has its directory but not this package."""
 
 import json
 import subprocess
@@ -7,38 +7,38 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from mcsmoe.checkpoint.load import offloading
 from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.streamed import LARGE, MMAP_THRESHOLD, block_names
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families import family_of
+from mcsmoe.families import family_of, skeleton
 
 PROBE = "probe.safetensors"
 LOGITS = "logits.safetensors"
+HASHES = "hashes.json"
 
 
 @dataclass(frozen=True)
 class FreshLoad:
     """The task of a fresh process: load `directory` with the transformers class `auto_class`, and compute logits.
 
-    `trust_remote_code` allows it to run the code beside the weights. `offload` holds the options of `from_pretrained`
-    that offload weights, {} for none.
+    `trust_remote_code` allows it to run the code beside the weights. `places` says where each module's weights are
+    while it does not run, "cpu" or "disk"; None keeps all in memory. If it is given, tensors are hashed, too.
     """
 
     directory: str
     auto_class: str
     trust_remote_code: bool
     threads: int
-    offload: dict[str, Any]
+    places: dict[str, str] | None
 
 
 SCRIPT = f"""
-import json, os, sys
+import hashlib, json, os, sys
 sys.modules["mcsmoe"] = None  # whoever loads the checkpoint does not have this package
 # Nor what is on the hub; and no older remote code answers, where modules are cached here.
 os.environ.update(HF_HUB_OFFLINE="1", HF_MODULES_CACHE=os.getcwd())
@@ -47,17 +47,50 @@ from safetensors.torch import load_file, save_file
 task = json.loads(sys.argv[1])
 torch.set_num_threads(task["threads"])
 transformers.logging.set_verbosity_error()
+offload = {{"device_map": task["places"], "offload_folder": "offload"}} if task["places"] else {{}}
+if offload:
+    import ctypes
+    from accelerate.utils import set_module_tensor_to_device
+    from transformers.integrations.accelerate import load_offloaded_parameter
+    getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)({MMAP_THRESHOLD}, {LARGE})
 model, report = getattr(transformers, task["auto_class"]).from_pretrained(
     task["directory"], trust_remote_code=task["trust_remote_code"], local_files_only=True, output_loading_info=True,
-    **task["offload"])
+    **offload)
 bad = {{kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}}
 if bad:
     sys.exit(f"loading report: {{bad}}")
+if offload:
+    hashes = {{}}
+    for name, value in model.state_dict().items():
+        value = load_offloaded_parameter(model, name) if value.is_meta else value
+        hashes[name] = hashlib.sha256(value.contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
+    json.dump(hashes, open("{HASHES}", "w"))
+def fill_while_it_runs(path):
+    # accelerate fills a module while that runs, but DBRX passes on weights of one that does not.
+    block = model.get_submodule(path)
+    names = [name for name, value in block.state_dict().items() if value.is_meta]
+    for module in block.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for each in getattr(hook, "hooks", [hook]):
+            each and setattr(each, "offload", False)
+    def fill(*_):
+        for name in names:
+            # A copy, because the last bits of products depend on addresses, which in a file are any multiple of 8.
+            value = load_offloaded_parameter(model, f"{{path}}.{{name}}").clone()
+            set_module_tensor_to_device(block, name, "cpu", value)
+    def empty(*_):
+        for name in names:
+            set_module_tensor_to_device(block, name, "meta")
+    block.register_forward_pre_hook(fill)
+    block.register_forward_hook(empty)
+for path, place in (task["places"] or {{}}).items():
+    if place == "disk":
+        fill_while_it_runs(path)
 with torch.no_grad():
     save_file({{"logits": model.eval()(**load_file("{PROBE}")).logits.contiguous()}}, "{LOGITS}")
 """
-"""Script of the fresh process: its argument is a `FreshLoad` as JSON; it reads `PROBE` and writes `LOGITS`, both in the
-working directory."""
+"""Script of the fresh process: its argument is a `FreshLoad` as JSON; it reads `PROBE` and writes `LOGITS` and perhaps
+`HASHES`, all in the working directory."""
 
 
 def interpreter(task: FreshLoad, directory: Path) -> subprocess.CompletedProcess[str]:
@@ -72,25 +105,56 @@ forking a process that has imported transformers but never this package."""
 
 
 def fresh_logits(
-    checkpoint: Checkpoint, probe: Mapping[str, Tensor], *, remote_code: bool, memory_limit: int | None = None
+    checkpoint: Checkpoint,
+    probe: Mapping[str, Tensor],
+    *,
+    remote_code: bool,
+    hashes: Mapping[str, str] | None = None,
 ) -> Tensor:
     """Logits on the batch `probe`, computed in a process that has neither this package nor a network.
 
-    `remote_code` allows it to run the code beside the weights. What exceeds `memory_limit` bytes is offloaded.
-    Raises `CheckpointError`, with the last line the process wrote, if the process fails.
+    `remote_code` allows it to run the code beside the weights. With `hashes`, the SHA-256 of every tensor by its name
+    in memory, the process must have the same tensors; it keeps blocks on the disk, beside the checkpoint, and one of
+    them in memory. Raises `CheckpointError` for a tensor that differs, and with the last line the process
+    wrote if it fails.
     """
-    with TemporaryDirectory() as scratch:
+    directory = checkpoint.directory.resolve()
+    with TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as scratch:
         # save_file refuses tensors that share memory, and encoder and decoder may get the same one.
         save_file({name: value.clone() for name, value in probe.items()}, Path(scratch) / PROBE)
         task = FreshLoad(
-            str(checkpoint.directory.resolve()),
+            str(directory),
             family_of(checkpoint.config).auto_class,
             remote_code,
             torch.get_num_threads(),
-            offloading(checkpoint.size_bytes, memory_limit, scratch),
+            None if hashes is None else offloading(checkpoint),
         )
         ended = start(task, Path(scratch))
         if ended.returncode != 0:
             last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
             raise CheckpointError(f"{checkpoint.directory}: does not load in a fresh process: {last}")
+        if hashes is not None:
+            found: dict[str, str] = json.loads((Path(scratch) / HASHES).read_text())
+            differing = sorted(name for name, _ in found.items() ^ hashes.items())
+            if differing:
+                raise CheckpointError(f"{checkpoint.directory}: in a fresh process, {differing[0]} has other values")
         return load_file(Path(scratch) / LOGITS)["logits"]
+
+
+def offloading(checkpoint: Checkpoint) -> dict[str, str]:
+    """Where the weights of each module are kept: those of blocks on the "disk", all others in memory ("cpu")."""
+    model = skeleton(checkpoint.config)
+    blocks = block_names(model, family_of(checkpoint.config).layers(checkpoint.config))
+    return dict.fromkeys(blocks, "disk") | dict.fromkeys(_around(model, "", blocks), "cpu")
+
+
+def _around(module: nn.Module, path: str, blocks: list[str]) -> list[str]:
+    """Modules and parameters below `module` that hold no block, and that no other of them holds."""
+    found = [f"{path}{name}" for name, _ in module.named_parameters(recurse=False)]
+    for name, child in module.named_children():
+        inside = f"{path}{name}."
+        if any(block.startswith(inside) for block in blocks):
+            found += _around(child, inside, blocks)
+        elif f"{path}{name}" not in blocks:
+            found.append(f"{path}{name}")
+    return found

@@ -2,7 +2,7 @@
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families import FAMILIES, family_of, language_config
+from mcsmoe.families import auto_class, family_of, language_config
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # What transformers, safetensors and torch raise for damaged, missing or mismatched files.
@@ -36,14 +36,12 @@ def load_model(
     trust_remote_code: bool = False,
     dtype: torch.dtype | None = None,
     any_family: bool = False,
-    offload: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load a model of a supported family in eval mode; `source` is a directory, or a hub id if it is a `str`.
 
     Reads safetensors and old `.bin` files. From a model that reads more than text, only the language model is loaded.
     `dtype` defaults to the checkpoint's; quantised weights are dequantised. `any_family` accepts every model of
-    transformers that generates text, for measurements that need to know nothing about experts. `offload` holds
-    options of `from_pretrained` that offload weights (see `offloading`); offloaded weights are not checked here.
+    transformers that generates text, for measurements that need to know nothing about experts.
     Raises `CheckpointError` for a missing or damaged source, an unsupported architecture, a tensor that is missing,
     unexpected or of the wrong shape, and for weights that are not finite.
     """
@@ -57,20 +55,16 @@ def load_model(
     with _Failures(source):
         whole = transformers.AutoConfig.from_pretrained(source, **origin)
     config = language_config(whole)
-    if any_family and config.model_type not in FAMILIES:
-        class_name = "AutoModelForSeq2SeqLM" if config.is_encoder_decoder else "AutoModelForCausalLM"
-    else:
-        class_name = family_of(config).auto_class
+    if not any_family:
+        family_of(config)
     if getattr(config, "quantization_config", None):  # nothing here computes on quantised weights
         config.quantization_config["dequantize"] = True
     # With this option tensors of the wrong shape appear in the report, by name.
     options = origin | {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if dtype is not None:
         options["dtype"] = dtype
-    options |= offload or {}
-    auto_class = getattr(transformers, class_name)
     with _Failures(source):
-        model, report = auto_class.from_pretrained(source, config=config, **options)
+        model, report = getattr(transformers, auto_class(config)).from_pretrained(source, config=config, **options)
     if config is not whole:
         inside = f"{model.base_model_prefix}."
         report["unexpected_keys"] = {key for key in report["unexpected_keys"] if key.startswith(inside)}
@@ -80,30 +74,27 @@ def load_model(
             what = kind.replace("_keys", "")
             raise CheckpointError(f"{source}: {len(names)} {what} tensors, the first is {names[0]}")
     for name, value in model.named_parameters():
-        if not value.is_meta and not value.isfinite().all():
+        if not value.isfinite().all():
             raise CheckpointError(f"{source}: {name} holds NaN or infinity; train or copy the model again")
     align_weights(model)
-    if dtype == torch.float64 and model._can_set_experts_implementation():
-        model.set_experts_implementation("eager")  # the default, a grouped matrix product, does not support float64
+    compute_in(model, dtype)
     return model.eval()
 
 
-def offloading(size: int, limit: int | None, folder: Path | str) -> dict[str, Any]:
-    """Options of `from_pretrained` that offload what exceeds `limit` bytes of a model of `size` bytes; {} if it fits.
-
-    They use accelerate's `device_map`: every forward pass reads offloaded weights from the checkpoint or `folder`.
-    """
-    if limit is None or size <= limit:
-        return {}
-    return {"device_map": "auto", "max_memory": {"cpu": limit}, "offload_folder": str(folder)}
+def compute_in(model: Any, dtype: torch.dtype | None) -> None:
+    """Choose kernels that support `dtype`: the default for experts, a grouped matrix product, takes no float64."""
+    if dtype == torch.float64 and model._can_set_experts_implementation():
+        model.set_experts_implementation("eager")
 
 
-def load_config(source: Path | str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The configuration of a checkpoint of a supported family, or of the language model in it.
+def load_config(
+    source: Path | str, *, revision: str | None = None, trust_remote_code: bool = False, any_family: bool = False
+) -> Any:
+    """The configuration of a checkpoint of a supported family (or of `any_family`), or of the language model in it.
 
     Raises `CheckpointError` for a missing or damaged source and for an unsupported architecture.
     """
-    check_source(source)
+    check_source(source, any_family=any_family)
     import transformers
 
     import mcsmoe.modeling  # noqa: F401 - registers the merged classes
@@ -111,7 +102,8 @@ def load_config(source: Path | str, *, revision: str | None = None, trust_remote
     with _Failures(source):
         whole = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     config = language_config(whole)
-    family_of(config)
+    if not any_family:
+        family_of(config)
     return config
 
 
@@ -139,6 +131,35 @@ def load_tokenizer(
     if tokenizer.pad_token_id is None:  # most causal models were trained without one
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+# Hub repositories often hold the same weights in other formats, too.
+SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
+WANTED = [*SMALL, "*.safetensors", "*.bin"]
+UNWANTED = ["*/*", "consolidated*"]
+
+
+def fetch(source: Path | str, revision: str | None = None, patterns: Sequence[str] = WANTED) -> Path:
+    """The directory of a checkpoint; files of a hub id that match `patterns` are fetched into the hub's cache first.
+
+    Raises `CheckpointError` for what is neither a directory nor something that the hub gives.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    if isinstance(source, Path) or not HUB_ID.fullmatch(source):
+        raise CheckpointError(f"{source}: no such directory; give the path of a saved checkpoint or a hub id")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(source, revision=revision, allow_patterns=[*patterns], ignore_patterns=UNWANTED)
+    except LocalEntryNotFoundError:
+        message = f"{source}: no such directory, and no model hub can be reached; give the path of a saved checkpoint"
+        raise CheckpointError(message) from None
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{source}: no such directory, and the hub does not give it: {reason}") from None
+    return Path(found)
 
 
 def local_directory(source: Path | str) -> Path:

@@ -101,9 +101,7 @@ def resumable_directory(path: Path, key: Mapping[str, Any]) -> Iterator[Staging]
     path = Path(path)
     scratch = path.with_name(f".{path.name}.partial")
     scratch.mkdir(parents=True, exist_ok=True)
-    lock = os.open(scratch, os.O_RDONLY)
-    try:
-        _lock(lock, path)
+    with locked(scratch, path):
         staging = Staging(scratch / "new", Store(scratch / "notes"))
         keep = False
         try:
@@ -121,16 +119,23 @@ def resumable_directory(path: Path, key: Mapping[str, Any]) -> Iterator[Staging]
         finally:
             if not keep:
                 shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def locked(directory: Path, output: Path) -> Iterator[None]:
+    """Lock the directory in which `output` is made; the system releases the lock when the process ends, even if killed.
+
+    Raises `CheckpointError` if another process has it.
+    """
+    lock = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(f"{output}: another process is writing it; wait for it or stop it") from None
+        yield
     finally:
         os.close(lock)
-
-
-def _lock(directory: int, path: Path) -> None:
-    """Lock the directory; the system releases the lock when the process ends, even if it is killed."""
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise CheckpointError(f"{path}: another process is writing it; wait for it or stop it") from None
 
 
 def _start(staging: Staging, stamp: Path, key: dict[str, Any]) -> None:

@@ -17,30 +17,38 @@ from mcsmoe.families import MoELayer, TensorSource, family_of, merged_layers
 from mcsmoe.families.experts import InMemory, expert_shares
 
 
-def held(model: Any, names: Collection[str]) -> Iterator[Piece]:
+def held(model: Any, names: Collection[str], within: str = "") -> Iterator[Piece]:
     """The values of `model` for the tensors `names` of its checkpoint, in the layout on disk, one expert at a time.
 
-    Tensors that loading ignores are left out. Raises `CheckpointError` for any other that the model does not have.
+    Left out are tensors that loading ignores, those outside the module path `within`, and those that have no memory,
+    as in blocks of a streamed model. Raises `CheckpointError` for any that the model does not have.
     """
     source, family = InMemory(model), family_of(model.config)
     layers = family.layers(model.config) if merged_layers(model.config) is None else []
     inside = set()
+
+    def there(name: str) -> bool:
+        return name.startswith(within) and not source.tensor(name).is_meta
+
     for layer in layers:
         for tensor, entry, e, kinds in expert_shares(layer, layer.experts):
             inside.add(tensor)
-            yield Piece(tensor, entry, _share(layer, kinds, source, e))
+            if there(layer.in_memory[kinds[0]].name(e)):
+                yield Piece(tensor, entry, _share(layer, kinds, source, e))
     others = [name for name in names if name not in inside]
     in_memory = family.merged_names(model.config, others) if layers else {name: name for name in others}
     for name, ours in in_memory.items():
-        yield Piece(name, None, source.tensor(ours).detach())
+        if there(ours):
+            yield Piece(name, None, source.tensor(ours).detach())
 
 
-def check_held(model: Any, checkpoint: Checkpoint) -> None:
+def check_held(model: Any, checkpoint: Checkpoint, within: str = "") -> None:
     """Raise `CheckpointError`, naming the first tensor whose values differ between the model and its checkpoint.
 
-    Values on disk are cast to the model's dtype before they are compared. Reads every tensor once.
+    Values on disk are cast to the model's dtype before they are compared. Reads every tensor once. `within` and what
+    is left out: see `held`.
     """
-    for name, entry, value in held(model, checkpoint.names()):
+    for name, entry, value in held(model, checkpoint.names(), within):
         found = checkpoint.tensor(name) if entry is None else checkpoint.part(name, entry)
         if not torch.equal(found.to(value.dtype), value):
             place = name if entry is None else f"{name}[{entry}]"

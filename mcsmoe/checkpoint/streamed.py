@@ -1,11 +1,12 @@
-"""Stock models with one block in memory at a time, so that a model larger than memory can still run.
+"""Models with one block in memory at a time, so that one larger than memory can still run.
 
 Blocks are the repeated modules that contain the sparse layers, and their dense neighbours ("model.layers.3")."""
 
 import ctypes
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcsmoe.checkpoint.load import load_config
+from mcsmoe.checkpoint.load import compute_in, load_config, load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families import Family, MoELayer, empty_model, family_of, skeleton
+from mcsmoe.families import Family, MoELayer, empty_model, family_of, merged_layers, skeleton
 
 LARGE = 2**20
 """Allocations from this size in bytes on are mapped separately by the operating system."""
@@ -45,7 +46,11 @@ class Blocks:
     def __init__(self, model: nn.Module, names: list[str], weights: "Weights", device: torch.device) -> None:
         self.device = device
         self._model, self._weights = model, weights
-        self._empty = {name: _named(model.get_submodule(name)) for name in names}
+        self._empty = {
+            name: {key: value.to("meta") for key, value in _named(model.get_submodule(name)).items()} for name in names
+        }
+        for name in names:
+            self.free(name)  # saved buffers have values until here
 
     @property
     def names(self) -> list[str]:
@@ -70,23 +75,38 @@ class Blocks:
         for name, empty in self._empty[block].items():
             _put(self._model.get_submodule(block), name, empty)
 
+    @contextmanager
+    def loaded(self, block: str) -> Iterator[None]:
+        """Context manager that loads a block and frees it at the end. Raises as `load` does."""
+        try:
+            self.load(block)
+            yield
+        finally:
+            self.free(block)
+
 
 class Weights:
-    """The tensors of a loaded model by their names in memory, read from a stock checkpoint in its own layout."""
+    """The tensors of a loaded model by their names in memory, read from a checkpoint in its own layout."""
 
     def __init__(self, source: Checkpoint, family: Family, model: Any, dtype: torch.dtype) -> None:
         self._source, config = source, model.config
         self._held: dict[str, list[tuple[MoELayer, int, str]]] = defaultdict(list)
         """Tensor in memory → the expert tensors it holds: (layer, expert, name in the layout)."""
         on_disk = set()
-        for layer in family.layers(config):
+        stock = merged_layers(config) is None  # a merged model has the names of its checkpoint in memory
+        for layer in family.layers(config) if stock else ():
             for e in range(layer.experts):
                 for name, place in layer.in_memory.items():
                     self._held[place.name(e)].append((layer, e, name))
                     on_disk.add(layer.places[name].name(e))
-        others = family.merged_names(config, [name for name in source.names() if name not in on_disk])
+        rest = [name for name in source.names() if name not in on_disk]
+        others = family.merged_names(config, rest) if stock else {name: name for name in rest}
         self._others = {new: old for old, new in others.items()}
         self._dtypes = model._get_dtype_plan(dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._held
+        yield from self._others
 
     def __contains__(self, name: str) -> bool:
         return name in self._held or name in self._others
@@ -116,23 +136,29 @@ class Weights:
         return stack
 
 
-def load_streamed(directory: Path, device: torch.device | str = "cpu") -> Any:
-    """Load the stock model of a directory in eval mode, on `device`, with everything but its blocks in memory.
+def load_streamed(directory: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Any:
+    """Load the model of a directory in eval mode, on `device`, with everything but its blocks in memory.
 
-    The caller loads each block when it is needed: see `mcsmoe.calibration.lockstep`. Peak memory here is the size of
-    what lies outside the blocks. Also calls `return_freed_memory` for this process. Raises `CheckpointError` as
-    `load_model` does; faults in a block's weights show when the block is loaded.
+    The caller loads each block when it is needed: see `mcsmoe.checkpoint.lockstep`. `dtype` defaults to the
+    checkpoint's. Peak memory here is the size of what lies outside the blocks. Also calls `return_freed_memory` for
+    this process. Raises `CheckpointError` as `load_model` does; faults in a block's weights show when the block is
+    loaded.
     """
     from mcsmoe.modeling.aligned_mcsmoe import align_weights
 
     return_freed_memory()
     config, source = load_config(directory), Checkpoint(directory)
-    family, dtype = family_of(config), _dtype(config, source)
+    family, dtype = family_of(config), dtype or _dtype(config, source)
     model = empty_model(config, dtype)
     weights = Weights(source, family, model, dtype)
     blocks = Blocks(model, block_names(model, family.layers(config)), weights, torch.device(device))
     inside = tuple(f"{name}." for name in blocks.names)
-    for name, empty in _named(model).items():
+    named = _named(model)
+    ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
+    unknown = [name for name in weights if name not in named and not any(each.search(name) for each in ignored)]
+    if unknown:
+        raise CheckpointError(f"{directory}: {len(unknown)} unexpected tensors, the first is {min(unknown)}")
+    for name, empty in named.items():
         if name not in weights and name not in model.all_tied_weights_keys:
             raise CheckpointError(f"{directory}: no tensor {name}; is it a whole checkpoint?")
         if name in weights and not name.startswith(inside):
@@ -142,8 +168,21 @@ def load_streamed(directory: Path, device: torch.device | str = "cpu") -> Any:
         if not name.startswith(inside):
             _put(model, name, value.to(device))
     align_weights(model)
+    compute_in(model, dtype)
     setattr(model, ATTRIBUTE, blocks)
     return model.eval()
+
+
+def load_fitting(directory: Path, memory_limit: int | None, dtype: torch.dtype | None = None) -> Any:
+    """Load the model of a directory as `load_model` does, or as `load_streamed` if it needs more than `memory_limit`.
+
+    Counts weights, and the largest tensor again because reading copies it. Raises `CheckpointError` as they do.
+    """
+    if memory_limit is not None:
+        weights, own = Footprint.of(load_config(directory)), _dtype(load_config(directory), Checkpoint(directory))
+        if (weights.whole + weights.tensor) * (dtype or own).itemsize // own.itemsize > memory_limit:
+            return load_streamed(directory, dtype=dtype)
+    return load_model(directory, dtype=dtype)
 
 
 def blocks_of(model: nn.Module) -> Blocks | None:

@@ -1,24 +1,24 @@
 """Verifying a written checkpoint: check its inventory, reload it here, and reload it without this package."""
 
-import tempfile
-from collections.abc import Callable, Collection, Mapping
+import hashlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mcsmoe.checkpoint.fresh import fresh_logits
-from mcsmoe.checkpoint.load import load_model, offloading
+from mcsmoe.checkpoint.lockstep import logits_of
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.save import check_held
-from mcsmoe.checkpoint.writer import Written, differing
+from mcsmoe.checkpoint.streamed import blocks_of, load_fitting
+from mcsmoe.checkpoint.writer import Written, differing, raw
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import family_of, merged_layers, skeleton
 from mcsmoe.progress import progress
 
 BATCH, SOURCE, TARGET = 4, 16, 8
-Seen = TypeVar("Seen")
 
 
 def probe_batch(vocab_size: int, causal: bool) -> dict[str, Tensor]:
@@ -49,23 +49,19 @@ def verify_checkpoint(
     3. If its class is ours, it reloads by remote code in a fresh process, which has neither this package nor a
        network, with the same logits.
 
-    One model is in memory at a time; what exceeds `memory_limit` bytes is offloaded.
+    One model is in memory at a time. One that does not fit into `memory_limit` bytes is read block by block here. The
+    fresh process, which then loads a stock class, too, has its blocks on the disk; all its tensors are compared.
     Raises `CheckpointError` naming the first difference.
     """
     directory = Path(directory)
     checkpoint = Checkpoint(directory)
     check_inventory(checkpoint, written)
-
-    @torch.no_grad()
-    def look(model: Any) -> tuple[Tensor, bool]:
-        return model(**probe).logits, model.is_remote_code()
-
-    logits, ours = _reload(checkpoint, memory_limit, look)
+    logits, ours, hashes = _reload(checkpoint, memory_limit, probe)
     if expected_logits is not None:
         _check_equal(logits, expected_logits, f"{directory}: reloaded")
-    if ours:
-        fresh = fresh_logits(checkpoint, probe, remote_code=True, memory_limit=memory_limit)
-        _check_equal(fresh, logits, f"{directory}: reloaded by remote code")
+    if ours or hashes is not None:
+        fresh = fresh_logits(checkpoint, probe, remote_code=ours, hashes=hashes)
+        _check_equal(fresh, logits, f"{directory}: reloaded by remote code" if ours else f"{directory}: reloaded anew")
 
 
 def verify_stock(
@@ -73,26 +69,45 @@ def verify_stock(
 ) -> None:
     """Check that `directory` holds a complete stock model that transformers alone can load and run.
 
-    Names, shapes, dtypes and values are checked on disk and after reloading, as in `verify_checkpoint`. Logits on the
-    batch `probe` must be finite in a fresh process, which has neither this package nor a network. What exceeds
-    `memory_limit` bytes is offloaded. Raises `CheckpointError` naming the first difference.
+    Names, shapes, dtypes and values are checked on disk and after reloading, within `memory_limit` bytes, as in
+    `verify_checkpoint`. Logits on the batch `probe` must be finite in a fresh process, which has neither this package
+    nor a network. Raises `CheckpointError` naming the first difference.
     """
     checkpoint = Checkpoint(directory)
     check_inventory(checkpoint, written)
-    _reload(checkpoint, memory_limit, lambda model: None)
+    hashes = _reload(checkpoint, memory_limit, None).hashes
     # A stock model has code beside it only if its class is ours; no other code may run.
     ours = any(directory.glob("*.py"))
-    logits = fresh_logits(checkpoint, probe, remote_code=ours, memory_limit=memory_limit)
+    logits = fresh_logits(checkpoint, probe, remote_code=ours, hashes=hashes)
     if not logits.isfinite().all():
         raise CheckpointError(f"{directory}: logits in a fresh process are not finite")
 
 
-def _reload(checkpoint: Checkpoint, memory_limit: int | None, look: Callable[[Any], Seen]) -> Seen:
-    """Load a checkpoint, compare the model with it tensor by tensor, and return `look(model)`."""
-    with tempfile.TemporaryDirectory() as scratch:
-        model = load_model(checkpoint.directory, offload=offloading(checkpoint.size_bytes, memory_limit, scratch))
-        check_held(model, checkpoint)
-        return look(model)
+class _Reloaded(NamedTuple):
+    """Logits on the probe (empty without one), whether the class is ours, and hashes of the tensors if streamed."""
+
+    logits: Tensor
+    ours: bool
+    hashes: dict[str, str] | None
+
+
+def _reload(checkpoint: Checkpoint, memory_limit: int | None, probe: Mapping[str, Tensor] | None) -> _Reloaded:
+    """Load a checkpoint, and compare the model with it tensor by tensor."""
+    model = load_fitting(checkpoint.directory, memory_limit)
+    blocks, hashes = blocks_of(model), None
+    check_held(model, checkpoint)
+    if blocks is not None:
+        hashes = {name: _hash(value) for name, value in model.state_dict().items() if not value.is_meta}
+        for block in progress(blocks.names, "check blocks", late=True):
+            with blocks.loaded(block):
+                check_held(model, checkpoint, f"{block}.")
+                inside = model.get_submodule(block).state_dict()
+                hashes |= {f"{block}.{name}": _hash(value) for name, value in inside.items()}
+    return _Reloaded(torch.empty(0) if probe is None else logits_of(model, probe), model.is_remote_code(), hashes)
+
+
+def _hash(value: Tensor) -> str:
+    return hashlib.sha256(raw(value)).hexdigest()
 
 
 def check_inventory(checkpoint: Checkpoint, written: Written) -> None:

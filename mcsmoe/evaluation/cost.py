@@ -1,6 +1,7 @@
 """What a checkpoint costs to keep and to run: parameters, bytes, experts, FLOPs per token."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from mcsmoe.calibration.memory import forwards_at_once
+from mcsmoe.checkpoint.lockstep import run_forwards
 from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.streamed import device_of
 from mcsmoe.families import FAMILIES, merged_layers, sparse_layers
 from mcsmoe.tasks.batches import collate, is_causal, model_inputs
 from mcsmoe.tasks.task import Encoded
@@ -50,19 +54,26 @@ UNCOUNTED = {torch.ops.aten._grouped_mm: _grouped_mm}
 
 
 @torch.no_grad()
-def flops_per_token(model: Any, rows: Sequence[Encoded], pad: int) -> float:
+def flops_per_token(model: Any, rows: Sequence[Encoded], pad: int, memory_limit: int | None = None) -> float:
     """Floating-point operations of the forward pass per token, source and target tokens together.
 
     A multiply-add counts as two, as in `torch.utils.flop_counter`; matrix products and attention count, sums
-    and activations do not. Each row runs alone, without padding or experts' capacity shared with other rows.
+    and activations do not. Each row runs alone, without padding or experts' capacity shared with other rows. The
+    model may be streamed, within `memory_limit` bytes.
     """
     model.eval()
-    causal = is_causal(model)
+    causal, device = is_causal(model), device_of(model)
+
+    def run(row: Encoded) -> None:
+        batch = collate([row], pad, causal=causal)
+        inputs = {name: value.to(device) for name, value in model_inputs(batch, causal).items()}
+        model(**inputs, use_cache=False)
+
     counter = FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
+    longest = max(len(row.source) + len(row.target) for row in rows)
+    at_once = forwards_at_once(model, memory_limit, 1, longest)
     with counter, sdpa_kernel(SDPBackend.MATH):
-        for row in rows:
-            batch = collate([row], pad, causal=causal)
-            model(**{name: value.to(model.device) for name, value in model_inputs(batch, causal).items()})
+        run_forwards(model, [partial(run, row) for row in rows], "count operations", show=False, at_once=at_once)
     # A causal model does not run a row's last token, from which nothing is predicted.
     tokens = sum(len(row.source) + len(row.target) - causal for row in rows)
     return counter.get_total_flops() / tokens

@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from mcsmoe.calibration.memory import LOGITS_AT_ONCE, forwards_at_once
+from mcsmoe.checkpoint.lockstep import run_forwards
+from mcsmoe.checkpoint.streamed import device_of
 from mcsmoe.params import TaskSection
 from mcsmoe.progress import progress
-from mcsmoe.tasks.batches import IGNORED, collate, in_order, is_causal, model_inputs
+from mcsmoe.tasks.batches import IGNORED, collate, is_causal, model_inputs
 from mcsmoe.tasks.score import BOUNDS, Column, Score
 from mcsmoe.tasks.task import Encoded, Example, Prediction, Task
 
@@ -47,7 +51,7 @@ def _parts(score: Score) -> list[NDArray[np.intp]]:
     return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Likelihood:
     """Means over target tokens, and sums per row; each token is predicted from the true tokens before it."""
 
@@ -64,35 +68,76 @@ class Likelihood:
     tokens: NDArray[np.float64]
     """Number of target tokens of each row [N]."""
 
+    @property
+    def perplexity(self) -> float:
+        """exp of the cross-entropy."""
+        return math.exp(self.cross_entropy)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Bounds of the perplexity: see `interval`."""
+        return interval(Score((self.losses, self.tokens), _perplexity))
+
+    def to_json(self) -> dict[str, float]:
+        """The figures as plain JSON values."""
+        low, high = self.interval
+        bounds = {"perplexity": self.perplexity, "perplexity_low": low, "perplexity_high": high}
+        means = {"cross_entropy": self.cross_entropy, "accuracy": self.accuracy, "tokens": int(self.tokens.sum())}
+        return bounds | means
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return f"Likelihood(perplexity {self.perplexity:.4g} ({low:.4g}–{high:.4g}), {int(self.tokens.sum()):,} tokens)"
+
 
 @torch.no_grad()
-def likelihood(model: Any, rows: Sequence[Encoded], pad: int, batch_size: int, show: bool = False) -> Likelihood:
-    """Measure `model` on `rows`, in eval mode; its mode is restored.
+def likelihood(
+    model: Any,
+    rows: Sequence[Encoded],
+    pad: int,
+    batch_size: int,
+    show: bool = False,
+    memory_limit: int | None = None,
+) -> Likelihood:
+    """Measure `model`, whole or streamed, on `rows`, in eval mode; its mode is restored.
 
     Every target token has the same weight, whatever its batch; padding never counts. Sums are float64. `show` draws
-    a progress bar.
+    a progress bar. A streamed model is read as often as `memory_limit` bytes require, which changes no figure.
     """
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i].source), len(rows[i].target)))
-    training, causal = model.training, is_causal(model)
+    training, causal, device = model.training, is_causal(model), device_of(model)
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    sums = [torch.empty(0)] * len(batches)
+
+    def score(i: int) -> None:
+        batch = collate([rows[row] for row in batches[i]], pad, causal=causal)
+        inputs: dict[str, Any] = {name: value.to(device) for name, value in model_inputs(batch, causal).items()}
+        if causal:
+            inputs["use_cache"] = False  # of an encoder-decoder, the last bits of logits would differ
+        sums[i] = _sums(model(**inputs).logits, batch["labels"].to(device)).cpu()
+
+    longest = max(len(row.source) + len(row.target) for row in rows)
     model.eval()
-    right_rows, each = 0, []
-    steps = -(-len(rows) // batch_size)
-    batches = progress(in_order([rows[i] for i in order], pad, batch_size, causal=causal), "score", steps, show)
-    for batch in batches:
-        batch = {name: value.to(model.device) for name, value in batch.items()}
-        logits = model(**model_inputs(batch, causal)).logits.float()  # [B, T, V]
-        labels = batch["labels"]  # [B, T]
-        real = labels != IGNORED
-        right = (logits.argmax(-1) == labels) & real
-        nats = torch.zeros(labels.shape, dtype=torch.float64, device=labels.device)
-        nats[real] = F.cross_entropy(logits[real], labels[real], reduction="none").double()
-        right_rows += int((right | ~real).all(-1).sum())
-        each.append(torch.stack([nats.sum(-1), right.sum(-1), real.sum(-1)]).cpu())
+    forwards = [partial(score, i) for i in range(len(batches))]
+    run_forwards(model, forwards, "score", show, forwards_at_once(model, memory_limit, batch_size, longest))
     model.train(training)
-    losses, hits, tokens = torch.cat(each, 1)[:, np.argsort(order)].numpy()
+    losses, hits, tokens = torch.cat(sums, 1)[:, np.argsort(order)].numpy()
     count = float(tokens.sum())
-    means = float(losses.sum()) / count, float(hits.sum()) / count, right_rows / len(rows)
+    means = float(losses.sum()) / count, float(hits.sum()) / count, int((hits == tokens).sum()) / len(rows)
     return Likelihood(*means, losses, hits, tokens)
+
+
+def _sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, right predictions and target tokens of each row [3, B]; logits [B, T, V], labels [B, T]."""
+    real = labels != IGNORED
+    nats = torch.zeros(labels.shape, dtype=torch.float64, device=labels.device)
+    right = torch.zeros_like(real)
+    for part in real.nonzero().split(max(1, LOGITS_AT_ONCE // logits.shape[-1])):
+        place = part.unbind(1)
+        scores, answers = logits[place].float(), labels[place]  # [n, V], [n]
+        nats[place] = F.cross_entropy(scores, answers, reduction="none").double()
+        right[place] = scores.argmax(-1) == answers
+    return torch.stack([nats.sum(-1), right.sum(-1), real.sum(-1)])
 
 
 @torch.no_grad()
@@ -142,8 +187,9 @@ def choice_likelihoods(
     examples: Sequence[Example],
     batch_size: int,
     seed: int,
+    memory_limit: int | None = None,
 ) -> list[tuple[float, ...]]:
-    """ln p(choice | source) for all choices of each example; `target` is not used.
+    """ln p(choice | source) for all choices of each example; `target` is not used. `memory_limit`: see `likelihood`.
 
     Choices are never cut. The end token counts for an encoder-decoder, so that "yes" does not beat "yes, often" just
     by being shorter. It does not count for a causal model, which may never have learned to stop after an answer.
@@ -153,7 +199,8 @@ def choice_likelihoods(
     rows = task.encode(tokenizer, asked, whole, seed)
     if is_causal(model):
         rows = [Encoded(row.source, row.target[:-1]) for row in rows]
-    found = iter((-likelihood(model, rows, tokenizer.pad_token_id, batch_size, show=True).losses).tolist())
+    measured = likelihood(model, rows, tokenizer.pad_token_id, batch_size, True, memory_limit)
+    found = iter((-measured.losses).tolist())
     return [tuple(next(found) for _ in example.choices) for example in examples]
 
 
@@ -165,20 +212,22 @@ def quality(
     examples: Sequence[Example],
     batch_size: int,
     seed: int,
+    memory_limit: int | None = None,
 ) -> dict[str, float]:
     """Return the task's scores over `examples`, and the 95 % interval of each as `NAME_low`, `NAME_high`.
 
     Generated texts and likelihoods of choices are scored as the task asks, else the tokens of the targets. An invalid
     generated text counts as wrong; none is replaced or left out. The model runs in eval mode; its mode is restored.
+    It may be streamed, within `memory_limit` bytes as in `likelihood`, unless the task generates.
     """
     training = model.training
     model.eval()
     try:
         if task.generates or task.chooses:
-            predictions = _predict(model, tokenizer, task, settings, examples, batch_size, seed)
+            predictions = _predict(model, tokenizer, task, settings, examples, batch_size, seed, memory_limit)
             return _flat(task.score(predictions, examples))
         rows = task.encode(tokenizer, examples, settings, seed)
-        found = likelihood(model, rows, tokenizer.pad_token_id, batch_size, show=True)
+        found = likelihood(model, rows, tokenizer.pad_token_id, batch_size, True, memory_limit)
         scores: dict[str, Score | float] = {
             "cross_entropy": Score((found.losses, found.tokens), _ratio),
             "accuracy": Score((found.right, found.tokens), _ratio),
@@ -198,6 +247,7 @@ def _predict(
     examples: Sequence[Example],
     batch_size: int,
     seed: int,
+    memory_limit: int | None,
 ) -> list[Prediction]:
     texts: list[str] = [""] * len(examples)
     likelihoods: list[tuple[float, ...]] = [()] * len(examples)
@@ -205,7 +255,7 @@ def _predict(
         rows = task.encode(tokenizer, examples, settings, seed)
         texts = generate(model, tokenizer, rows, batch_size, settings.max_target_length)
     if task.chooses:
-        likelihoods = choice_likelihoods(model, tokenizer, task, settings, examples, batch_size, seed)
+        likelihoods = choice_likelihoods(model, tokenizer, task, settings, examples, batch_size, seed, memory_limit)
     return [Prediction(text, values) for text, values in zip(texts, likelihoods, strict=True)]
 
 

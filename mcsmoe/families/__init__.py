@@ -12,7 +12,7 @@ single experts and computes their outputs.
 """
 
 from mcsmoe.families.configs import configuration, language_config, merged_layers
-from mcsmoe.families.family import FAMILIES, Family, excluded_layers, family_of, register, sparse_layers
+from mcsmoe.families.family import FAMILIES, Family, auto_class, excluded_layers, family_of, register, sparse_layers
 from mcsmoe.families.layer import (
     Activation,
     Expert,
@@ -38,6 +38,7 @@ __all__ = [
     "Role",
     "Routing",
     "TensorSource",
+    "auto_class",
     "configuration",
     "empty_model",
     "excluded_layers",

@@ -19,30 +19,16 @@ def read_expert(checkpoint: TensorSource, layer: MoELayer, expert: int) -> Exper
 
 
 class InMemory(TensorSource):
-    """Parameters and buffers of a loaded model, by name.
-
-    Tensors that accelerate has offloaded are read a whole module at a time; the last module read stays in memory.
-    """
+    """Parameters and buffers of a loaded model, by name."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._path, self._read = "", dict[str, Tensor | None]()
 
     def tensor(self, name: str) -> Tensor:
         """The parameter or buffer called `name`."""
         path, _, leaf = name.rpartition(".")
-        module = self._model.get_submodule(path)
-        value: Tensor = getattr(module, leaf)
-        if not value.is_meta:
-            return value
-        from accelerate.utils.modeling import align_module_device
-
-        if path != self._path:
-            with align_module_device(module):
-                self._path, self._read = path, {**module._parameters, **module._buffers}
-        read = self._read[leaf]
-        assert read is not None
-        return read
+        value: Tensor = getattr(self._model.get_submodule(path), leaf)
+        return value
 
 
 def expert_in_memory(model: nn.Module, layer: MoELayer, expert: int) -> Expert:

@@ -137,6 +137,13 @@ def family_of(config: Any) -> Family:
     return FAMILIES[found]
 
 
+def auto_class(config: Any) -> str:
+    """Name of the transformers Auto class of a configuration object, even if its model type is no family's."""
+    if config.model_type in FAMILIES:
+        return family_of(config).auto_class
+    return "AutoModelForSeq2SeqLM" if config.is_encoder_decoder else "AutoModelForCausalLM"
+
+
 def sparse_layers(config: Any) -> list[MoELayer]:
     """The sparse layers of a configuration, in order of the forward pass. Raises what `family_of` raises."""
     return family_of(config).layers(config)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mcsmoe.families.configs import configuration, values_of
-from mcsmoe.families.family import family_of
+from mcsmoe.families.family import auto_class
 
 UNSHAPED = ("architectures", "auto_map", "transformers_version", "_name_or_path")
 """Fields of a configuration that have no influence on the model's modules and shapes."""
@@ -50,4 +50,4 @@ def _auto_class(config: Any) -> Any:
 
     import mcsmoe.modeling  # noqa: F401 - registers the classes that are ours
 
-    return getattr(transformers, family_of(config).auto_class)
+    return getattr(transformers, auto_class(config))

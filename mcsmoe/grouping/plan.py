@@ -54,7 +54,7 @@ class LayerPlan:
         return cls(tuple(Group(e, (e,), (float(weight),)) for e, weight in enumerate(importance)), merged=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """The whole plan of a merge: the groups of each layer, and how members are aligned and combined.
 
@@ -70,6 +70,10 @@ class Plan:
     keep: int | None = None
     excluded: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        before = sum(len(layer.expert_map) for layer in self.layers.values())
+        return f"Plan({self.method}: {len(self.layers)} layers, {sum(self.experts.values())} of {before} experts)"
+
     @property
     def experts(self) -> dict[str, int]:
         """Number K of merged experts by layer."""
@@ -84,9 +88,10 @@ class Plan:
         (directory / PLAN).write_text(_one_line_a_group(self.to_json()) + "\n")
 
     @classmethod
-    def load(cls, directory: Path) -> "Plan":
-        """Read what `save` wrote. Raises `PlanError` if the file is missing or not a plan."""
-        path = directory / PLAN
+    def load(cls, source: Path | str) -> "Plan":
+        """Read what `save` wrote: a directory with plan.json, or a file. Raises `PlanError` if it is not a plan."""
+        source = Path(source)
+        path = source if source.is_file() else source / PLAN
         try:
             values = json.loads(path.read_text())
             layers = {
@@ -98,8 +103,8 @@ class Plan:
                 for name, layer in values.pop("layers").items()
             }
             return cls(**values | {"excluded": tuple(values["excluded"])}, layers=layers)
-        except FileNotFoundError:
-            raise PlanError(f"{directory}: no {PLAN}") from None
+        except (FileNotFoundError, NotADirectoryError):
+            raise PlanError(f"{source}: no {PLAN}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"{path} is not a plan ({error})") from None
 

@@ -2,7 +2,7 @@
 
     from mcsmoe.merging import merge_model
 
-    merge_model(observer, plan, statistics, gradients, directory)  # written and verified
+    merge_model(model, plan, statistics, directory)  # written and verified
 
 `write_merged` applies a plan to a checkpoint without loading a model; `Material` holds the measurements it needs.
 

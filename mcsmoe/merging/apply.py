@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from mcsmoe.alignment.activations import pair_moments
 from mcsmoe.alignment.assignment import assign
 from mcsmoe.alignment.matching import activation_similarity, permute, weight_similarity
 from mcsmoe.calibration.gradients import Gradients
+from mcsmoe.calibration.memory import must_stream
 from mcsmoe.calibration.observer import LayerTokens, Observer
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.output import copy_companions, write_json
@@ -23,11 +25,12 @@ from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.verify import probe_batch, verify_checkpoint
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
-from mcsmoe.errors import CheckpointError
+from mcsmoe.errors import CheckpointError, ParameterError
 from mcsmoe.families import Expert, Family, MoELayer, TensorSource, family_of
 from mcsmoe.families.experts import read_expert
 from mcsmoe.grouping.plan import Group, Plan
 from mcsmoe.merging.rules import RULES, Members
+from mcsmoe.model import Model
 from mcsmoe.progress import progress
 from mcsmoe.registry import Registry
 
@@ -171,32 +174,48 @@ def write_merged(
     return written
 
 
+def looks(rule: str, alignment: str) -> bool:
+    """Whether merging by this rule and alignment uses calibration tokens, for which the model must run."""
+    return RULES.fact(rule, "looks") or ALIGNMENTS.fact(alignment, "looks")
+
+
 def merge_model(
-    observer: Observer,
+    model: Model,
     plan: Plan,
     statistics: RoutingStatistics,
-    gradients: Gradients,
     output: Path,
+    *,
+    observer: Observer | None = None,
     seed: int = 0,
     key: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the model with `plan` applied to `output`, and verify it. The model runs only if the plan needs tokens.
+    """Write `model` with `plan` applied to `output`, and verify it. Only a plan that `looks` needs an `observer`.
 
     An interrupted run resumes at the layer where it stopped, if the weights are large enough for shards. It resumes
     only with the same `key`: JSON values that identify the statistics, the gradients and the user's own rules.
-    Raises what `write_merged` and `verify_checkpoint` raise; `output` then stays as it was.
+    Raises `ParameterError` for an observer that is missing, `MemoryLimitError` if the model cannot be verified within
+    its `memory_limit`, and what `write_merged` and `verify_checkpoint` raise; `output` then stays as it was.
     """
-    model = observer.model
+    if observer is None:
+        if looks(plan.rule, plan.alignment):
+            what = f"rule {plan.rule!r} with alignment {plan.alignment!r} needs calibration tokens: give the texts"
+            raise ParameterError("texts", None, what)
+        must_stream(model.memory_limit, "merge", model.config)
     key = dict(key or {}) | {
         "source": identity(model.directory),
-        "sampling": observer.sampling.values,
+        "sample": observer and [observer.sample.fingerprint, observer.sampling.batch_size],
         "plan": plan.to_json(),
         "seed": seed,
         "code": source_code(),
     }
     with resumable_directory(output, key) as staging:
-        with observer:
-            material = Material(statistics, gradients, observer.tokens, seed)
+        with observer or nullcontext():
+            tokens = observer.tokens if observer else _unseen
+            material = Material(statistics, Gradients(statistics.directory), tokens, seed)
             written = write_merged(model.checkpoint, plan, material, *staging)
         probe = probe_batch(model.config.vocab_size, model.family.causal)
         verify_checkpoint(staging.output, written, probe, None, model.memory_limit)
+
+
+def _unseen(layer: MoELayer) -> LayerTokens:
+    raise AssertionError("a plan that does not look asks for tokens")

@@ -25,7 +25,6 @@ def make_plan(
     statistics: RoutingStatistics,
     layers: Sequence[MoELayer],
     source: TensorSource,
-    gradients: Gradients | None = None,
     seed: int = 0,
 ) -> Plan:
     """Make the plan of `method`: the groups of every layer of the checkpoint `source`.
@@ -39,7 +38,7 @@ def make_plan(
         raise StatisticsError(f"routing statistics of another checkpoint: experts {found}, not {expected}")
     merge = recipe.with_budget(merge)
     excluded = excluded_layers(merge.exclude, layers)
-    by_name = {layer.name: layer for layer in layers}
+    by_name, gradients = {layer.name: layer for layer in layers}, Gradients(statistics.directory)
 
     def measure(name: str) -> Tensor:
         measured = statistics.measured.get(name, {})

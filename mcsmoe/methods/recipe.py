@@ -14,7 +14,7 @@ from mcsmoe.grouping.budget import BUDGETS, check
 from mcsmoe.grouping.group import GROUPERS, check_capacity
 from mcsmoe.grouping.importance import IMPORTANCES
 from mcsmoe.grouping.policies import POLICIES
-from mcsmoe.merging.apply import ALIGNMENTS, REFERENCES
+from mcsmoe.merging.apply import ALIGNMENTS, REFERENCES, looks
 from mcsmoe.merging.rules import RULES
 from mcsmoe.params import Merge, Params
 from mcsmoe.registry import Registry
@@ -51,7 +51,7 @@ class Recipe(Section):
     @property
     def looks(self) -> bool:
         """Whether merging uses calibration tokens, for which the model must run over the sample."""
-        return any((ALIGNMENTS.fact(self.alignment, "looks"), RULES.fact(self.rule, "looks")))
+        return looks(self.rule, self.alignment)
 
     @property
     def needs(self) -> dict[str, str]:
@@ -63,20 +63,25 @@ class Recipe(Section):
         }
         return {what: entry for what, entry in found.items() if entry is not None}
 
+    @property
+    def also(self) -> list[str]:
+        """The entries of `collect.also` that the recipe requires, sorted."""
+        return sorted(set(self.needs.values()))
+
 
 def known_recipes() -> list[str]:
     """Names of the recipes in `recipes/` of the working directory and in this package."""
     return sorted({path.stem for directory in DIRECTORIES for path in directory.glob("*.yaml")})
 
 
-def load_recipe(name: str, params: Params) -> Recipe:
-    """Read the recipe `name` and apply its overrides in `params.recipes`.
+def load_recipe(name: str, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
+    """Read the recipe `name` and apply those of the `overrides`, which are by recipe and key, that are for it.
 
     Raises `UnknownNameError` for an unknown recipe or part of a recipe, and `ParameterError` for a key that is
     missing, unknown or of the wrong type.
     """
     try:
-        recipe = Recipe.model_validate(_read(name) | params.recipes.get(name, {}))
+        recipe = Recipe.model_validate(_read(name) | dict((overrides or {}).get(name, {})))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(["recipes", name, *(str(part) for part in first["loc"])])
@@ -139,38 +144,42 @@ def validate_recipes(params: Params, layers: Sequence[MoELayer] | None = None) -
     unknown = sorted(params.recipes.keys() - set(known_recipes()))
     if unknown:
         raise UnknownNameError("method in recipes:", unknown[0], known_recipes())
-    recipes = {name: load_recipe(name, params) for name in params.methods.merge}
+    recipes = {name: load_recipe(name, params.recipes) for name in params.methods.merge}
     for name, recipe in recipes.items():
-        _check_collected(name, recipe, params)
-    if layers is None:
+        check_collected(name, recipe, params.collect.also)
+    if layers is not None:
+        for name, recipe in recipes.items():
+            check_router(name, recipe, layers)
+        for name, recipe in recipes.items():
+            check_budget(name, recipe, params.merge, layers)
+
+
+def check_collected(name: str, recipe: Recipe, also: Sequence[str]) -> None:
+    """Raise `ParameterError` unless `also` names everything that the recipe needs measured."""
+    for what, entry in recipe.needs.items():
+        if entry not in also:
+            raise ParameterError("also", [*also], f"{what} of method {name!r} needs {entry!r} in it")
+
+
+def check_router(name: str, recipe: Recipe, layers: Sequence[MoELayer]) -> None:
+    """Raise `ParameterError` for a recipe that excludes experts from routers that cannot do so."""
+    if not recipe.progressive and not POLICIES.fact(recipe.router, "excludes"):
         return
     if not all(layer.excludes for layer in layers):
-        _check_router(recipes)
-    excluded = excluded_layers(params.merge.exclude, layers)
+        what = "progressive" if recipe.progressive else "router"
+        allowed = "routers of this model family cannot exclude experts; leave the method out"
+        raise ParameterError(f"recipes.{name}.{what}", getattr(recipe, what), allowed)
+
+
+def check_budget(name: str, recipe: Recipe, merge: Merge, layers: Sequence[MoELayer]) -> None:
+    """Raise `ParameterError` if the layers cannot have the budget of the recipe, by default that of `merge`."""
+    excluded = excluded_layers(merge.exclude, layers)
     experts = {layer.name: layer.experts for layer in layers if layer.name not in excluded}
-    for name, recipe in recipes.items():
-        merge = recipe.with_budget(params.merge)
-        try:
-            check(merge.groups, experts, merge.budget, merge.capacity)
-        except ParameterError as error:
-            if recipe.groups is None:
-                raise
-            raise ParameterError(f"recipes.{name}.groups", error.value, error.allowed) from None
-        check_capacity(recipe.grouping, merge.capacity, name)
-
-
-def _check_router(recipes: Mapping[str, Recipe]) -> None:
-    for name, recipe in recipes.items():
-        if recipe.progressive or POLICIES.fact(recipe.router, "excludes"):
-            what = "progressive" if recipe.progressive else "router"
-            raise ParameterError(
-                f"recipes.{name}.{what}",
-                getattr(recipe, what),
-                "routers of this model family cannot exclude experts; leave the method out",
-            )
-
-
-def _check_collected(name: str, recipe: Recipe, params: Params) -> None:
-    for what, entry in recipe.needs.items():
-        if entry not in params.collect.also:
-            raise ParameterError("also", params.collect.also, f"{what} of method {name!r} needs {entry!r} in it")
+    merge = recipe.with_budget(merge)
+    try:
+        check(merge.groups, experts, merge.budget, merge.capacity)
+    except ParameterError as error:
+        if recipe.groups is None:
+            raise
+        raise ParameterError(f"recipes.{name}.groups", error.value, error.allowed) from None
+    check_capacity(recipe.grouping, merge.capacity, name)

@@ -29,7 +29,7 @@ class ResolvedMethod(Section):
     @classmethod
     def of(cls, name: str, params: Params) -> Self:
         """Resolve the method `name`; plugins must be imported already. Raises what `load_recipe` raises."""
-        recipe = load_recipe(name, params)
+        recipe = load_recipe(name, params.recipes)
         merge = recipe.with_budget(params.merge)
         used = parts(recipe.model_copy(update={"budget": merge.budget}))
         return cls(method=name, recipe=recipe, merge=merge, plugins=code_of(params.plugins, used))

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
@@ -19,9 +22,15 @@ PALETTE = ["#0b7a75", "#d1495b", "#edae49", "#3d5a98", "#8f5ea8", "#5f8d4e", "#a
 """Colours of methods, in the order of `params.methods.merge`."""
 
 SEQUENTIAL = LinearSegmentedColormap.from_list(
-    "mcsmoe", ["#f7fafa", "#cfe5e3", "#8cc3bf", "#3f938f", "#0b5f5c", "#06302f"]
+    "mcsmoe", ["#f7fafa", "#cfe5e3", "#8cc3bf", "#3f938f", "#0b5f5c", "#06302f"], N=64
 )
-"""Colour map from small (nearly the page's white) to large values."""
+"""Colour map from small (nearly the page's white) to large values; few colours make small images."""
+
+ANNOTATED = 16
+"""With at most this many experts, each of a layer's experts is drawn for itself, with its number."""
+
+OFTEN = 4
+"""Experts of a large layer that are chosen this many times as often as the mean are as dark as those above them."""
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -49,10 +58,39 @@ def colours(methods: Sequence[str]) -> dict[str, str]:
     return {method: PALETTE[i % len(PALETTE)] for i, method in enumerate(methods)}
 
 
-def svg(figure: Figure) -> bytes:
-    """Return the figure as SVG; its bytes depend on the figure alone: ids have a fixed salt, no date, no version."""
+def heat_map(axes: Axes, values: np.ndarray, *, edgecolors: str = "none", **how: Any) -> Any:
+    """Draw `values` [rows, columns], or colours [rows, columns, 4]; row 0 is on top, a cell is one unit wide and high.
+
+    Cells of wide rows become the pixels of an image: as vectors, they would take megabytes.
+    """
+    rows, columns = values.shape[:2]
+    drawn: Any
+    if columns <= ANNOTATED:
+        drawn = axes.pcolormesh(values, edgecolors=edgecolors, linewidth=1.2, **how)
+        axes.invert_yaxis()
+    else:
+        drawn = axes.imshow(values, extent=(0, columns, rows, 0), aspect="auto", interpolation="none", **how)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return drawn
+
+
+def thinned(axis: Axis, names: Sequence[str], most: int, *, offset: float = 0.0) -> None:
+    """Label positions `offset`, `offset` + 1, … with `names`; if these are more than `most`, every 2nd, 4th or 8th …"""
+    step = 1
+    while len(names) > most * step:
+        step *= 2
+    axis.set_ticks(np.arange(0, len(names), step) + offset, labels=list(names[::step]))
+
+
+def svg(figure: Figure, *, fonttype: str = "path") -> bytes:
+    """Return the figure as SVG; its bytes depend on the figure alone: ids have a fixed salt, no date, no version.
+
+    `fonttype` "path" draws letters as outlines, which look the same everywhere; "none" writes text.
+    """
     drawn = BytesIO()
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE | {"svg.fonttype": fonttype}):
         figure.savefig(
             drawn,
             format="svg",
@@ -79,11 +117,12 @@ THEMED |= {colour: f"--c{i}" for i, colour in enumerate(PALETTE)}
 def inline(figure: Figure, name: str, label: str) -> Markup:
     """Return the figure as an `<svg>` that scales with its column; `label` describes it to screen readers.
 
-    `name` must be unique on the page, because it prefixes the ids inside the figure.
+    `name` must be unique on the page, because it prefixes the ids inside the figure. Text is in the page's font.
     """
-    drawn = svg(figure).decode()
+    drawn = svg(figure, fonttype="none").decode()
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"\s*<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    drawn = drawn.replace(" font-family: 'DejaVu Sans';", "")
     drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawn)
     # Coordinates are in points; a hundredth is finer than any screen shows.
     drawn = re.sub(r' d="[^"]*"', lambda d: re.sub(r"(\.\d\d)\d+", r"\1", d[0]), drawn)

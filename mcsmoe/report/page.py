@@ -1,7 +1,8 @@
-"""The whole report as one self-contained HTML file, without scripts, external fonts or images."""
+"""A page is one self-contained HTML file, without scripts, external fonts or images; the page that compares methods."""
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from markupsafe import Markup
 from mcsmoe.params import Params
 from mcsmoe.report.results import smallest_near
 from mcsmoe.report.section import PageSection, render, section
-from mcsmoe.report.table import Metric, Result
+from mcsmoe.report.table import Metric, Result, operations, percent, signed, size, title
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn", "dvc")
 EXECUTION_ONLY = {"threads", "launch"}
@@ -43,10 +44,46 @@ def provenance_section(
     )
 
 
-def report_page(task: str, results: Sequence[Result], metric: Metric, sections: Sequence[PageSection]) -> str:
-    """Return the page as HTML: a summary, then the sections. `results` starts with the full model."""
+@dataclass(frozen=True)
+class Tile:
+    """One number at the top of a page: what it is, the number as shown, and a remark below it."""
+
+    label: str
+    value: str
+    note: str
+
+
+def html_page(
+    name: str, kicker: str, heading: str, lead: str, tiles: Sequence[Tile], sections: Sequence[PageSection]
+) -> str:
+    """Return a page: `heading` below the small `kicker`, `lead`, tiles, links to the sections, and these.
+
+    `name` is what a browser shows in its tab.
+    """
     css = Markup(Path(__file__).with_suffix(".css").read_text())
-    small = smallest_near(results, metric)
-    full = results[0]
-    page = render("page.html", css=css, task=task, metric=metric, full=full, small=small, sections=sections)
-    return f"{page.rstrip()}\n"
+    head = {"css": css, "title": name, "kicker": kicker, "heading": heading, "lead": lead, "tiles": tiles}
+    return f"{render('page.html', **head, sections=sections).rstrip()}\n"
+
+
+def report_page(task: str, results: Sequence[Result], metric: Metric, sections: Sequence[PageSection]) -> str:
+    """Return the page that compares methods. `results` starts with the full model."""
+    full, small = results[0], smallest_near(results, metric)
+    before, after, name = full.scores, small.scores, title(metric.name)
+    score = f"{after[metric.name]:.4f}"
+    share = percent(after["bytes"] / before["bytes"])
+    tiles = [
+        Tile("full model", f"{before[metric.name]:.4f}", f"{name}, {size(before['bytes'])}"),
+        Tile(f"{small.step} · {small.method}", score, f"{signed(after[metric.name] - before[metric.name])} to full"),
+        Tile("its size", share, f"{size(after['bytes'])} of safetensors"),
+        Tile(
+            "its arithmetic",
+            percent(after["flops_per_token"] / before["flops_per_token"]),
+            f"{operations(after['flops_per_token'])} FLOPs a token",
+        ),
+    ]
+    lead = Markup(
+        "All models were measured on the test split of task <b>{}</b>. The figures below are those of the smallest "
+        "model whose 95 % interval overlaps that of the full one, or else of the one that scores best."
+    ).format(task)
+    heading = f"{share} of the bytes, {name} {score} instead of {before[metric.name]:.4f}"
+    return html_page(task, "merge, then compress", heading, lead, tiles, sections)

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mcsmoe.report.table import percent, signed, title
+from mcsmoe.report.table import operations, percent, signed, size, title
 
 ENVIRONMENT = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -16,7 +16,7 @@ ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ENVIRONMENT.filters |= {"percent": percent, "signed": signed, "title": title}
+ENVIRONMENT.filters |= {"operations": operations, "percent": percent, "signed": signed, "size": size, "title": title}
 
 
 @dataclass(frozen=True)

@@ -97,10 +97,10 @@ def _costs(result: Result, full: Result) -> list[str]:
     cost = result.scores
     return [
         f"{cost['parameters']:,.0f}",
-        f"{cost['bytes'] / 1e6:,.2f} MB",
+        size(cost["bytes"]),
         percent(cost["bytes"] / full.scores["bytes"]),
         f"{cost['experts']:.0f}",
-        f"{cost['flops_per_token'] / 1e6:,.3f} M",
+        operations(cost["flops_per_token"]),
     ]
 
 
@@ -133,6 +133,16 @@ def _notes(control: Result | None, full: Result, metric: Metric) -> list[str]:
 def percent(share: float) -> str:
     """Format a share in percent with one digit: 0.588 → 58.8 %."""
     return f"{100 * share + 0.0:.1f} %".replace("-", "−")
+
+
+def size(count: float, digits: str = ",.2f") -> str:
+    """Format a number of bytes: 3_200_000 → 3.20 MB, 61_070_000_000 → 61.07 GB."""
+    return f"{count / 1e6:{digits}} MB" if count < 1e9 else f"{count / 1e9:{digits}} GB"
+
+
+def operations(count: float) -> str:
+    """Format a number of FLOPs: 346_000 → 0.346 M, 6_100_000_000 → 6.100 G."""
+    return f"{count / 1e6:,.3f} M" if count < 1e9 else f"{count / 1e9:,.3f} G"
 
 
 def title(name: str) -> str:

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mcsmoe.report.figure import FAINT, GRID, INK, STYLE, colours, inline
 from mcsmoe.report.section import PageSection, section
-from mcsmoe.report.table import Metric, Result
+from mcsmoe.report.table import Metric, Result, size
 
 MARKERS = {"full": "*", "merge": "o", "distill": "s", "compress": "D"}
 LABELS = {"full": "full model", "merge": "merged", "distill": "+ distilled", "compress": "+ compressed"}
@@ -63,7 +63,7 @@ def pareto(results: Sequence[Result], metric: Metric) -> list[Result]:
 
 
 def _size_axis(axes: Axes, results: Sequence[Result]) -> None:
-    """Ticks at halvings of the full model's size, labelled in MB and as a share of it."""
+    """Ticks at halvings of the full model's size, labelled in bytes and as a share of it."""
     full = results[0].scores["bytes"]
     smallest = min(result.scores["bytes"] for result in results)
     ticks = [full]
@@ -72,7 +72,7 @@ def _size_axis(axes: Axes, results: Sequence[Result]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(ticks)
     axes.minorticks_off()
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size / 1e6:,.3g} MB\n{size / full:.3g}×"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{size(x, '.3g')}\n{x / full:.3g}×"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(smallest / 1.15, full * 1.15)
     axes.set_xlabel("bytes of safetensors on disk")

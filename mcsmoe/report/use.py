@@ -1,11 +1,19 @@
-"""PageSection and plot rows: how much each expert is used before merging and after it."""
+"""Section and plot rows: how much each expert is used before merging and after it, and what a layer loses."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from mcsmoe.grouping.plan import Plan
+from mcsmoe.report.figure import ANNOTATED, inline
+from mcsmoe.report.lost import lost_figure
 from mcsmoe.report.section import PageSection, section
+
+FEW = 8
+"""With at most this many sparse layers, the page shows all of them at once; of more, a reader opens single ones."""
 
 DIGITS = 6
 BEFORE, AFTER = "before", "after"
@@ -69,6 +77,37 @@ class Layer:
         """Whether merging left fewer experts."""
         return len(self.groups) < self.experts
 
+    @property
+    def kept(self) -> list[tuple[int, float]]:
+        """The dominant experts."""
+        return [group.members[0] for group in self.groups]
+
+    @property
+    def joined(self) -> list[tuple[int, float]]:
+        """The experts that were merged into a dominant one."""
+        return [member for group in self.groups for member in group.members[1:]]
+
+    @property
+    def lost(self) -> float:
+        """Share of the layer's selections that chose an expert which was merged into another one, or dropped."""
+        return sum(share for _, share in [*self.joined, *self.dropped])
+
+    @property
+    def largest(self) -> int:
+        """Number of experts in the largest group."""
+        return max((len(group.members) for group in self.groups), default=0)
+
+    @property
+    def entropy(self) -> tuple[float, float]:
+        """Entropy of use in bits before merging and after it; log₂ E where E experts are used equally."""
+        before = [share for _, share in [*self.kept, *self.joined, *self.dropped]]
+        return _entropy(before), _entropy([group.share for group in self.groups])
+
+    @property
+    def alone(self) -> list[tuple[int, float]]:
+        """The experts that are the only ones of their group."""
+        return [group.members[0] for group in self.groups if len(group.members) == 1]
+
 
 @dataclass(frozen=True)
 class MethodUse:
@@ -76,6 +115,21 @@ class MethodUse:
 
     methods: tuple[str, ...]
     layers: tuple[Layer, ...]
+
+    @property
+    def by_loss(self) -> list[Layer]:
+        """The layers, those that lose most first."""
+        return sorted(self.layers, key=lambda layer: -layer.lost)
+
+    @property
+    def lost(self) -> float:
+        """Share of selections, over all layers, whose expert was merged into another one or dropped."""
+        return sum(layer.lost for layer in self.layers) / len(self.layers)
+
+    @property
+    def fits(self) -> bool:
+        """Whether all layers can be shown at once, expert by expert."""
+        return len(self.layers) <= FEW and all(layer.experts <= ANNOTATED for layer in self.layers)
 
 
 def groupings(uses: Mapping[str, Rows]) -> list[MethodUse]:
@@ -89,8 +143,23 @@ def groupings(uses: Mapping[str, Rows]) -> list[MethodUse]:
 
 
 def use_section(found: Sequence[MethodUse]) -> PageSection:
-    """Show how much experts are used in each grouping of `found`."""
-    return section("Expert use and groups", "use.html", groupings=found)
+    """Show the layers of each grouping in `found`: in one picture where they do not fit, and each for itself."""
+    pictures = [None if each.fits else _picture(each, i) for i, each in enumerate(found)]
+    return section("Expert use and groups", "use.html", groupings=found, pictures=pictures, annotated=ANNOTATED)
+
+
+def _picture(use: MethodUse, i: int) -> Markup:
+    rows = {
+        layer.name: [(share, state) for state in ("kept", "joined", "dropped") for _, share in getattr(layer, state)]
+        for layer in use.layers
+    }
+    return inline(lost_figure(rows), f"use-{i}", f"experts that {', '.join(use.methods)} keeps, by layer and use")
+
+
+def _entropy(shares: Sequence[float]) -> float:
+    """Entropy in bits of `shares`, taken relative to their sum, because dropped experts leave less than 1."""
+    used = [share / sum(shares) for share in shares if share > 0]
+    return sum(-share * math.log2(share) for share in used)
 
 
 def _layer_use(name: str, rows: Rows) -> Layer:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mcsmoe.calibration.collect import collect_layers
 from mcsmoe.calibration.gradients import KINDS, write_gradients
-from mcsmoe.calibration.journal import Journal
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.statistics import StatisticsWriter
+from mcsmoe.checkpoint.journal import Journal
 from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
 from mcsmoe.similarity.correlation import measure_correlations
 
@@ -21,20 +21,21 @@ def collect_model(observer: Observer, output: Path, also: Collection[str], gradi
     Raises `CheckpointError` for statistics that are not finite; `output` then stays as it was.
     """
     model, processes, sample = observer.model, observer.processes, observer.sample
+    device = processes.device or model.device
     key = {
         "source": identity(model.directory),
         "sample": sample.fingerprint,
         "batch_size": observer.sampling.batch_size,
         "also": [*also],
         "gradient_samples": gradient_samples,
-        "device": str(processes.device),
+        "device": str(device),
         "code": source_code(),
     }
     first, alone = processes.index == 0, processes.count == 1
     with ExitStack() as stack:
         directory, store = stack.enter_context(resumable_directory(output, key)) if first else (None, None)
         writer = stack.enter_context(StatisticsWriter(directory, store if alone else None))
-        journal = Journal(store, processes.device) if store and alone else None
+        journal = Journal(store, device) if store and alone else None
         stack.enter_context(observer)
         module, batches, reduce = observer.module, observer.batches, processes.reduce
         left = [layer for layer in model.layers if layer.name not in writer.tokens]
@@ -48,6 +49,5 @@ def collect_model(observer: Observer, output: Path, also: Collection[str], gradi
         if KINDS.keys() & set(also):
             rows = observer.share(sample.rows[:gradient_samples])
             write_gradients(directory, module, model.layers, rows, also, reduce=reduce)
-        provenance = {"fingerprint": sample.fingerprint, "seed": observer.sampling.seed, "samples": len(sample.rows)}
-        writer.finish(provenance, measured)
+        writer.finish(observer.provenance, measured)
     return writer.tokens

@@ -43,7 +43,9 @@ class LanguageModelling:
         passages = tokenizer([e.source for e in examples], add_special_tokens=False)["input_ids"]
         ids = list(chain.from_iterable([*passage, tokenizer.eos_token_id] for passage in passages))[:-1]
         if len(ids) < 2:
-            raise DataError(f"{settings.data or settings.hub}: there are no two tokens in {len(examples)} passages")
+            raise DataError(
+                f"{settings.data or settings.hub or 'text'}: there are no two tokens in {len(examples)} passages"
+            )
         blocks = [ids[start : start + length] for start in range(0, len(ids), length)]
         return [Encoded(block[:1], block[1:]) for block in blocks if len(block) > 1]
 

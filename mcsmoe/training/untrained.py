@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mcsmoe.checkpoint.load import load_model, load_tokenizer
+from mcsmoe.checkpoint.load import fetch, load_model, load_tokenizer
 from mcsmoe.checkpoint.output import atomic_directory, check_room, copy_companions
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint, read_json
 from mcsmoe.checkpoint.save import save_model
@@ -13,10 +13,6 @@ from mcsmoe.checkpoint.verify import check_inventory
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, written_pieces
 from mcsmoe.families import configuration, empty_model, language_config, skeleton
 from mcsmoe.params import ModelSection
-
-# Hub repositories often hold the same weights in other formats, too.
-WANTED = ["*.safetensors", "*.bin", "*.json", "*.txt", "*.model", "*.jinja"]
-UNWANTED = ["*/*", "consolidated*"]
 
 
 def take(settings: ModelSection, output: Path) -> None:
@@ -28,30 +24,28 @@ def take(settings: ModelSection, output: Path) -> None:
     the model, `DiskFullError` if there is no room; `output` then stays as it was.
     """
     assert settings.origin is not None  # params refuse it
-    directory = _local(settings.origin, settings.revision)
+    restore(fetch(settings.origin, settings.revision), output, settings.trust_remote_code)
+
+
+def restore(directory: Path, output: Path, trust_remote_code: bool = False) -> None:
+    """Write the language model of `directory` to `output` in safetensors and the precision that it computes in.
+
+    See `take`.
+    """
     with atomic_directory(output) as scratch:
-        if _readable(directory):
+        if in_plain_safetensors(directory):
             source = Checkpoint(directory)
             written = (_copy if language_config(source.config) is source.config else _cut_out)(source, scratch)
         else:
-            trust = settings.trust_remote_code
-            model = _anew(load_model(directory, trust_remote_code=trust))
-            written = save_model(model, load_tokenizer(directory, trust_remote_code=trust), scratch)
+            model = _anew(load_model(directory, trust_remote_code=trust_remote_code))
+            written = save_model(model, load_tokenizer(directory, trust_remote_code=trust_remote_code), scratch)
         check_inventory(Checkpoint(scratch), written)
 
 
-def _local(source: Path | str, revision: str | None) -> Path:
-    if isinstance(source, Path):
-        return source
-    from huggingface_hub import snapshot_download
-
-    found = snapshot_download(source, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED)
-    return Path(found)
-
-
-def _readable(directory: Path) -> bool:
-    in_safetensors = any((directory / name).is_file() for name in (WEIGHTS, INDEX))
-    return in_safetensors and "quantization_config" not in read_json(directory / "config.json")
+def in_plain_safetensors(directory: Path) -> bool:
+    """Whether the tensors of a checkpoint can be read one by one: it is neither quantised nor in `.bin` files."""
+    found = any((directory / name).is_file() for name in (WEIGHTS, INDEX))
+    return found and "quantization_config" not in read_json(directory / "config.json")
 
 
 def _anew(model: Any) -> Any:

@@ -1,6 +1,7 @@
 """A model of which one block at a time is in memory: the bits of one that is whole, and no more weights than that."""
 
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,23 @@ from mcsmoe.calibration.collect import collect
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.calibration.watch import count, watch, watching
 from mcsmoe.checkpoint.load import load_model
+from mcsmoe.checkpoint.lockstep import run_forwards
 from mcsmoe.checkpoint.streamed import Footprint, blocks_of, load_streamed
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import family_of
-from mcsmoe.tasks.batches import in_order
+from mcsmoe.tasks.batches import in_order, model_inputs
 from tests import causal
 from tests.calibration.samples import batches, samples
 from tests.checkpoint.damage import change
 from tests.families.models import small_model
-from tests.models import VOCABULARY, tiny_switch
+from tests.families.planted import merge
+from tests.families.planted import save as saved
+from tests.models import VOCABULARY, tiny_merged, tiny_mixed, tiny_switch
 
 SWITCH = "switch_transformers"
 # One of each kind: encoder-decoder, plain, latent attention, fused on disk (stack, flat), state space, linear
 # attention, ours.
+SWITCHES = {"merged": tiny_merged, "compressed": tiny_mixed}
 MODELS = [SWITCH, "mixtral", "deepseek_v3", "gpt_oss", "dbrx", "jamba", "minimax", "fsgpt_moe"]
 
 
@@ -63,6 +68,41 @@ def test_statistics_have_the_bits_of_a_model_that_is_whole(model_type: str, tmp_
         for key, value in layer.tensors().items():
             assert torch.equal(found[name].tensors()[key], value), f"{name} {key}"
     assert in_memory(model) == []
+
+
+@torch.no_grad()
+def logits(model: Any) -> list[Tensor]:
+    """Logits of each of the three batches."""
+    found: list[Tensor] = []
+
+    def forward(inputs: dict[str, Tensor]) -> None:
+        found.append(model(**inputs).logits)
+
+    inputs = [model_inputs(batch, causal=not model.config.is_encoder_decoder) for batch in ragged(model)]
+    run_forwards(model, [partial(forward, each) for each in inputs], "batches", show=False)
+    return found
+
+
+@pytest.mark.parametrize("model_type", ["merged", "compressed", "mixtral", "gpt_oss", "dbrx", "llama4_text"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_merged_models_have_the_bits_of_whole_ones(model_type: str, dtype: torch.dtype, tmp_path: Path):
+    if model_type in SWITCHES:
+        SWITCHES[model_type]().to(dtype).save_pretrained(tmp_path / "merged")
+    else:
+        merge(saved(small_model(model_type).to(dtype), tmp_path / "stock"), tmp_path / "merged")
+    model = load_streamed(tmp_path / "merged")
+    assert all(map(torch.equal, logits(model), logits(load_model(tmp_path / "merged"))))
+    assert in_memory(model) == []
+    whole = Footprint.of(model.config)
+    assert whole.resident + whole.block < whole.whole
+
+
+@pytest.mark.parametrize("model_type", [SWITCH, "mixtral"])
+def test_another_dtype_has_the_bits_of_a_whole_model(model_type: str, tmp_path: Path):
+    directory = save(model_type, tmp_path)
+    found, expected = (load(directory, dtype=torch.float64) for load in (load_streamed, load_model))
+    assert all(map(torch.equal, logits(found), logits(expected)))
+    assert logits(found)[0].dtype == torch.float64
 
 
 @pytest.mark.parametrize("model_type", [SWITCH, "mixtral"])
@@ -154,6 +194,13 @@ def test_an_error_surfaces_and_nothing_is_left(fail: Any, error: Any, message: s
 def test_a_damaged_checkpoint_is_refused_before_any_pass(edit: Any, message: str, tmp_path: Path):
     change(save("mixtral", tmp_path), edit)
     with pytest.raises(CheckpointError, match=message):
+        load_streamed(tmp_path)
+
+
+def test_a_tensor_that_a_merged_model_does_not_have_is_refused(tmp_path: Path):
+    tiny_merged().save_pretrained(tmp_path)
+    change(tmp_path, lambda tensors: tensors.update(extra=torch.ones(1)))
+    with pytest.raises(CheckpointError, match="1 unexpected tensors, the first is extra"):
         load_streamed(tmp_path)
 
 

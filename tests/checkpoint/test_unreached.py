@@ -1,5 +1,8 @@
 """Damage to experts that no token of the probe reaches is caught, too: by what was written, and by what is loaded."""
 
+import hashlib
+import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +19,14 @@ from mcsmoe.checkpoint import fresh
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.save import save_model
+from mcsmoe.checkpoint.streamed import Blocks
 from mcsmoe.checkpoint.verify import verify_checkpoint, verify_stock
-from mcsmoe.checkpoint.writer import Written
+from mcsmoe.checkpoint.writer import Written, raw
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import family_of, merged_layers
 from mcsmoe.grouping.plan import LayerPlan, Plan
 from mcsmoe.merging.apply import write_merged
+from tests import forks
 from tests.checkpoint.damage import change
 from tests.families.models import small_model
 from tests.merging.material import nothing_measured
@@ -150,6 +155,51 @@ def test_damage_to_the_file_is_caught_with_and_without_known_logits(made: Made, 
         verify_checkpoint(made.directory, {}, probe(config), known)  # logits alone tell nothing
     with pytest.raises(CheckpointError, match=r"is not what was written$"):
         verify_stock(made.directory, made.written, probe(config))
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_a_whole_checkpoint_passes(made: Made, limit: int | None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fresh, "start", forks.fork)
+    config, before = Checkpoint(made.directory).config, sorted(made.directory.parent.iterdir())
+    verify_checkpoint(made.directory, made.written, probe(config), made.logits, limit)
+    if merged_layers(config) is None:
+        verify_stock(made.directory, made.written, probe(config), limit)
+    assert sorted(made.directory.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("damage", [zero, swap])
+def test_damage_by_reading_block_by_block_is_caught(made: Made, damage: Any, monkeypatch: pytest.MonkeyPatch):
+    config, load = Checkpoint(made.directory).config, Blocks.load
+    path = next(layer.path for layer in family_of(config).layers(config) if layer.name == LAYER)
+
+    def damaged(self: Blocks, block: str) -> None:
+        load(self, block)
+        if path.startswith(f"{block}."):
+            ours = experts(self._model.state_dict(), config, in_memory=True)
+            damage(*(ours[e] for e in made.unreached))
+
+    monkeypatch.setattr(Blocks, "load", damaged)
+    with pytest.raises(CheckpointError, match=r"reloaded: .* is not what the file holds"):
+        verify_checkpoint(made.directory, made.written, probe(config), made.logits, memory_limit=1)
+
+
+def test_other_values_in_the_fresh_process_are_caught(made: Made, monkeypatch: pytest.MonkeyPatch):
+    """Even of an expert that no token of the probe reaches, so that its logits are right."""
+    config = Checkpoint(made.directory).config
+    tensors = load_model(made.directory).state_dict()
+    name = next(name for name in reversed(tensors) if "experts" in name)
+
+    def other(task: fresh.FreshLoad, directory: Path) -> Any:
+        ended = forks.fork(task, directory)
+        hashes = json.loads((directory / fresh.HASHES).read_text())
+        assert hashes.keys() == tensors.keys()
+        assert hashes[name] == hashlib.sha256(raw(tensors[name])).hexdigest()
+        (directory / fresh.HASHES).write_text(json.dumps(hashes | {name: "0"}))
+        return ended
+
+    monkeypatch.setattr(fresh, "start", other)
+    with pytest.raises(CheckpointError, match=f"in a fresh process, {re.escape(name)} has other values"):
+        verify_checkpoint(made.directory, made.written, probe(config), made.logits, memory_limit=1)
 
 
 @pytest.mark.parametrize("damage", [zero, swap])

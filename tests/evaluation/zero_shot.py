@@ -16,7 +16,7 @@ from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 from mcsmoe.params import TokenizerSection
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from tests.compression.settings import compress
-from tests.export.models import export, in_pairs, merge
+from tests.exporting.models import export, in_pairs, merge
 from tests.families.models import small_model
 
 MERGED, COMPRESSED, STOCK = CHECKPOINTS = ("artifacts/merge/m-smoe", "artifacts/compress/m-smoe", "stock")

@@ -1,12 +1,10 @@
 import pytest
 import torch
-from accelerate.utils import modeling
 
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.families import Role, sparse_layers
-from mcsmoe.families.experts import InMemory, expert_in_memory, forward, hidden, read_expert
+from mcsmoe.families.experts import InMemory, forward, hidden, read_expert
 from tests.alignment.experts import RELU, activation
-from tests.causal import tiny_mixtral
 from tests.models import tiny_merged, tiny_switch
 
 
@@ -47,27 +45,3 @@ def test_parameters_and_buffers_in_memory():
     assert source.tensor("shared.weight") is model.shared.weight
     assert source.tensor(f"{path}.expert_map") is model.get_submodule(path).expert_map
     assert torch.equal(source.part("shared.weight", slice(2, 5)), model.shared.weight[2:5])
-
-
-def test_a_module_on_the_disk_is_read_once(tmp_path, monkeypatch):
-    model = tiny_mixtral()
-    layer = sparse_layers(model.config)[0]
-    expected = [expert_in_memory(model, layer, e) for e in range(layer.experts)]
-    model.save_pretrained(tmp_path)
-    places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
-    offloaded = type(model).from_pretrained(
-        tmp_path, device_map=places | {"model.layers": "disk"}, offload_folder=tmp_path / "offload"
-    )
-    reads = []
-    align = modeling.align_module_device
-
-    def counted(module):
-        reads.append(module)
-        return align(module)
-
-    monkeypatch.setattr(modeling, "align_module_device", counted)
-    source = InMemory(offloaded)
-    for e, expert in enumerate(expected):
-        for name, place in layer.in_memory.items():
-            assert torch.equal(place.read(source, e), expert[name])
-    assert len(reads) == 1

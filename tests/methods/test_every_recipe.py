@@ -49,6 +49,7 @@ def planted(tmp_path_factory):
     directory = tmp_path_factory.mktemp("planted")
     model.save_pretrained(directory)
     statistics = collect(model, family, layers, calibration(), also=ALSO)
+    statistics.directory = directory
     statistics.measured = measure_correlations(model, family, layers, calibration())
     rows = [{name: value[:2] for name, value in calibration()[0].items()}]
     write_gradients(directory, model, layers, rows, ALSO)
@@ -69,8 +70,8 @@ def merged(name: str, planted, params: Params, directory: Path) -> tuple[Plan, t
     """The plan of a recipe, and what the merged model that loads computes."""
     source, material = planted
     layers = family_of(source.config).layers(source.config)
-    recipe = load_recipe(name, params)
-    plan = make_plan(name, recipe, params.merge, material.statistics, layers, source, material.gradients)
+    recipe = load_recipe(name, params.recipes)
+    plan = make_plan(name, recipe, params.merge, material.statistics, layers, source)
     write_merged(source, plan, material, directory)
     with torch.no_grad():
         logits: torch.Tensor = load_model(directory)(**batch()).logits

@@ -45,20 +45,20 @@ class NoTensors(TensorSource):
 
 def plan(method: str, **changes: Any):
     values = params(**changes)
-    return make_plan(method, load_recipe(method, values), values.merge, statistics(), layers(), NoTensors())
+    return make_plan(method, load_recipe(method, values.recipes), values.merge, statistics(), layers(), NoTensors())
 
 
 def test_every_recipe_of_the_package_loads():
     assert set(METHODS) <= set(known_recipes())
     for name in known_recipes():
-        load_recipe(name, params())
+        load_recipe(name, params().recipes)
 
 
 def test_the_methods_of_the_papers_table_differ_only_where_they_say():
     """Groups, budget and training are those of m-smoe; alignment, rule and router policy are what is compared."""
     shared = {"similarity": "router-logits", "grouping": "routing-guided", "groups": None, "budget": None}
     for name in TABLE_2:
-        recipe = load_recipe(name, params()).model_dump()
+        recipe = load_recipe(name, params().recipes).model_dump()
         assert {key: recipe[key] for key in shared} == shared, name
         assert recipe["router"] == ("exclude" if name == "task-specific" else "map"), name
 
@@ -75,9 +75,9 @@ def test_what_the_recipes_do():
 
 def test_a_recipe_can_be_changed_in_params():
     values = params(recipes={"m-smoe": {"rule": "average"}})
-    assert load_recipe("m-smoe", values).rule == "average"
-    assert load_recipe("m-smoe", values).alignment == "weight"
-    assert load_recipe("m-smoe-uniform", values).rule == "frequency"  # what is like a recipe is like its file
+    assert load_recipe("m-smoe", values.recipes).rule == "average"
+    assert load_recipe("m-smoe", values.recipes).alignment == "weight"
+    assert load_recipe("m-smoe-uniform", values.recipes).rule == "frequency"  # what is like a recipe is like its file
 
 
 def test_a_recipe_of_its_own_is_a_file():
@@ -109,7 +109,7 @@ def test_unknown_method():
 )
 def test_unknown_part_of_a_recipe(key: str):
     with pytest.raises(UnknownNameError, match=rf"recipes\.m-smoe\.{key} 'nonsense'; known: "):
-        load_recipe("m-smoe", params(recipes={"m-smoe": {key: "nonsense"}}))
+        load_recipe("m-smoe", params(recipes={"m-smoe": {key: "nonsense"}}).recipes)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_unknown_part_of_a_recipe(key: str):
 )
 def test_bad_recipe(change: dict[str, Any], message: str):
     with pytest.raises(ParameterError, match=message):
-        load_recipe(next(iter(change)), params(recipes=change))
+        load_recipe(next(iter(change)), params(recipes=change).recipes)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +176,6 @@ def test_excluded_layers():
 
 def test_statistics_of_another_checkpoint():
     values = params()
-    recipe = load_recipe("m-smoe", values)
+    recipe = load_recipe("m-smoe", values.recipes)
     with pytest.raises(CheckpointError, match="another checkpoint"):
         make_plan("m-smoe", recipe, values.merge, statistics(EXPERTS * 2), layers(), NoTensors())

@@ -12,16 +12,17 @@ INFRASTRUCTURE = frozenset(
         Path,
         [
             "mcsmoe/__init__.py",
+            "mcsmoe/command.py",
             "mcsmoe/distributed.py",
             "mcsmoe/errors.py",
             "mcsmoe/fields.py",
+            "mcsmoe/interrupt.py",
             "mcsmoe/model_types.py",
             "mcsmoe/params.py",
             "mcsmoe/progress.py",
             "mcsmoe/registry.py",
             "stages/__init__.py",
             "stages/common.py",
-            "stages/interrupt.py",
             "stages/launch.py",
         ],
     )

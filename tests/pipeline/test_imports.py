@@ -10,13 +10,16 @@ from tests.pipeline.imports import ROOT, files, imported
 
 LAYERS = [
     {"stages"},
-    {"methods", "training", "evaluation", "report", "export"},
+    {"cli"},
+    {"api"},
+    {"shrinking"},
+    {"methods", "training", "evaluation", "report", "exporting", "sizing"},
     {"calibration", "alignment", "similarity", "grouping", "merging", "compression"},
     {"model"},
     {"tasks"},
     {"families", "checkpoint", "distributed"},
     {"modeling"},
-    {"__init__", "errors", "fields", "model_types", "params", "progress", "registry"},
+    {"__init__", "command", "errors", "fields", "interrupt", "model_types", "params", "progress", "registry"},
 ]
 """From the top: a package imports from its own row and from those below it."""
 

@@ -7,7 +7,7 @@ import transformers
 
 from benchmarks.hours import RESULTS, Work, estimate, training
 from benchmarks.needs import PRESETS, SHAPES, needs
-from mcsmoe.export.stock import recipe_obstacle
+from mcsmoe.exporting.stock import recipe_obstacle
 from mcsmoe.families import sparse_layers
 from mcsmoe.methods.resolved import ResolvedMethod
 from mcsmoe.params import Params

@@ -10,9 +10,12 @@ import pytest
 
 from mcsmoe.grouping.plan import Group
 from mcsmoe.report.results import results_section, smallest_near
+from mcsmoe.report.shrunk import shrunk_page
 from mcsmoe.report.table import Result
 from mcsmoe.report.use import groupings, use_rows
+from tests.report import large
 from tests.report.page import FREQUENCY, HOSTILE, MERGED, METRIC, NONE, RESULTS, page, plan, result
+from tests.report.shrunk import large_shrunk
 
 SECTIONS = ["results", "tradeoff", "use", "similarity", "stable-rank", "curves", "provenance"]
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -144,8 +147,10 @@ def test_nothing_is_better_inside_the_intervals():
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_a_browser_draws_it_narrow(html: str, tmp_path):
+@pytest.mark.parametrize("drawn", [page, large.page, lambda: shrunk_page(large_shrunk())])
+def test_a_browser_draws_it_narrow(drawn, tmp_path):
     """No part but those that scroll is wider than a phone: the page itself does not scroll sideways."""
+    html = drawn().replace('<details class="layer">', '<details class="layer" open>')
     probe = "<script>const e = document.documentElement; document.title = e.scrollWidth - e.clientWidth</script></body>"
     (tmp_path / "page.html").write_text(html.replace("</body>", f"{probe}"))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcsmoe.errors import UnknownNameError, UserError
+from mcsmoe.checkpoint.load import load_config
+from mcsmoe.checkpoint.streamed import Blocks, Footprint
+from mcsmoe.errors import MemoryLimitError, ParameterError, UnknownNameError, UserError
 from mcsmoe.params import TokenizerSection
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from stages import evaluate
@@ -48,8 +50,54 @@ def test_a_stock_checkpoint_is_measured_without_params(place, capsys, kind):
     assert figures["accuracy"] == 0
 
 
+PLAUSIBLE = [
+    {"premise": f"copy {i}", "choice1": "1", "choice2": "2 2", "question": "cause", "label": 0} for i in (1, 2)
+]
+
+
+def test_a_model_larger_than_the_limit_is_measured_block_by_block(place, monkeypatch):
+    """A task scored by likelihood."""
+    Path("data/validation.jsonl").write_text("\n".join(map(json.dumps, PLAUSIBLE)))
+    tiny_switch(vocab_size=len(place), d_ff=1024, num_experts=32).save_pretrained("stock")
+    place.save_pretrained("stock")
+    loaded: list[str] = []
+    load = Blocks.load
+
+    def counted(self: Blocks, block: str) -> None:
+        loaded.append(block)
+        load(self, block)
+
+    monkeypatch.setattr(Blocks, "load", counted)
+
+    def figures(limit):
+        evaluate.main("stock", Path("figures.json"), task="copa", data="data", batch_size=1, memory_limit=limit)
+        return Path("figures.json").read_bytes()
+
+    expected = figures(None)
+    assert loaded == []
+    whole = Footprint.of(load_config(Path("stock"))).whole
+    assert figures(str(whole)) == expected
+    assert len(set(loaded)) == 8
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit", "error", "message"),
+    [
+        ("switch", "1MB", MemoryLimitError, r"1000000: evaluate needs [\d,]+ bytes; raise it: to generate text"),
+        ("llama", "1kB", MemoryLimitError, r"evaluate needs 14,\d+ bytes; .* type 'llama' is not read block by block"),
+        ("llama", "much", ParameterError, r"^--memory-limit = 'much': a size such as 16GB"),
+    ],
+)
+def test_a_limit_that_cannot_be_kept_is_refused(place, kind, limit, error, message):
+    model = tiny_switch(vocab_size=len(place)) if kind == "switch" else llama(len(place))
+    model.save_pretrained("stock")
+    place.save_pretrained("stock")
+    with pytest.raises(error, match=message):
+        evaluate.main("stock", task="sst2", data="data", memory_limit=limit)
+
+
 def test_what_cannot_be_is_refused_before_anything_is_loaded(place):
     with pytest.raises(UnknownNameError, match=r"unknown task 'sst3'; known: boolq, cola, .*wikitext2, winogrande$"):
         evaluate.main("stock", task="sst3")
-    with pytest.raises(UserError, match="--limit and --batch-size go with --task"):
+    with pytest.raises(UserError, match="--batch-size and --memory-limit go with --task"):
         evaluate.main("stock", limit=4)

@@ -17,8 +17,9 @@ from mcsmoe.checkpoint.load import load_tokenizer
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError, UnknownNameError
-from mcsmoe.export import write
-from mcsmoe.export.card import METRICS, TAGS
+from mcsmoe.exporting import write
+from mcsmoe.exporting.card import TAGS
+from mcsmoe.exporting.pipeline_card import METRICS
 from mcsmoe.grouping.plan import PLAN
 from stages import collect, export, merge, permute
 from tests.checkpoint.damage import change

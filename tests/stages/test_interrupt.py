@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent.parent
 PRELUDE = """
 import signal, sys, time
 from pathlib import Path
+from mcsmoe.interrupt import idle, working
 from stages.common import run
-from stages.interrupt import idle, working
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
 """
 IN_AN_OUTPUT = """
@@ -41,8 +41,8 @@ idle()
 run(main)
 """
 DEAF = """
-import stages.interrupt
-stages.interrupt.SECONDS = 0.1
+import mcsmoe.interrupt
+mcsmoe.interrupt.SECONDS = 0.1
 def main():
     working()
     print("ready", flush=True)

@@ -15,7 +15,7 @@ from mcsmoe.checkpoint.load import load_config
 from mcsmoe.checkpoint.streamed import Blocks, Footprint
 from mcsmoe.errors import MemoryLimitError
 from mcsmoe.params import Params
-from stages import collect, distill, export, merge, permute
+from stages import check, collect, distill, evaluate, export, merge, permute
 from stages.common import explained
 from tests.causal import tiny_mixtral
 from tests.stages.test_interrupted import contents, interrupt
@@ -72,11 +72,14 @@ def test_a_limit_changes_no_byte(limit: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fresh, "start", noted)
     write_params(memory_limit=limit, **SETTINGS)
     found = make()
-    # Permute counts tokens and looks at them, collect and export look once each.
-    assert [loaded.count(block) for block in dict.fromkeys(loaded)] == [4] * SIZES["num_hidden_layers"]
-    # The merged model is larger than the limit, in the fresh process, too.
-    assert [task.trust_remote_code for task in tasks] == [True, False]
-    assert tasks[0].offload["max_memory"] == {"cpu": limit}
+    # Permute counts tokens and looks at them, collect and export look once each. A written model is compared with its
+    # file and, but for the stock one, runs once; permute runs it once more, and the one that it was made of.
+    assert [loaded.count(block) for block in dict.fromkeys(loaded)] == [4 + 5 + 2] * SIZES["num_hidden_layers"]
+    # Each written model is larger than the limit, in the fresh process, too.
+    assert [task.trust_remote_code for task in tasks] == [False, True, False]
+    outside = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    for task in tasks:
+        assert task.places == outside | {f"model.layers.{i}": "disk" for i in range(SIZES["num_hidden_layers"])}
     assert found.keys() == expected.keys()
     assert [path for path in found if found[path] != expected[path]] == []
 
@@ -132,6 +135,17 @@ def test_what_does_not_fit_is_refused(stage: Any, sections: dict[str, Any], mess
         stage(*([METHOD] if stage in (merge.main, distill.main) else []))
     assert re.search(message, explained(error.value))
     assert not Path("artifacts/collect").exists()
+
+
+def test_generating_with_a_model_that_does_not_fit_is_refused_before_the_first_stage(limit: int):
+    settings = SETTINGS | {"model": {"source": str(FINETUNED)}, "finetune": {"epochs": 0}}
+    write_params(memory_limit=limit, **settings)
+    with pytest.raises(MemoryLimitError, match=r"evaluate needs .* to generate text, a model must be whole in memory"):
+        check.main()
+    with pytest.raises(MemoryLimitError, match=r"evaluate needs .* to generate text"):
+        evaluate.main(str(FINETUNED))
+    write_params(**settings)
+    check.main()
 
 
 def test_a_training_spread_over_processes_needs_less_of_each():

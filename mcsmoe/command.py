@@ -1,0 +1,80 @@
+"""What every command does, of a stage or of `mcsmoe`: threads and seed; one line for a user's mistake or Ctrl-C."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from mcsmoe.errors import DiskFullError, UserError
+from mcsmoe.interrupt import INTERRUPTED, idle, leaving, working
+
+USER_ERROR = 2
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def run(app: Callable[[], Any], explained: Callable[[UserError], str] = str) -> None:
+    """Call `app`. A `UserError` or a full disk prints one line on stderr and exits with code 2.
+
+    `explained` makes the line of an error. The app's commands are `interruptible`.
+    """
+    try:
+        app()
+    except UserError as error:
+        _fail(explained(error))
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        full = DiskFullError(f"no space left on the device while writing {error.filename or 'an output'}")
+        _fail(explained(full))
+
+
+def interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Make Ctrl-C print one line and exit with code 130; Typer would print "Aborted" and exit with code 1."""
+
+    @wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            result = command(*args, **kwargs)
+            idle()
+            return result
+        except KeyboardInterrupt as interruption:
+            leaving(str(interruption))
+            sys.exit(INTERRUPTED)
+
+    return guarded
+
+
+def prepare(seed: int, threads: int | None = None) -> None:
+    """Import torch with deterministic algorithms, a seed, and so many threads (None: torch's default)."""
+    # OpenMP's idle threads spin by default and take time from everything else on the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    import torch
+    import transformers
+
+    quiet()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Deterministic algorithms also fill new memory before its first use: gigabytes for a model built for its shapes.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    transformers.set_seed(seed)
+    working()
+
+
+def quiet() -> None:
+    """Make transformers and the hub print errors only, and no progress bars: commands say themselves what they do."""
+    import huggingface_hub
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    huggingface_hub.utils.logging.set_verbosity_error()
+
+
+def _fail(line: str) -> None:
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(USER_ERROR)

@@ -1,0 +1,83 @@
+"""The model card of a checkpoint that was exported by hand from the pipeline's artifacts."""
+
+import json
+from pathlib import Path
+
+from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.exporting.card import Card, Figure, Measured, Origin
+from mcsmoe.exporting.stock import Mapped
+from mcsmoe.exporting.write import Agreement
+from mcsmoe.grouping.plan import Plan
+from mcsmoe.methods.recipe import Recipe, known_recipes, load_recipe
+from mcsmoe.params import Params
+from mcsmoe.report.table import COSTS, Metric
+from mcsmoe.tasks.task import TASKS
+
+METRICS = Path("artifacts/figures/scores")
+
+
+def pipeline_card(
+    params: Params, mapped: Mapped, plan: Plan, output: Path, router: str, agreement: Agreement | None, command: str
+) -> Card:
+    """The card of the stock checkpoint `output`, which was made of `mapped` and its `plan` under these params.
+
+    `command` is what measures it.
+    """
+    task, data = TASKS[params.task.name], params.task.data or params.task.hub
+    measured = measurements(mapped.checkpoint, Metric(task.metric, task.higher_is_better))
+    on = f"the test split of `{params.task.name}`"
+    return Card(
+        family=mapped.family,
+        model_type=mapped.source.config["model_type"],
+        experts=mapped.layers[0].experts,
+        kept=[mapped.kept],
+        path=str(output),
+        remote_code="auto_map" in mapped.source.config,
+        origin=_origin(params),
+        calibration=f"{params.calibration.samples} rows of `{params.task.name}`{f' (`{data}`)' if data else ''}",
+        plan=plan,
+        recipe=_recipe(plan, params),
+        groups=mapped.groups,
+        router=router,
+        agreement=agreement,
+        measured=Measured(measured, on, itself=False) if measured else None,
+        command=command,
+    )
+
+
+def measurements(checkpoint: Checkpoint, metric: Metric) -> list[Figure]:
+    """Measurements of a checkpoint in artifacts/STEP/METHOD beside those of the full model; [] if there are none.
+
+    Measurements of another state of the checkpoint, recognised by its size in bytes, are ignored.
+    """
+    step, method = checkpoint.directory.resolve().parts[-2:]
+    files = [METRICS / "full.json", METRICS / f"{step}-{method}.json"]
+    if not all(file.is_file() for file in files):
+        return []
+    full, merged = (json.loads(file.read_text()) for file in files)
+    if merged["bytes"] != checkpoint.size_bytes:
+        return []
+    return [Figure(name, full[name], merged[name], _worse(name, full, merged, metric)) for name in full]
+
+
+def _worse(name: str, full: dict[str, float], merged: dict[str, float], metric: Metric) -> bool:
+    if name in COSTS:
+        return merged[name] > full[name]
+    # Only the metric and its breakdown say which direction is worse; other numbers do not.
+    return name.startswith(metric.name) and metric.gain(merged[name], full[name]) < 0
+
+
+def _origin(params: Params) -> Origin:
+    model, data = params.model, params.task.data or params.task.hub
+    on = f"on `{params.task.name}`{f' (`{data}`)' if data else ''}"
+    training = f"fine-tuned {on}" if model.origin else f"trained {on}"
+    name = None if model.origin is None else str(model.source or model.hub)
+    return Origin(name, model.hub, model.revision, training if params.finetune.epochs else None)
+
+
+def _recipe(plan: Plan, params: Params) -> Recipe | None:
+    """The recipe of the plan's method, or None if its rule or alignment is no longer that of the plan."""
+    if plan.method not in known_recipes():
+        return None
+    recipe = load_recipe(plan.method, params.recipes)
+    return recipe if (recipe.rule, recipe.alignment) == (plan.rule, plan.alignment) else None

@@ -1,0 +1,145 @@
+"""The run of `shrink`: phase after phase in a workspace, then the result appears whole."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mcsmoe.calibration.observer import Observer
+from mcsmoe.calibration.statistics import RoutingStatistics
+from mcsmoe.checkpoint.load import fetch
+from mcsmoe.checkpoint.resume import identity, source_code
+from mcsmoe.errors import CheckpointError
+from mcsmoe.exporting.stock import open_mapped
+from mcsmoe.exporting.write import Agreement, export_model, read_agreement
+from mcsmoe.grouping.plan import Plan
+from mcsmoe.merging.apply import merge_model
+from mcsmoe.methods.planning import make_plan
+from mcsmoe.model import Model
+from mcsmoe.progress import Whole
+from mcsmoe.shrinking.job import Job
+from mcsmoe.shrinking.measure import Predictions, predictions
+from mcsmoe.shrinking.outcome import Outcome
+from mcsmoe.shrinking.workspace import Workspace, close, workspace
+from mcsmoe.similarity.collecting import collect_model
+from mcsmoe.training.untrained import restore
+
+GRADIENT_ROWS = 64
+ROUTER = "dominant"
+"""Source of the router rows of a stock checkpoint."""
+
+
+def run_job(job: Job) -> Outcome:
+    """Do the work, and return what came out.
+
+    An interrupted run goes on with the phase in which it stopped, and within it at the same layer where that is
+    possible; a run for another number of experts goes on with the statistics.
+    Raises `CheckpointError` if the output exists and is not the result of this very job, and what the phases raise.
+    """
+    output = job.request.output
+    if output.exists():
+        return _earlier(job)
+    with workspace(output) as space, Whole([*job.seconds.values()]) as whole:
+        run = _Run(job, space, whole)
+        outcome = run.outcome()
+        card = outcome.card(job, run.plan, run.statistics, run.result)
+        outcome.save(run.result.directory, card, outcome.page(run.plan, run.statistics))
+        close(space, run.result.directory, output)
+    return outcome
+
+
+def _earlier(job: Job) -> Outcome:
+    """The outcome of an earlier run of the same job, which has finished."""
+    output = job.request.output
+    if not (output / Outcome.FILE).is_file():
+        raise CheckpointError(f"{output}: exists and is no result of an earlier run; give another directory")
+    found = Outcome.load(output)
+    if found.settings != job.settings:
+        raise CheckpointError(f"{output}: the result of another run is there; give another directory or remove it")
+    # Killed between moving the result and removing the workspace, a run leaves this.
+    shutil.rmtree(output.with_name(f".{output.name}.shrink"), ignore_errors=True)
+    return found
+
+
+def _hash(key: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+class _Run:
+    """The phases of one job, each of which depends on those before it."""
+
+    def __init__(self, job: Job, space: Workspace, whole: Whole) -> None:
+        self.job, self.space, self.whole = job, space, whole
+        request = job.request
+        directory = fetch(request.source)
+        start = {"source": identity(directory), "rows": job.rows.fingerprint, "device": request.device}
+        self._key = _hash(start | {"code": source_code()})
+        if job.restored:
+            self._phase("restore", {}, lambda: restore(directory, space.path / "source"))
+            directory = space.path / "source"
+        self.source = self._open(directory, request.source)
+        self.statistics = self._collect()
+        self.plan = self._plan()
+        self.merged = self._merge()
+        self.agreement: Agreement | None = None
+        self.result = self._export() if request.form == "stock" else self.merged
+
+    def outcome(self) -> Outcome:
+        """Measure source and result, and compare them."""
+        full, merged = self._measure("source", self.source), self._measure("result", self.result)
+        return Outcome.of(self.job, self.agreement, full, merged, self.source, self.result)
+
+    def _open(self, directory: Path, name: str | None = None) -> Model:
+        return Model(directory, self.job.limit, device=self.job.request.device, name=name)
+
+    def _phase(self, name: str, own: Mapping[str, Any], work: Callable[[], object]) -> None:
+        self._key = _hash({"before": self._key, **own})
+        if self.space.finished(name, self._key):
+            self.whole.skip()
+            return
+        with self.whole.phase(name):
+            self.space.run(name, self._key, work)
+
+    def _collect(self) -> RoutingStatistics:
+        job, directory = self.job, self.space.path / "statistics"
+        also = job.recipe.also
+        observer = Observer(self.source, job.sampling, "collect", also=also)
+        key = {"also": also, "batch_size": job.sampling.batch_size}
+        self._phase("collect", key, lambda: collect_model(observer, directory, also, GRADIENT_ROWS))
+        return RoutingStatistics.load(directory)
+
+    def _plan(self) -> Plan:
+        job = self.job
+        name, source, seed = job.request.recipe, self.source, job.request.seed
+        return make_plan(name, job.recipe, job.merge, self.statistics, source.layers, source.checkpoint, seed)
+
+    def _merge(self) -> Model:
+        job, directory = self.job, self.space.path / "merged"
+        observer = Observer(self.source, job.sampling, "merge", tokens=True) if job.recipe.looks else None
+        seed = job.request.seed
+        self._phase(
+            "merge",
+            {"plan": self.plan.to_json(), "seed": seed},
+            lambda: merge_model(self.source, self.plan, self.statistics, directory, observer=observer, seed=seed),
+        )
+        return self._open(directory)
+
+    def _export(self) -> Model:
+        stock = self.space.path / "stock"
+        mapped = open_mapped(self.source.checkpoint, self.merged.checkpoint, self.merged.directory)
+        observer = Observer(self.source, self.job.sampling, "export", tokens=True)
+        self._phase(
+            "export",
+            {"router": ROUTER},
+            lambda: export_model(self.source, mapped, stock, ROUTER, observer=observer),
+        )
+        self.agreement = read_agreement(stock)
+        return self._open(stock)
+
+    def _measure(self, name: str, model: Model) -> Predictions:
+        note = f"{name}.predictions"
+        rows = self.job.rows.held_out
+        self._phase(f"measure {name}", {}, lambda: predictions(model, rows).keep(self.space.notes, note))
+        return Predictions.load(self.space.notes, note)

@@ -1,0 +1,55 @@
+"""The directory beside the output in which a run keeps what it has finished, so that the next run goes on there."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mcsmoe.checkpoint.output import write_json
+from mcsmoe.checkpoint.resume import Store, locked
+
+
+class Workspace:
+    """The phases that earlier runs have finished, each with its key: a hash of all that its result depends on.
+
+    `path` is `.{name}.shrink` beside the output. Phases come in order: one that runs anew makes those after it void.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.notes = Store(path / "notes")
+        self._record = path / "finished.json"
+        self._finished: dict[str, str] = json.loads(self._record.read_text()) if self._record.is_file() else {}
+
+    def finished(self, phase: str, key: str) -> bool:
+        """Whether an earlier run has finished the phase with this key."""
+        return self._finished.get(phase) == key
+
+    def run(self, phase: str, key: str, work: Callable[[], object]) -> None:
+        """Do the work of a phase, and record it as finished."""
+        names = list(self._finished)
+        if phase in names:
+            self._finished = {name: self._finished[name] for name in names[: names.index(phase)]}
+            write_json(self._record, self._finished)
+        work()
+        self._finished[phase] = key
+        write_json(self._record, self._finished)
+
+
+@contextmanager
+def workspace(output: Path) -> Iterator[Workspace]:
+    """The workspace of `output`; it stays until `close`, whatever happens.
+
+    Raises `CheckpointError` if another process is at work there.
+    """
+    path = output.with_name(f".{output.name}.shrink")
+    path.mkdir(parents=True, exist_ok=True)
+    with locked(path, output):
+        yield Workspace(path)
+
+
+def close(space: Workspace, result: Path, output: Path) -> None:
+    """Move the directory `result` out of the workspace to `output`, and remove the workspace."""
+    result.rename(output)
+    shutil.rmtree(space.path)
