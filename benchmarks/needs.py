@@ -4,7 +4,9 @@
 
 Downloads and loads nothing; the shapes are copied from the models' config.json. Memory is by the formula of
 `mcsmoe/calibration/memory.py` (weights and activations); for permute and merge, it is that of aligning two experts. The
-process itself (about 0.5 GB) comes on top. Writes benchmarks/results/needs.json and .md.
+process itself (about 0.5 GB) comes on top. `run on disk` is what a run of the preset leaves: finetune, permute and each
+merged method. DVC's cache holds all of it a second time (`run on disk, cache copied`) unless it links files
+(`cache.type` in README). The hub's own download is not counted. Writes benchmarks/results/needs.json and .md.
 """
 
 from collections.abc import Mapping
@@ -17,6 +19,7 @@ import transformers
 from mcsmoe.calibration.memory import forward_needs
 from mcsmoe.calibration.sample import Sampling
 from mcsmoe.checkpoint.output import write_json
+from mcsmoe.methods.resolved import ResolvedMethod
 from mcsmoe.params import Params
 from mcsmoe.sizing import Sizes, aligning_bytes
 
@@ -101,13 +104,20 @@ def needs(params: Params, shape: Mapping[str, Any]) -> dict[str, float]:
     sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     forward = forward_needs(config, sampling, params.collect.also)
     sizes = Sizes.of(config)
-    full, student = sizes.total, sizes.kept(int(params.merge.groups), "mapped")
+
+    def merged(groups: float) -> int:
+        return sizes.kept(int(groups), "mapped")
+
+    full, student = sizes.total, merged(params.merge.groups)
+    run = 2 * full + sum(merged(ResolvedMethod.of(name, params).merge.groups) for name in params.methods.merge)
     figures = {
         "parameters": full / 2,
         "finetune on disk": full,
         "permute on disk": full,
         "merge on disk": student,
         "distill on disk": student,
+        "run on disk": run,
+        "run on disk, cache copied": 2 * run,
         "permute, by weights": aligning_bytes(sizes, sizes.layers[0]),
         "collect, streamed": forward.streamed,
         "collect, whole": forward.whole,

@@ -5,31 +5,42 @@ python -m stages.check      as dvc calls it; its outputs change only if a recipe
 
 import importlib.util
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mcsmoe.errors import ParameterError
+from mcsmoe.errors import ParameterError, UserError
 from mcsmoe.params import Params
-from stages.common import CHECKED, FIGURES, RECIPES, run, start
+from stages.common import CHECKED, FIGURES, RECIPES, explained, run, start
+
+if TYPE_CHECKING:
+    from mcsmoe.families import MoELayer
 
 
 def main() -> None:
     """Refuse what a later stage would refuse: unknown names, impossible budgets, missing model or data.
 
-    Write artifacts/checked.json, which is the same for all valid params, and artifacts/recipes.
+    Write artifacts/checked.json, which is the same for all valid params, and artifacts/recipes. Print a line for each
+    recipe whose result no stock checkpoint can hold.
     """
     params = start()
     from mcsmoe.checkpoint.output import atomic_directory, write_json
+    from mcsmoe.exporting.stock import recipe_obstacle
     from mcsmoe.methods.resolved import ResolvedMethod, code_of
     from mcsmoe.report.gathered import leftovers
     from mcsmoe.tasks.task import TASKS
 
     for plugin in params.plugins:
         check_place(plugin)
-    check(params)
+    layers = check(params)
+    methods = [ResolvedMethod.of(name, params) for name in params.methods.merge]
     with atomic_directory(RECIPES) as directory:
-        for name in params.methods.merge:
-            ResolvedMethod.of(name, params).save(directory / f"{name}.yaml")
+        for method in methods:
+            method.save(directory / f"{method.method}.yaml")
+    for method in methods:
+        reason = recipe_obstacle(method.recipe, method.merge, layers)
+        if reason:
+            print(f"{method.method}: no stock checkpoint can be exported: {explained(UserError(reason))}")
     # The report depends on that directory as a whole: figures of a method that was taken out would count.
     for path in leftovers(FIGURES, params.methods):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -51,8 +62,11 @@ def check_place(plugin: str) -> None:
         raise ParameterError("plugins", plugin, f"dvc does not look at {where}: move it to recipes/, as recipes.NAME")
 
 
-def check(params: Params) -> None:
-    """Check all sections against each other, the model and the data. Raises a `UserError` for the first mistake."""
+def check(params: Params) -> Sequence["MoELayer"]:
+    """Check all sections against each other, the model and the data; return the sparse layers of the model.
+
+    Raises a `UserError` for the first mistake.
+    """
     from mcsmoe.calibration.memory import check_training, must_stream, must_stream_scoring
     from mcsmoe.calibration.sample import Sampling
     from mcsmoe.compression.pruner import CubicSchedule
@@ -92,6 +106,7 @@ def check(params: Params) -> None:
     CubicSchedule.of(params.compress, steps=1)
     for split in ("train", "test"):
         task.examples(params.task, split)
+    return layers
 
 
 def value_bytes(config: Any) -> int:

@@ -16,9 +16,15 @@ from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, piece_shape
 from mcsmoe.errors import CheckpointError, PlanError
 from mcsmoe.exporting.config import with_expert_count
-from mcsmoe.families import Family, MoELayer, family_of, merged_layers
+from mcsmoe.families import Family, MoELayer, excluded_layers, family_of, merged_layers
 from mcsmoe.families.experts import expert_shares
+from mcsmoe.grouping.group import GROUPERS
 from mcsmoe.grouping.plan import LayerPlan, Plan
+from mcsmoe.methods.recipe import Recipe
+from mcsmoe.params import Merge
+
+ONE_NUMBER = "a stock config has one number for all layers"
+UNIFORM = "merge with `budget` = uniform, as the recipe m-smoe-uniform does"
 
 
 @dataclass(frozen=True)
@@ -126,23 +132,39 @@ def _apart(source: Checkpoint, checkpoint: Checkpoint, what: str) -> CheckpointE
 
 def check_stock(mapped: Mapped) -> None:
     """Raise `CheckpointError` if layers differ in K, or if a router of the stock class cannot select among K."""
-    kept = {name: len(groups) for name, groups in mapped.members.items()}
-    directory = mapped.checkpoint.directory
+    reason = obstacle(mapped.layers, {name: len(groups) for name, groups in mapped.members.items()})
+    if reason:
+        raise CheckpointError(f"{mapped.checkpoint.directory}: {reason}")
+
+
+def recipe_obstacle(recipe: Recipe, merge: Merge, layers: Sequence[MoELayer]) -> str | None:
+    """Why what `recipe` makes of `layers` cannot become a stock checkpoint, as far as is known before any work.
+
+    `merge` has the budget of the recipe (`Recipe.with_budget`). None if nothing is known to stand in the way.
+    """
+    if recipe.progressive:
+        return f"it drops experts during distillation, not equally many in each layer; {ONE_NUMBER}"
+    if not GROUPERS.fact(recipe.grouping, "merges"):
+        return None
+    if merge.budget != "uniform":
+        return f"`budget` = {merge.budget} lets layers keep different numbers of experts; {ONE_NUMBER}: {UNIFORM}"
+    excluded = excluded_layers(merge.exclude, layers)
+    kept = {layer.name: layer.experts if layer.name in excluded else int(merge.groups) for layer in layers}
+    return obstacle(layers, kept)
+
+
+def obstacle(layers: Sequence[MoELayer], kept: Mapping[str, int]) -> str | None:
+    """Why no stock class can hold `layers` with `kept[layer name]` experts each; None if one can."""
     if len(set(kept.values())) > 1:
-        untouched = [layer.name for layer in mapped.layers if kept[layer.name] == layer.experts]
+        untouched = ", ".join(layer.name for layer in layers if kept[layer.name] == layer.experts)
         if untouched:
-            raise CheckpointError(
-                f"{directory}: {', '.join(untouched)} keep all their experts, others do not; a stock config has one "
-                "number for all layers: merge without `exclude` and with `budget` = uniform (m-smoe-uniform)"
-            )
-        raise CheckpointError(
-            f"{directory}: layers keep {min(kept.values())} to {max(kept.values())} experts; a stock config has one "
-            "number for all layers: merge with `budget` = uniform, as the recipe m-smoe-uniform does"
-        )
-    for layer in mapped.layers:
+            return f"{untouched} keep all their experts, others do not; {ONE_NUMBER}: {UNIFORM}, and without `exclude`"
+        return f"layers keep {min(kept.values())} to {max(kept.values())} experts; {ONE_NUMBER}: {UNIFORM}"
+    for layer in layers:
         reason = cannot_route(layer, kept[layer.name])
         if reason:
-            raise CheckpointError(f"{directory}: {layer.name} keeps {kept[layer.name]} experts, but {reason}")
+            return f"{layer.name} keeps {kept[layer.name]} experts, but {reason}"
+    return None
 
 
 def cannot_route(layer: MoELayer, kept: int) -> str | None:

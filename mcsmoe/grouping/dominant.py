@@ -51,7 +51,7 @@ def non_dominant(problem: Problem) -> Tensor:
     return labels
 
 
-@GROUPERS.register("none", capacity=True)
+@GROUPERS.register("none", capacity=True, merges=False)
 def identity(problem: Problem) -> Tensor:
     """Labels 0 … E−1: every expert stays by itself."""
     return torch.arange(len(problem.importance))

@@ -28,8 +28,9 @@ class Problem:
 Grouper = Callable[[Problem], Tensor]
 """Problem → labels [E] int64: expert e becomes part of merged expert labels[e]; each of the K labels occurs."""
 
-GROUPERS: Registry[Grouper] = Registry("grouping", "mcsmoe.grouping", capacity=False)
-"""The fact `capacity` tells whether a grouper respects `Problem.capacity`; the others ignore it."""
+GROUPERS: Registry[Grouper] = Registry("grouping", "mcsmoe.grouping", capacity=False, merges=True)
+"""The fact `capacity` tells whether a grouper respects `Problem.capacity`; the others ignore it. `merges` tells whether
+it makes K groups; one that does not leaves every expert by itself."""
 
 
 def check_capacity(grouper: str, capacity: int | None, method: str | None = None) -> None:

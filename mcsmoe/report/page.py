@@ -83,7 +83,7 @@ def report_page(task: str, results: Sequence[Result], metric: Metric, sections: 
     ]
     lead = Markup(
         "All models were measured on the test split of task <b>{}</b>. The figures below are those of the smallest "
-        "model within 1 % of the full one’s quality, or else of the best."
+        "model whose 95 % interval overlaps that of the full one, or else of the one that scores best."
     ).format(task)
     heading = f"{share} of the bytes, {name} {score} instead of {before[metric.name]:.4f}"
     return html_page(task, "merge, then compress", heading, lead, tiles, sections)

@@ -8,9 +8,6 @@ from mcsmoe.tasks.score import BOUNDS
 CONTROL = "one"
 """The method that averages all experts of a layer: if it costs no quality, the benchmark cannot judge merging."""
 
-HARMLESS = 0.01
-"""Relative loss of quality up to which the control counts as costing nothing."""
-
 COSTS = ("parameters", "bytes", "experts", "flops_per_token")
 
 
@@ -21,6 +18,17 @@ class Result:
     step: str
     method: str
     scores: dict[str, float]
+
+    def interval(self, name: str) -> tuple[float, float]:
+        """Bounds (low, high) of the 95 % interval of a score; for one that was saved without, the score twice."""
+        low, high = (self.scores.get(name + bound, self.scores[name]) for bound in BOUNDS)
+        return low, high
+
+    def shown(self, name: str) -> str:
+        """A score with its interval, if it has one: 0.9570 (0.944–0.969)."""
+        score = f"{self.scores[name]:.4f}"
+        low, high = self.interval(name)
+        return f"{score} ({low:.3f}–{high:.3f})" if name + BOUNDS[0] in self.scores else score
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,11 @@ class Metric:
     def gain(self, score: float, reference: float) -> float:
         """How much better `score` is than `reference`; negative if it is worse."""
         return score - reference if self.higher_is_better else reference - score
+
+    def better(self, one: Result, other: Result) -> bool:
+        """Whether `one` is better than `other`: the intervals of the two scores do not even overlap."""
+        (low, high), (other_low, other_high) = one.interval(self.name), other.interval(self.name)
+        return low > other_high if self.higher_is_better else high < other_low
 
 
 @dataclass(frozen=True)
@@ -53,11 +66,11 @@ class Table:
 def results_table(results: Sequence[Result], metric: Metric) -> Table:
     """Return a row for each result; `results` starts with the full model.
 
-    A note says whether the benchmark can judge merging, by the control's loss.
+    Notes say what the intervals tell, and by the control's loss whether the benchmark can judge merging.
     """
     full = results[0]
-    control = _control_score(results, metric)
-    telling = control is not None and _tells(control, full, metric)
+    control = next((r for r in results if (r.step, r.method) == ("merge", CONTROL)), None)
+    telling = control is not None and metric.better(full, control)
     extra = [name for name in full.scores if _stands_alone(name, metric)]
     header = ["step", "method", title(metric.name), "Δ to full", *map(title, extra)]
     header += ["gap kept"] if telling else []
@@ -65,13 +78,14 @@ def results_table(results: Sequence[Result], metric: Metric) -> Table:
     rows = []
     for result in results:
         score = result.scores[metric.name]
-        row = [result.step, result.method, f"{score:.4f}"]
+        row = [result.step, result.method, result.shown(metric.name)]
         row.append("" if result is full else signed(score - full.scores[metric.name]))
         row += [f"{result.scores[name]:.4f}" for name in extra]
         if telling and control is not None:
-            row.append(percent(metric.gain(score, control) / metric.gain(full.scores[metric.name], control)))
+            worst = control.scores[metric.name]
+            row.append(percent(metric.gain(score, worst) / metric.gain(full.scores[metric.name], worst)))
         rows.append(row + _costs(result, full))
-    return Table(header, rows, _notes(control, telling, full, metric))
+    return Table(header, rows, _notes(control, full, metric))
 
 
 def signed(value: float) -> str:
@@ -96,27 +110,24 @@ def _stands_alone(name: str, metric: Metric) -> bool:
     return not (part or name in COSTS or name.endswith(BOUNDS))
 
 
-def _control_score(results: Sequence[Result], metric: Metric) -> float | None:
-    scores = [r.scores[metric.name] for r in results if (r.step, r.method) == ("merge", CONTROL)]
-    return scores[0] if scores else None
-
-
-def _tells(control: float, full: Result, metric: Metric) -> bool:
-    score = full.scores[metric.name]
-    return metric.gain(score, control) > HARMLESS * abs(score)
-
-
-def _notes(control: float | None, telling: bool, full: Result, metric: Metric) -> list[str]:
+def _notes(control: Result | None, full: Result, metric: Metric) -> list[str]:
+    notes = []
+    if metric.name + BOUNDS[0] in full.scores:
+        notes.append(
+            "In brackets: 95 % intervals over the test examples; another seed moves figures, too. Where two intervals "
+            "overlap, the table does not say which model is better."
+        )
     if control is None:
-        return []
-    lost = f"The control `{CONTROL}` (all experts of a layer averaged into one, no distillation)"
-    between = f"{control:.4f} against {full.scores[metric.name]:.4f}"
-    if telling:
-        return [
-            f"{lost} loses clearly: {between}. *Gap kept* is the share of that gap which a row still has: "
-            f"100 % is the full model, 0 % the control."
-        ]
-    return [f"**{lost} loses nothing here ({between}): this benchmark says nothing about merging.**"]
+        return notes
+    which = f"The control `{CONTROL}` (all experts of a layer averaged into one, no distillation)"
+    between = f"{control.shown(metric.name)} against {full.shown(metric.name)}"
+    if metric.better(full, control):
+        lost = f"{which} loses quality: {between}. *Gap kept* is the share of that gap which a row still has: "
+        return [*notes, f"{lost}100 % is the full model, 0 % the control."]
+    return [
+        *notes,
+        f"**{which} is not shown to lose anything ({between}): this benchmark says nothing about merging.**",
+    ]
 
 
 def percent(share: float) -> str:

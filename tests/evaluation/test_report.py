@@ -55,8 +55,44 @@ def test_gap_kept_where_lower_is_better():
     assert (row["gap kept"], row["Δ to full"]) == ("75.0 %", "+0.2000")
 
 
-def test_a_harmless_control_is_called_out():
-    table = results_table(results(control=0.895), Metric("exact_match", True)).markdown()
+def with_intervals(rows: list[Result], half: float, name: str = "exact_match") -> list[Result]:
+    """The same results, with intervals of `half` to either side."""
+    return [
+        Result(
+            r.step, r.method, r.scores | {f"{name}_low": r.scores[name] - half, f"{name}_high": r.scores[name] + half}
+        )
+        for r in rows
+    ]
+
+
+def test_scores_stand_with_their_intervals():
+    table = results_table(with_intervals(results(), 0.0124), Metric("exact_match", True)).markdown()
+    row = cells(table, 4)
+    assert (row["exact match"], row["Δ to full"]) == ("0.8500 (0.838–0.862)", "−0.0500")
+    assert "Where two intervals overlap" in table
+    assert "loses quality: 0.5000 (0.488–0.512) against 0.9000 (0.888–0.912)." in table
+
+
+@pytest.mark.parametrize(("half", "telling"), [(0.19, True), (0.21, False)])
+def test_a_control_inside_the_intervals_tells_nothing(half, telling):
+    table = results_table(with_intervals(results(), half), Metric("exact_match", True)).markdown()
+    assert ("gap kept" in table) is telling
+    assert ("says nothing about merging" in table) is not telling
+
+
+@pytest.mark.parametrize("name", ["exact_match", "cross_entropy"])
+def test_better_is_beyond_both_intervals(name):
+    metric = Metric(name, name == "exact_match")
+    low, near, high = with_intervals([result("merge", "a", s, 8, name) for s in (0.5, 0.55, 0.7)], 0.05, name)
+    good, bad = (high, low) if metric.higher_is_better else (low, high)
+    assert metric.better(good, bad)
+    assert not metric.better(bad, good)
+    assert not metric.better(low, near)
+    assert not metric.better(near, low)
+
+
+def test_a_control_that_loses_nothing_is_called_out():
+    table = results_table(results(control=0.9), Metric("exact_match", True)).markdown()
     assert "says nothing about merging" in table
     assert "gap kept" not in table
 

@@ -1,8 +1,10 @@
 """What cannot become a stock checkpoint, named before any work."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +13,16 @@ from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.compression.factorise import factorise_model
 from mcsmoe.errors import CheckpointError, PlanError
-from mcsmoe.exporting.stock import check_stock, open_mapped
+from mcsmoe.exporting.stock import check_stock, open_mapped, recipe_obstacle
 from mcsmoe.families import MoELayer, family_of
 from mcsmoe.grouping.plan import PLAN, Group, LayerPlan
+from mcsmoe.methods.recipe import load_recipe
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
+from mcsmoe.params import Exclude, Params
 from tests.compression.settings import compress
 from tests.exporting.models import EXPERTS, PAIRS, SWITCH, in_pairs, merge, plan_of, small
 from tests.families.models import small_model
+from tests.methods.params import small_params
 
 
 def into(kept: int) -> Callable[[MoELayer], LayerPlan]:
@@ -42,7 +47,7 @@ def untouched(layer: MoELayer) -> LayerPlan:
     ("groups", "message"),
     [
         (unlike({"encoder.1": into(2)}), "layers keep 2 to 4 experts; .* as the recipe m-smoe-uniform does"),
-        (unlike({"decoder.3": untouched}), r"decoder\.3 keep all their experts.*without `exclude`"),
+        (unlike({"decoder.3": untouched}), r"decoder\.3 keep all their experts.*and without `exclude`"),
     ],
 )
 def test_layers_that_differ(groups: Callable[[MoELayer], LayerPlan], message: str, tmp_path: Path):
@@ -73,6 +78,36 @@ def test_routers_that_cannot_select(
     else:
         with pytest.raises(CheckpointError, match=message):
             check_stock(mapped)
+
+
+@pytest.mark.parametrize(
+    ("method", "model_type", "changes", "reason"),
+    [
+        ("m-smoe", "mixtral", {}, "`budget` = global lets layers keep different numbers"),
+        ("m-smoe-uniform", "mixtral", {}, None),
+        ("one", "mixtral", {}, r"decoder\.0 keeps 1 experts, but its router selects 2"),
+        ("none", "mixtral", {}, None),
+        (
+            "m-smoe-uniform",
+            "mixtral",
+            {"exclude": Exclude(encoder=[], decoder=[1])},
+            r"^decoder\.1 keep all .* without",
+        ),
+        ("m-smoe-uniform", "deepseek_v3", {"groups": 6}, r"4 groups \(n_group\): merge to a multiple"),
+        ("pruning-excluded", SWITCH, {"budget": "uniform"}, None),
+        ("task-specific", SWITCH, {"budget": "uniform"}, "drops experts during distillation"),
+    ],
+)
+def test_recipes_whose_result_has_no_stock_form(
+    method: str, model_type: str, changes: dict[str, Any], reason: str | None
+):
+    """Known before any work, with the words of `check_stock`."""
+    params = Params.parse(small_params())
+    recipe = load_recipe(method, params.recipes)
+    merge = recipe.with_budget(params.merge.model_copy(update=changes))
+    config = small(SWITCH).config if model_type == SWITCH else small_model(model_type).config
+    found = recipe_obstacle(recipe, merge, family_of(config).layers(config))
+    assert found is None if reason is None else re.search(reason, found or "")
 
 
 def test_checkpoints_of_another_kind(tmp_path: Path):

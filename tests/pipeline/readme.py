@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.pipeline.imports import ROOT
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-PROGRAMS = ("dvc ", "git ", "make ", "pytest ", "python ", "python3 ", "pip ")
+PROGRAMS = ("dvc ", "git ", "make ", "mcsmoe ", "pytest ", "python ", "python3 ", "pip ")
 
 
 def pages() -> list[Path]:
@@ -17,6 +17,12 @@ def pages() -> list[Path]:
 def blocks(kind: str) -> list[str]:
     """Contents of all fenced blocks of one kind."""
     return [body for page in pages() for found, body in FENCE.findall(page.read_text()) if found == kind]
+
+
+def python_with(text: str) -> str:
+    """The one fenced block of Python that contains `text`."""
+    (found,) = (body for body in blocks("python") if text in body)
+    return found
 
 
 def commands() -> set[str]:

@@ -3,9 +3,13 @@
 import json
 
 import pytest
+import transformers
 
 from benchmarks.hours import RESULTS, Work, estimate, training
 from benchmarks.needs import PRESETS, SHAPES, needs
+from mcsmoe.exporting.stock import recipe_obstacle
+from mcsmoe.families import sparse_layers
+from mcsmoe.methods.resolved import ResolvedMethod
 from mcsmoe.params import Params
 
 NUMBERS = {
@@ -25,6 +29,18 @@ def test_a_preset_states_what_it_needs(name: str):
     assert found.pop("parameters") == NUMBERS[name]
     head = "".join(line for line in path.read_text().splitlines() if line.startswith("#"))
     assert all(str(value) in head for value in found.values())
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_a_preset_merges_can_be_exported(name: str):
+    params = Params.load(PRESETS / f"{name}.yaml")
+    layers = sparse_layers(transformers.AutoConfig.for_model(**SHAPES[name]))
+    found = {}
+    for method in params.methods.merge:
+        resolved = ResolvedMethod.of(method, params)
+        found[method] = recipe_obstacle(resolved.recipe, resolved.merge, layers)
+    assert found.pop("m-smoe-uniform") is None
+    assert "its router selects" in str(found["one"])  # the control, which nobody exports
 
 
 def test_the_papers_table_states_the_hours_and_the_memory_that_it_takes():

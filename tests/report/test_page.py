@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 import pytest
 
 from mcsmoe.grouping.plan import Group
-from mcsmoe.report.results import smallest_near
+from mcsmoe.report.results import results_section, smallest_near
 from mcsmoe.report.shrunk import shrunk_page
+from mcsmoe.report.table import Result
 from mcsmoe.report.use import groupings, use_rows
 from tests.report import large
 from tests.report.page import FREQUENCY, HOSTILE, MERGED, METRIC, NONE, RESULTS, page, plan, result
@@ -107,10 +108,42 @@ def test_methods_with_other_groups_stand_apart_and_nothing_merged_does_not_count
     assert [grouping.methods for grouping in found] == [("m-smoe",), ("other",)]
 
 
-def test_what_stands_first_is_small_and_near():
-    assert smallest_near(RESULTS, METRIC).step == "distill"
+def measured(step: str, method: str, score: float, size: int, half: float = 0.02) -> Result:
+    known = result(step, method, score, size)
+    return Result(step, method, known.scores | {"exact_match_low": score - half, "exact_match_high": score + half})
+
+
+INTERVALS = [
+    measured("full", "–", 0.9, 8_000_000),
+    measured("merge", "a", 0.8, 4_000_000),
+    measured("merge", "b", 0.77, 4_000_000),
+    measured("merge", "c", 0.7, 2_000_000),
+    measured("distill", "a", 0.95, 4_000_000),
+    measured("distill", "c", 0.865, 2_000_000),
+]
+"""After merging, only `c` is worse than others; after distillation, `a` is better than the full model."""
+
+
+def test_what_stands_first_is_small_and_inside_the_intervals():
+    found = smallest_near(INTERVALS, METRIC)
+    assert (found.step, found.method) == ("distill", "c")
     far = [RESULTS[0], result("merge", "a", 0.5, 1), result("merge", "b", 0.6, 2)]
     assert smallest_near(far, METRIC).method == "b"
+
+
+def test_nothing_is_better_inside_the_intervals():
+    read = Reader(results_section(INTERVALS, METRIC).body)
+    assert read.bold == [
+        "0.8000",
+        "0.9500",
+        "0.7700",
+        "0.8000 (0.780–0.820)",
+        "0.7700 (0.750–0.790)",
+        "0.9500 (0.930–0.970)",
+    ]
+    assert [values.get("class") for tag, values in read.elements if tag == "small"] == [
+        "worse", "better", "worse", "worse", None
+    ]  # fmt: skip
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")

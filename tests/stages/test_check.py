@@ -78,6 +78,21 @@ def test_the_embedded_default_passes(tmp_path, monkeypatch):
     check.main()
 
 
+def test_recipes_without_a_stock_form_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    methods = ["m-smoe", "m-smoe-uniform", "none", "one", "pruning-excluded", "task-specific"]
+    write_params(methods={"merge": methods, "distill": [], "compress": []})
+    check.main()
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert list(lines) == ["m-smoe", "pruning-excluded", "task-specific"]
+    assert lines["m-smoe"] == (
+        "no stock checkpoint can be exported: merge.budget = global lets layers keep different numbers of experts; "
+        "a stock config has one number for all layers: merge with merge.budget = uniform, as the recipe m-smoe-uniform "
+        "does"
+    )
+    assert "drops experts during distillation" in lines["task-specific"]
+
+
 @pytest.mark.parametrize("structure", ["row", "column", "element", "none"])
 def test_every_structure_and_a_rank_by_ratio_pass(tmp_path, monkeypatch, structure):
     monkeypatch.chdir(tmp_path)
