@@ -221,7 +221,8 @@ def measure(layout: Layout, scratch: Path) -> dict[str, Any]:
         kills.append({"phase": phase, "killed": done["killed"]})
         print(f"{layout.model_type}: killed in {phase}: {done['killed']}", flush=True)
     last = run(command(layout, model, scratch / "killed"), scratch / "log")
-    same = contents(scratch / "whole", "whole") == contents(scratch / "killed", "killed")
+    expected, again = contents(scratch / "whole", "whole"), contents(scratch / "killed", "killed")
+    differing = sorted(name for name in expected.keys() | again if expected.get(name) != again.get(name))
     found = {
         "model_type": layout.model_type,
         "form": layout.form,
@@ -233,7 +234,7 @@ def measure(layout: Layout, scratch: Path) -> dict[str, Any]:
         "seconds": round(whole["seconds"]),
         "promised": promised[1] if promised else None,
         "kills": kills,
-        "same_bytes": same and last["code"] == 0,
+        "differing": differing if last["code"] == 0 else ["all: the last run failed"],
     }
     for name in (layout.model_type, "whole", "killed"):
         shutil.rmtree(scratch / name, ignore_errors=True)
@@ -264,7 +265,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         sizes = [f"{row[key] / 1e9:.2f} GB" for key in ("model_bytes", "limit", "peak_command", "peak_child")]
         killed = ", ".join(each["phase"] for each in row["kills"] if each["killed"])
-        same = "yes" if row["same_bytes"] else "NO"
+        same = ", ".join(row["differing"]) or "yes"
         lines.append(
             [row["model_type"], row["form"], *sizes, f"{row['seconds']} s", str(row["promised"]), killed, same]
         )

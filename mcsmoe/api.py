@@ -350,7 +350,7 @@ def shrink(
 
         >>> outcome = mcsmoe.shrink("tiny-moe", "small", experts=2, text="text", samples=8)
         >>> outcome
-        result      118 kB, 60.8% of 194 kB
+        result      118 kB, 60.9% of 194 kB
         perplexity  ... → ... (...)
         next token  the same for ...
         ...

@@ -16,7 +16,7 @@ from mcsmoe.fields import shown_size
 from mcsmoe.grouping.policies import POLICIES
 from mcsmoe.methods.recipe import Recipe, check_router, load_recipe
 from mcsmoe.params import Exclude, Merge
-from mcsmoe.shrinking.machine import free_disk, own_memory, working_memory_limit
+from mcsmoe.shrinking.machine import PROCESS, free_disk, working_memory_limit
 from mcsmoe.shrinking.pace import Pace, Work, active_parameters, shown_time
 from mcsmoe.shrinking.rows import Rows, RowSampling, rows_for
 from mcsmoe.shrinking.texts import MIX
@@ -245,5 +245,4 @@ def fitting(
         least = min(needs.whole, needs.streamed)
         if least <= limit:
             return sampling, needs
-    own = own_memory()
-    raise MemoryLimitError(limit + own, "shrink", least + own, "raise it, or take fewer `samples`")
+    raise MemoryLimitError(limit + PROCESS, "shrink", least + PROCESS, "raise it, or take fewer `samples`")

@@ -5,12 +5,10 @@ from pathlib import Path
 
 SHARE = 0.8
 """Share of the free memory that is used when nobody sets a limit."""
-STATUS, MEMORY = Path("/proc/self/status"), Path("/proc/meminfo")
-
-
-def own_memory() -> int:
-    """Bytes that this process holds by itself, most of them libraries; files that it maps do not count."""
-    return _field(STATUS, "RssAnon") or 0
+PROCESS = 450_000_000
+"""Bytes that the process takes besides the work: torch, transformers and what they import later. Not measured anew in
+each run, because the batch size depends on it, and on that the last bits of statistics."""
+MEMORY = Path("/proc/meminfo")
 
 
 def available_memory(device: str) -> int:
@@ -20,12 +18,12 @@ def available_memory(device: str) -> int:
         import torch
 
         free = min(free, torch.cuda.mem_get_info()[0])
-    return int(SHARE * free) + own_memory()
+    return int(SHARE * free) + PROCESS
 
 
 def working_memory_limit(limit: int | None, device: str) -> int:
     """Bytes for the work itself under a `limit` for the whole process (None: what is free)."""
-    return (limit or available_memory(device)) - own_memory()
+    return (limit or available_memory(device)) - PROCESS
 
 
 def free_disk(path: Path) -> int:
