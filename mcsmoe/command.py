@@ -53,6 +53,8 @@ def prepare(seed: int, threads: int | None = None) -> None:
     # oneDNN keeps a kernel and its buffers for every shape, and experts see another number of tokens each time: in
     # bfloat16, a streamed model of 1 GB left 1.2 GB behind.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    # Without it, matrix products on a GPU may give other last bits in another run.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch

@@ -10,7 +10,8 @@ from mcsmoe.exporting.write import Agreement
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.methods.recipe import Recipe, known_recipes, load_recipe
 from mcsmoe.params import Params
-from mcsmoe.report.table import COSTS, Metric
+from mcsmoe.report.table import COSTS, Metric, Result
+from mcsmoe.tasks.score import BOUNDS
 from mcsmoe.tasks.task import TASKS
 
 METRICS = Path("artifacts/figures/scores")
@@ -64,7 +65,10 @@ def _worse(name: str, full: dict[str, float], merged: dict[str, float], metric: 
     if name in COSTS:
         return merged[name] > full[name]
     # Only the metric and its breakdown say which direction is worse; other numbers do not.
-    return name.startswith(metric.name) and metric.gain(merged[name], full[name]) < 0
+    if not name.startswith(metric.name) or name.endswith(BOUNDS):
+        return False
+    each = Metric(name, metric.higher_is_better)
+    return each.better(Result("full", "–", full), Result("merged", "–", merged))
 
 
 def _origin(params: Params) -> Origin:
