@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +40,7 @@ SAMPLES = 16
 POSITIONS = 256
 """The longest text a model takes, which keeps the runs short."""
 SHARD = "700MB"
+UNDISTURBED, KILLED = "result-undisturbed", "result-killed"
 COMMON = {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, "eos_token_id": 1, "pad_token_id": 0}
 
 
@@ -209,7 +210,7 @@ def measure(layout: Layout, scratch: Path) -> dict[str, Any]:
     """Run the command on one layout: undisturbed, then killed in every phase."""
     model = scratch / layout.model_type
     make(layout, model)
-    whole = run(command(layout, model, scratch / "whole"), scratch / "log")
+    whole = run(command(layout, model, scratch / UNDISTURBED), scratch / "log")
     text = (scratch / "log").read_text()
     if whole["code"] != 0:
         raise RuntimeError(f"{layout.model_type}: {text[-2000:]}")
@@ -217,17 +218,17 @@ def measure(layout: Layout, scratch: Path) -> dict[str, Any]:
     phases = list(dict.fromkeys(PHASE.findall(text)))
     kills = []
     for phase in phases:
-        done = run(command(layout, model, scratch / "killed"), scratch / "log", until=phase)
+        done = run(command(layout, model, scratch / KILLED), scratch / "log", until=phase)
         kills.append({"phase": phase, "killed": done["killed"]})
         print(f"{layout.model_type}: killed in {phase}: {done['killed']}", flush=True)
-    last = run(command(layout, model, scratch / "killed"), scratch / "log")
-    expected, again = contents(scratch / "whole", "whole"), contents(scratch / "killed", "killed")
+    last = run(command(layout, model, scratch / KILLED), scratch / "log")
+    expected, again = contents(scratch / UNDISTURBED), contents(scratch / KILLED)
     differing = sorted(name for name in expected.keys() | again if expected.get(name) != again.get(name))
     found = {
         "model_type": layout.model_type,
         "form": layout.form,
         "model_bytes": Checkpoint(model).size_bytes,
-        "result_bytes": Checkpoint(scratch / "whole").size_bytes,
+        "result_bytes": Checkpoint(scratch / UNDISTURBED).size_bytes,
         "limit": size_in_bytes(layout.limit),
         "peak_command": whole["peaks"]["command"],
         "peak_child": whole["peaks"]["child"],
@@ -236,15 +237,15 @@ def measure(layout: Layout, scratch: Path) -> dict[str, Any]:
         "kills": kills,
         "differing": differing if last["code"] == 0 else ["all: the last run failed"],
     }
-    for name in (layout.model_type, "whole", "killed"):
+    for name in (layout.model_type, UNDISTURBED, KILLED):
         shutil.rmtree(scratch / name, ignore_errors=True)
     return found
 
 
-def contents(directory: Path, name: str) -> dict[str, bytes]:
-    """All files of a result; the name of its directory, which the card tells, does not count."""
-    small: Callable[[Path], bytes] = lambda path: path.read_bytes().replace(name.encode(), b"OUTPUT")  # noqa: E731
-    return {path.name: small(path) if path.suffix == ".md" else path.read_bytes() for path in directory.iterdir()}
+def contents(directory: Path) -> dict[str, bytes]:
+    """All files of a result by name; the path of its directory, which the card tells, does not count."""
+    path = str(directory).encode()
+    return {file.name: file.read_bytes().replace(path, b"OUTPUT") for file in directory.iterdir()}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
