@@ -59,7 +59,7 @@ class Predictions:
 
 
 def predictions(model: Model, rows: Sequence[Encoded]) -> Predictions:
-    """Run `model` on held-out `rows`, one at a time, and let it continue the beginnings of the first few.
+    """Run `model` on held-out `rows`, one at a time, and let it continue the beginnings of some.
 
     A model that does not fit whole into its `memory_limit` is streamed. Raises `MemoryLimitError` if it does not fit
     streamed either, and what loading it raises.
@@ -119,11 +119,14 @@ def _states(model: Model, module: nn.Module, row: Callable[[], int]) -> Iterator
 
 
 def prompts(rows: Sequence[Encoded], causal: bool) -> list[Encoded]:
-    """The beginnings of the first rows, of equal length; an encoder-decoder gets their whole sources."""
-    first = rows[:PROMPTS]
+    """The beginnings of some rows, of equal length; an encoder-decoder gets their whole sources.
+
+    Rows of one kind of text lie together, so those are taken that are far apart.
+    """
+    chosen = [rows[i * len(rows) // PROMPTS] for i in range(min(PROMPTS, len(rows)))]
     if not causal:
-        return [Encoded(row.source, []) for row in first]
-    whole = [[*row.source, *row.target] for row in first]
+        return [Encoded(row.source, []) for row in chosen]
+    whole = [[*row.source, *row.target] for row in chosen]
     length = max(1, min(PROMPT_TOKENS, *(len(ids) // 2 for ids in whole)))
     return [Encoded(ids[:length], []) for ids in whole]
 
