@@ -16,37 +16,34 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from mcsmoe.arguments import BATCH, SAMPLES, best_device, excluded, memory_size, statistics_key, text_sampling
 from mcsmoe.calibration.collect import collect as collect_whole
 from mcsmoe.calibration.gradients import KINDS, Gradients
 from mcsmoe.calibration.memory import FILES, must_stream_scoring
 from mcsmoe.calibration.observer import Observer
-from mcsmoe.calibration.sample import TextSampling, in_random_order
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.load import fetch
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.checkpoint.resume import identity, tensor_hash
 from mcsmoe.errors import ParameterError, StatisticsError
 from mcsmoe.evaluation.quality import Likelihood, likelihood
 from mcsmoe.exporting.stock import open_mapped
 from mcsmoe.exporting.write import export_model
-from mcsmoe.fields import size_in_bytes
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.merging.apply import merge_model
 from mcsmoe.methods.planning import make_plan
 from mcsmoe.methods.recipe import check_budget, check_router, load_recipe
 from mcsmoe.model import Model
-from mcsmoe.params import Exclude, Merge
+from mcsmoe.params import Merge
 from mcsmoe.shrinking.job import RECIPE, Job, Request, plan_job
 from mcsmoe.shrinking.outcome import Outcome
-from mcsmoe.shrinking.run import run_job
+from mcsmoe.shrinking.rows import HELD_OUT
+from mcsmoe.shrinking.run import check_output, run_job
 from mcsmoe.similarity.collecting import collect_model
 from mcsmoe.sizing import Format
 from mcsmoe.tasks.task import Encoded
 
-SAMPLES, LENGTH, BATCH = 128, 1024, 4
-"""Default size of a calibration sample, in blocks, tokens of a block, and blocks at a time."""
 GRADIENT_SAMPLES = 64
-HELD_OUT = 32
+"""Rows for gradients and Fisher information, which take a backward pass each."""
 
 
 def open(
@@ -71,22 +68,6 @@ def open(
     """
     limit = memory_size(memory_limit)
     return Model(fetch(source, revision), limit, device=device or best_device(), name=str(source))
-
-
-def memory_size(limit: int | str | None) -> int | None:
-    """Bytes of a memory limit. Raises `ParameterError` for what is no size."""
-    try:
-        found: int | None = size_in_bytes(limit)
-    except ValueError as error:
-        raise ParameterError("memory_limit", limit, str(error)) from None
-    return found
-
-
-def best_device() -> str:
-    """A GPU if there is one, else the CPU."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def collect(
@@ -130,38 +111,6 @@ def collect(
         statistics = collect_whole(observer.module, model.family, model.layers, observer.batches, also=also)
         statistics.provenance = observer.provenance
         return statistics
-
-
-def text_sampling(
-    model: Model,
-    texts: Iterable[Any],
-    samples: int,
-    *,
-    length: int | None = None,
-    batch_size: int = BATCH,
-    seed: int = 0,
-    column: str = "text",
-) -> TextSampling:
-    """How blocks are drawn from `texts` for `model`; the arguments are those of `collect`.
-
-    Raises `ParameterError` for a number that is not positive, or a `length` that the model cannot take.
-    """
-    most = positions(model)
-    length = length or min(LENGTH, most)
-    for name, value, least in (("samples", samples, 1), ("batch_size", batch_size, 1), ("length", length, 2)):
-        if value < least:
-            raise ParameterError(name, value, f"must be at least {least}")
-    if length > most:
-        raise ParameterError("length", length, f"the model takes at most {most} tokens")
-    return TextSampling(
-        in_random_order(texts, seed, column), samples, length, batch_size, seed, causal=model.family.causal
-    )
-
-
-def positions(model: Model) -> int:
-    """The most tokens that the model takes; without a limit in its configuration, as many as one likes."""
-    found = (getattr(model.config, name, None) for name in ("max_position_embeddings", "max_sequence_length"))
-    return next((value for value in found if isinstance(value, int)), 2**31)
 
 
 def plan(
@@ -208,16 +157,6 @@ def plan(
     return make_plan(recipe, chosen, merge, statistics, model.layers, model.checkpoint, seed)
 
 
-def excluded(model: Model, names: Sequence[str]) -> Exclude:
-    """The layers called `names`, by stack and index. Raises `ParameterError` for a name that no sparse layer has."""
-    places = {layer.name: (layer.stack, layer.index) for layer in model.layers}
-    for name in names:
-        if name not in places:
-            raise ParameterError("exclude", name, f"sparse layers are {', '.join(places)}")
-    found = [places[name] for name in names]
-    return Exclude(**{stack: [index for own, index in found if own == stack] for stack in ("encoder", "decoder")})
-
-
 def merge(
     model: Model,
     plan: Plan,
@@ -248,13 +187,6 @@ def merge(
     key = {"statistics": statistics_key(statistics)}
     merge_model(model, plan, statistics, Path(output), observer=observer, seed=seed, key=key)
     return Model(Path(output), model.memory_limit, device=model.device)
-
-
-def statistics_key(statistics: RoutingStatistics) -> Any:
-    """What identifies statistics: their files, or the hash of all sums in memory."""
-    if statistics.directory is not None:
-        return identity(statistics.directory)
-    return {name: tensor_hash(layer.tensors()) for name, layer in statistics.layers.items()}
 
 
 def export(
@@ -318,14 +250,6 @@ def evaluate(
     return rows_likelihood(model, sampling.draw(model.tokenizer).rows, batch_size)
 
 
-def rows_likelihood(model: Model, rows: Sequence[Encoded], batch_size: int = 1) -> Likelihood:
-    """Measure how well a model predicts the targets of `rows`; see `evaluate`."""
-    limit, longest = model.memory_limit, max(len(row.source) + len(row.target) for row in rows)
-    streamed = must_stream_scoring(limit, "evaluate", model.config, batch_size, longest, generates=False)
-    with model.loaded(streamed=streamed) as module:
-        return likelihood(module, rows, model.tokenizer.pad_token_id, batch_size, memory_limit=limit)
-
-
 def shrink(
     source: str | Path,
     output: str | Path,
@@ -358,12 +282,19 @@ def shrink(
     An interrupted call goes on where it stopped when it is made again; one that had finished returns its outcome.
     Raises a `UserError` for what cannot work before any work; `output` appears whole or not at all.
     """
-    limit = memory_size(memory_limit)
-    where = None if text is None else str(text)
-    request = Request(
-        str(source), Path(output), experts, size, recipe, where, samples, limit, format, best_device(), seed
-    )
+    limit, where = memory_size(memory_limit), None if text is None else str(text)
+    place = best_device()
+    request = Request(str(source), Path(output), experts, size, recipe, where, samples, limit, format, place, seed)
+    check_output(request.output)
     job = plan_job(request)
     if not request.output.exists():
         confirm(job)
     return run_job(job)
+
+
+def rows_likelihood(model: Model, rows: Sequence[Encoded], batch_size: int = 1) -> Likelihood:
+    """Measure how well a model predicts the targets of `rows`; see `evaluate`."""
+    limit, longest = model.memory_limit, max(len(row.source) + len(row.target) for row in rows)
+    streamed = must_stream_scoring(limit, "evaluate", model.config, batch_size, longest, generates=False)
+    with model.loaded(streamed=streamed) as module:
+        return likelihood(module, rows, model.tokenizer.pad_token_id, batch_size, memory_limit=limit)

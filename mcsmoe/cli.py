@@ -129,8 +129,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure how well MODEL, stock or merged, predicts the rows of text that shrink would hold out."""
-    from mcsmoe.api import best_device, memory_size, rows_likelihood
     from mcsmoe.api import open as open_model
+    from mcsmoe.api import rows_likelihood
+    from mcsmoe.arguments import best_device, memory_size
     from mcsmoe.command import prepare
     from mcsmoe.shrinking.machine import working_memory_limit
     from mcsmoe.shrinking.rows import rows_for
@@ -152,9 +153,10 @@ def inspect(
 
     Reads config.json and the index of the weights; of a hub id it fetches just these two.
     """
-    from mcsmoe.api import BATCH, LENGTH, SAMPLES
+    from mcsmoe.arguments import BATCH, SAMPLES
     from mcsmoe.checkpoint.load import fetch
     from mcsmoe.command import quiet
+    from mcsmoe.shrinking.rows import LENGTH
     from mcsmoe.sizing import inspection
 
     quiet()

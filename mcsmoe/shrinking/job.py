@@ -20,6 +20,7 @@ from mcsmoe.shrinking.machine import PROCESS, free_disk, working_memory_limit
 from mcsmoe.shrinking.pace import Pace, Work, active_parameters, shown_time
 from mcsmoe.shrinking.rows import Rows, RowSampling, rows_for
 from mcsmoe.shrinking.texts import MIX
+from mcsmoe.shrinking.workspace import held_bytes
 from mcsmoe.sizing import Format, Sizes, why_not_stock, working_disk, working_memory
 
 RECIPE = "pruning-soft-count"
@@ -180,15 +181,14 @@ def plan_job(request: Request) -> Job:
     restored = needs_restoring(directory)
     if restored and sizes.total > limit and not inside_another(directory):
         what = "restoring quantised or .bin weights, which is not streamed,"
-        raise MemoryLimitError(limit, what, sizes.total, "raise it")
+        raise MemoryLimitError(limit + PROCESS, what, sizes.total + PROCESS, "raise it")
     rows = rows_for(config, load_tokenizer(directory), request.text, request.samples, request.seed)
     sampling, needs = fitting(config, rows, kept, request, recipe, limit)
     must_stream(limit, "collect", config, sampling, recipe.also)
     job = Job(request, directory, config, layers, sizes, recipe, kept, rows, restored, limit, sampling, needs)
-    if job.disk > free_disk(request.output):
-        raise DiskFullError(
-            f"{request.output}: {job.disk:,} bytes of disk needed, {free_disk(request.output):,} free; make room"
-        )
+    free = free_disk(request.output) + held_bytes(request.output)
+    if job.disk > free:
+        raise DiskFullError(f"{request.output}: {job.disk:,} bytes of disk needed, {free:,} free; make room")
     return job
 
 

@@ -22,7 +22,7 @@ from mcsmoe.progress import Whole
 from mcsmoe.shrinking.job import Job
 from mcsmoe.shrinking.measure import Predictions, predictions
 from mcsmoe.shrinking.outcome import Outcome
-from mcsmoe.shrinking.workspace import Workspace, close, workspace
+from mcsmoe.shrinking.workspace import Workspace, close, workspace, workspace_path
 from mcsmoe.similarity.collecting import collect_model
 from mcsmoe.training.untrained import restore
 
@@ -50,16 +50,20 @@ def run_job(job: Job) -> Outcome:
     return outcome
 
 
+def check_output(output: Path) -> None:
+    """Raise `CheckpointError` if something is there that no run has written."""
+    if output.exists() and not (output / Outcome.FILE).is_file():
+        raise CheckpointError(f"{output}: exists and is no result of an earlier run; give another directory")
+
+
 def _earlier(job: Job) -> Outcome:
     """The outcome of an earlier run of the same job, which has finished."""
     output = job.request.output
-    if not (output / Outcome.FILE).is_file():
-        raise CheckpointError(f"{output}: exists and is no result of an earlier run; give another directory")
     found = Outcome.load(output)
     if found.settings != job.settings:
         raise CheckpointError(f"{output}: the result of another run is there; give another directory or remove it")
     # Killed between moving the result and removing the workspace, a run leaves this.
-    shutil.rmtree(output.with_name(f".{output.name}.shrink"), ignore_errors=True)
+    shutil.rmtree(workspace_path(output), ignore_errors=True)
     return found
 
 

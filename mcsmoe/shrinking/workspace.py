@@ -37,13 +37,23 @@ class Workspace:
         write_json(self._record, self._finished)
 
 
+def workspace_path(output: Path) -> Path:
+    """Where the workspace of `output` is."""
+    return output.with_name(f".{output.name}.shrink")
+
+
+def held_bytes(output: Path) -> int:
+    """Bytes of disk that the workspace of `output` has taken already."""
+    return sum(path.stat().st_size for path in workspace_path(output).rglob("*") if path.is_file())
+
+
 @contextmanager
 def workspace(output: Path) -> Iterator[Workspace]:
     """The workspace of `output`; it stays until `close`, whatever happens.
 
     Raises `CheckpointError` if another process is at work there.
     """
-    path = output.with_name(f".{output.name}.shrink")
+    path = workspace_path(output)
     path.mkdir(parents=True, exist_ok=True)
     with locked(path, output):
         yield Workspace(path)

@@ -12,6 +12,7 @@ LAYERS = [
     {"stages"},
     {"cli"},
     {"api"},
+    {"arguments"},
     {"shrinking"},
     {"methods", "training", "evaluation", "report", "exporting", "sizing"},
     {"calibration", "alignment", "similarity", "grouping", "merging", "compression"},
