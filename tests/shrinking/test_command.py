@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from mcsmoe import cli
-from mcsmoe.shrinking import job as jobs
+from mcsmoe.shrinking.texts import MIX
 
 COMMAND = ["shrink", "mixtral", "--experts", "3", "--output", "out", "--text", "text", "--samples", "8"]
 
@@ -81,7 +81,7 @@ def test_a_mistake_is_one_line(
 def test_help_names_the_mix(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     assert left(monkeypatch, "shrink", "--help") == 0
     told = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for sets in jobs.MIX.values():
+    for sets in MIX.values():
         for each in sets:
             name = each.hub.rpartition("/")[2]
             assert name in told
