@@ -277,14 +277,16 @@ def main(
     layouts: Annotated[str, typer.Option(help="Model types to measure, separated by commas.")] = ALL,
     scratch: Annotated[Path | None, typer.Option(help="Directory for the models; by default a temporary one.")] = None,
 ) -> None:
-    """Measure all layouts and write the results."""
-    rows = []
+    """Measure the layouts and write the results, beside those of layouts that are not measured now."""
+    file = RESULTS / "shrink.json"
+    known = {row["model_type"]: row for row in json.loads(file.read_text())} if file.is_file() else {}
     with tempfile.TemporaryDirectory(dir=scratch) as directory:
         for layout in LAYOUTS:
             if layout.model_type in layouts.split(","):
-                rows.append(measure(layout, Path(directory)))
-                print(json.dumps(rows[-1]), flush=True)
-    write_json(RESULTS / "shrink.json", rows)
+                known[layout.model_type] = measure(layout, Path(directory))
+                print(json.dumps(known[layout.model_type]), flush=True)
+    rows = [known[each.model_type] for each in LAYOUTS if each.model_type in known]
+    write_json(file, rows)
     (RESULTS / "shrink.md").write_text(f"{__doc__.splitlines()[0]}\n\n{table(rows)}")
     print(table(rows))
 

@@ -50,9 +50,9 @@ def prepare(seed: int, threads: int | None = None) -> None:
     """Import torch with deterministic algorithms, a seed, and so many threads (None: torch's default)."""
     # OpenMP's idle threads spin by default and take time from everything else on the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # oneDNN keeps a kernel and its buffers for every shape, and experts see another number of tokens each time: in
-    # bfloat16, a streamed model of 1 GB left 1.2 GB behind.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    # oneDNN keeps a kernel and its buffers, megabytes each, for every shape, and experts see another number of tokens
+    # each time: in bfloat16, a streamed model of 1 GB left 1.2 GB behind.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     # Without it, matrix products on a GPU may give other last bits in another run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if threads is not None:
