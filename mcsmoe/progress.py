@@ -80,6 +80,7 @@ class Whole:
             total=sum(seconds),
             bar_format=WHOLE_BAR if terminal else WHOLE_LINE,
             mininterval=TERMINAL_SECONDS if terminal else LOG_SECONDS,
+            miniters=0,  # else the large step of a skipped phase would make all small ones wait
             smoothing=0,
         )
 
