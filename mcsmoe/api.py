@@ -37,13 +37,10 @@ from mcsmoe.params import Merge
 from mcsmoe.shrinking.job import RECIPE, Job, Request, plan_job
 from mcsmoe.shrinking.outcome import Outcome
 from mcsmoe.shrinking.rows import HELD_OUT
-from mcsmoe.shrinking.run import check_output, run_job
+from mcsmoe.shrinking.run import GRADIENT_ROWS, check_output, run_job
 from mcsmoe.similarity.collecting import collect_model
 from mcsmoe.sizing import Format
 from mcsmoe.tasks.task import Encoded
-
-GRADIENT_SAMPLES = 64
-"""Rows for gradients and Fisher information, which take a backward pass each."""
 
 
 def open(
@@ -102,7 +99,7 @@ def collect(
     sampling = text_sampling(model, texts, samples, length=length, batch_size=batch_size, seed=seed, column=column)
     if output is not None:
         observer = Observer(model, sampling, "collect", also=also)
-        collect_model(observer, Path(output), also, GRADIENT_SAMPLES)
+        collect_model(observer, Path(output), also, GRADIENT_ROWS)
         return RoutingStatistics.load(output)
     files = sorted(set(also) & set(FILES))
     if files:

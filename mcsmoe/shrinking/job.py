@@ -120,8 +120,7 @@ class Job:
             calibration_tokens=self.rows.tokens,
             batches=-(-len(self.rows.calibration) // self.sampling.batch_size),
             held_out_tokens=sum(len(row.source) + len(row.target) for row in self.rows.held_out),
-            active=active_parameters(self.config, self.sizes, dtype.itemsize),
-            itemsize=dtype.itemsize,
+            active=active_parameters(self.sizes, dtype.itemsize),
         )
         restoring = {"restore": 3 * self.sizes.total / pace.read} if self.restored else {}
         return restoring | work.seconds(pace)

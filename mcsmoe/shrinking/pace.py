@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -92,7 +91,6 @@ class Work:
     batches: int
     held_out_tokens: int
     active: int
-    itemsize: int
 
     def seconds(self, pace: Pace) -> dict[str, float]:
         """Seconds of each phase, in order: collect, merge, export (only for a stock result), and two of measuring."""
@@ -130,7 +128,7 @@ def _statistics_work(layer: MoELayer) -> float:
     return 2.0 * (layer.d_model**2 + 3 * layer.experts * layer.d_model + 2 * layer.experts**2)
 
 
-def active_parameters(config: Any, sizes: Sizes, itemsize: int) -> int:
+def active_parameters(sizes: Sizes, itemsize: int) -> int:
     """Parameters that a token uses: all but those of the experts that it does not select."""
     idle = sum((layer.experts - layer.top_k) * sizes.by_layer[layer.name].expert for layer in sizes.layers)
     return (sizes.total - idle) // itemsize

@@ -1,14 +1,11 @@
 """Rows for one run: those that experts are compared on, and those held out for measuring, by kind of text."""
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mcsmoe.calibration.sample import Sample, TextSampling
-from mcsmoe.checkpoint.output import write_json
 from mcsmoe.errors import DataError
 from mcsmoe.shrinking.texts import Texts, read_texts
 from mcsmoe.tasks.task import Encoded
@@ -36,18 +33,6 @@ class Rows:
     def tokens(self) -> int:
         """Tokens of the calibration rows."""
         return sum(len(row.source) + len(row.target) for row in self.calibration)
-
-    def save(self, path: Path) -> None:
-        """Write all token ids as JSON."""
-        parts = {name: [[r.source, r.target] for r in getattr(self, name)] for name in ("calibration", "held_out")}
-        write_json(path, parts | {"kinds": self.kinds})
-
-    @classmethod
-    def load(cls, path: Path) -> "Rows":
-        """Read what `save` wrote."""
-        values = json.loads(path.read_text())
-        rows = {name: [Encoded(*row) for row in values[name]] for name in ("calibration", "held_out")}
-        return cls(**rows, kinds=values["kinds"])
 
 
 def rows_for(config: Any, tokenizer: Any, text: str | None, samples: int, seed: int = 0) -> Rows:

@@ -27,6 +27,7 @@ from mcsmoe.similarity.collecting import collect_model
 from mcsmoe.training.untrained import restore
 
 GRADIENT_ROWS = 64
+"""Rows for gradients and Fisher information, which take a backward pass each."""
 ROUTER = "dominant"
 """Source of the router rows of a stock checkpoint."""
 
