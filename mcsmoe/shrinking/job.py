@@ -24,7 +24,7 @@ from mcsmoe.shrinking.workspace import held_bytes
 from mcsmoe.sizing import Format, Sizes, why_not_stock, working_disk, working_memory
 
 RECIPE = "pruning-soft-count"
-"""The best recipe on the trained model at hand, at three sizes: see `benchmarks/results/shrink_recipes.md`."""
+"""Of six recipes, none lost less at any of three sizes: see `benchmarks/results/shrink_recipes.md`."""
 BATCHES = (8, 4, 2, 1)
 """Calibration rows at a time: the most that fit into memory."""
 
