@@ -19,132 +19,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
+from benchmarks.shrink_layouts import ALL, LAYOUTS, ROOT, TEXT, Layout, make
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.fields import size_in_bytes
-from mcsmoe.params import TokenizerSection
-from mcsmoe.tasks.tokenizer import train_tokenizer
 
-ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-TEXT = ROOT / "docs"
-VOCABULARY = 8_000
-SAMPLES = 16
-POSITIONS = 256
-"""The longest text a model takes, which keeps the runs short."""
-SHARD = "700MB"
 UNDISTURBED, KILLED = "result-undisturbed", "result-killed"
-COMMON = {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, "eos_token_id": 1, "pad_token_id": 0}
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A model type with small sizes, how many experts to keep of its layers, and the form of the result."""
-
-    model_type: str
-    config: dict[str, Any]
-    kept: int
-    form: str
-    limit: str
-
-
-LAYOUTS = (
-    Layout(
-        "qwen3_moe",
-        {
-            "hidden_size": 1024,
-            "moe_intermediate_size": 512,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 4,
-            "head_dim": 64,
-            "num_experts": 32,
-            "num_experts_per_tok": 4,
-        },
-        kept=16,
-        form="stock",
-        limit="1GB",
-    ),
-    Layout(
-        "mixtral",
-        {
-            "hidden_size": 1024,
-            "intermediate_size": 2048,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 4,
-            "num_local_experts": 8,
-            "num_experts_per_tok": 2,
-        },
-        kept=4,
-        form="stock",
-        limit="1GB",
-    ),
-    Layout(
-        "deepseek_v3",
-        {
-            "hidden_size": 1024,
-            "intermediate_size": 2048,
-            "moe_intermediate_size": 512,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 16,
-            "first_k_dense_replace": 2,
-            "n_routed_experts": 32,
-            "n_shared_experts": 1,
-            "num_experts_per_tok": 4,
-            "n_group": 4,
-            "topk_group": 2,
-            "q_lora_rank": 256,
-            "kv_lora_rank": 128,
-            "qk_rope_head_dim": 32,
-            "qk_nope_head_dim": 64,
-            "v_head_dim": 64,
-        },
-        kept=16,
-        form="mapped",
-        limit="1GB",
-    ),
-    Layout(
-        "gpt_oss",
-        {
-            "hidden_size": 1024,
-            "intermediate_size": 1024,
-            "num_hidden_layers": 20,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 4,
-            "head_dim": 64,
-            "num_local_experts": 16,
-            "num_experts_per_tok": 4,
-        },
-        kept=8,
-        form="stock",
-        limit="1GB",
-    ),
-)
-
-
-ALL = ",".join(each.model_type for each in LAYOUTS)
-
-
-def make(layout: Layout, directory: Path) -> None:
-    """Write a random model in this layout, in shards, with a tokenizer."""
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(layout.model_type, **COMMON, **layout.config, dtype=torch.bfloat16)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(directory, max_shard_size=SHARD)
-    texts = (path.read_text() for path in sorted(TEXT.glob("*.md")))
-    settings = TokenizerSection(kind="bpe", vocab_size=VOCABULARY)
-    train_tokenizer(texts, settings, causal=True).save_pretrained(directory)
+SAMPLES = 16
 
 
 def command(layout: Layout, model: Path, output: Path) -> list[str]:
@@ -206,8 +93,8 @@ def anonymous(pid: int) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def measure(layout: Layout, scratch: Path) -> dict[str, Any]:
-    """Run the command on one layout: undisturbed, then killed in every phase."""
+def measure(layout: Layout, scratch: Path, kills: bool) -> dict[str, Any]:
+    """Run the command on one layout: undisturbed, and with `kills` then killed in every phase."""
     model = scratch / layout.model_type
     make(layout, model)
     whole = run(command(layout, model, scratch / UNDISTURBED), scratch / "log")
@@ -215,15 +102,6 @@ def measure(layout: Layout, scratch: Path) -> dict[str, Any]:
     if whole["code"] != 0:
         raise RuntimeError(f"{layout.model_type}: {text[-2000:]}")
     promised = re.search(r"time\s+about (.*?) \(", text)
-    phases = list(dict.fromkeys(PHASE.findall(text)))
-    kills = []
-    for phase in phases:
-        done = run(command(layout, model, scratch / KILLED), scratch / "log", until=phase)
-        kills.append({"phase": phase, "killed": done["killed"]})
-        print(f"{layout.model_type}: killed in {phase}: {done['killed']}", flush=True)
-    last = run(command(layout, model, scratch / KILLED), scratch / "log")
-    expected, again = contents(scratch / UNDISTURBED), contents(scratch / KILLED)
-    differing = sorted(name for name in expected.keys() | again if expected.get(name) != again.get(name))
     found = {
         "model_type": layout.model_type,
         "form": layout.form,
@@ -234,12 +112,26 @@ def measure(layout: Layout, scratch: Path) -> dict[str, Any]:
         "peak_child": whole["peaks"]["child"],
         "seconds": round(whole["seconds"]),
         "promised": promised[1] if promised else None,
-        "kills": kills,
-        "differing": differing if last["code"] == 0 else ["all: the last run failed"],
     }
+    if kills:
+        found |= killed_everywhere(layout, scratch, list(dict.fromkeys(PHASE.findall(text))))
     for name in (layout.model_type, UNDISTURBED, KILLED):
         shutil.rmtree(scratch / name, ignore_errors=True)
     return found
+
+
+def killed_everywhere(layout: Layout, scratch: Path, phases: list[str]) -> dict[str, Any]:
+    """Kill the command once in each phase, then let it end: which phases those were, and which files differ."""
+    line, log = command(layout, scratch / layout.model_type, scratch / KILLED), scratch / "log"
+    kills = []
+    for phase in phases:
+        done = run(line, log, until=phase)
+        kills.append({"phase": phase, "killed": done["killed"]})
+        print(f"{layout.model_type}: killed in {phase}: {done['killed']}", flush=True)
+    last = run(line, log)
+    expected, again = contents(scratch / UNDISTURBED), contents(scratch / KILLED)
+    differing = sorted(name for name in expected.keys() | again if expected.get(name) != again.get(name))
+    return {"kills": kills, "differing": differing if last["code"] == 0 else ["all: the last run failed"]}
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -275,6 +167,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(
     layouts: Annotated[str, typer.Option(help="Model types to measure, separated by commas.")] = ALL,
+    kills: Annotated[
+        bool, typer.Option(help="Also kill the command in every phase; else keep what is known of that.")
+    ] = True,
     scratch: Annotated[Path | None, typer.Option(help="Directory for the models; by default a temporary one.")] = None,
 ) -> None:
     """Measure the layouts and write the results, beside those of layouts that are not measured now."""
@@ -283,7 +178,8 @@ def main(
     with tempfile.TemporaryDirectory(dir=scratch) as directory:
         for layout in LAYOUTS:
             if layout.model_type in layouts.split(","):
-                known[layout.model_type] = measure(layout, Path(directory))
+                found = measure(layout, Path(directory), kills)
+                known[layout.model_type] = known.get(layout.model_type, {"kills": [], "differing": []}) | found
                 print(json.dumps(known[layout.model_type]), flush=True)
     rows = [known[each.model_type] for each in LAYOUTS if each.model_type in known]
     write_json(file, rows)
