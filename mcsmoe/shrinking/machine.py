@@ -5,7 +5,7 @@ from pathlib import Path
 
 SHARE = 0.8
 """Share of the free memory that is used when nobody sets a limit."""
-PROCESS = 550_000_000
+PROCESS = 700_000_000
 """Bytes that the process takes besides the work: torch, transformers and what they import later. Not measured anew in
 each run, because the batch size depends on it, and on that the last bits of statistics."""
 MEMORY = Path("/proc/meminfo")
