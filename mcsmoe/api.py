@@ -24,7 +24,7 @@ from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.load import fetch
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.errors import ParameterError, StatisticsError
+from mcsmoe.errors import CheckpointError, ParameterError, StatisticsError
 from mcsmoe.evaluation.quality import Likelihood, likelihood
 from mcsmoe.exporting.stock import open_mapped
 from mcsmoe.exporting.write import export_model
@@ -34,7 +34,7 @@ from mcsmoe.methods.planning import make_plan
 from mcsmoe.methods.recipe import check_budget, check_router, load_recipe
 from mcsmoe.model import Model
 from mcsmoe.params import Merge
-from mcsmoe.shrinking.job import RECIPE, Job, Request, plan_job
+from mcsmoe.shrinking.job import RECIPE, Job, Request, needs_restoring, plan_job
 from mcsmoe.shrinking.outcome import Outcome
 from mcsmoe.shrinking.rows import HELD_OUT
 from mcsmoe.shrinking.run import GRADIENT_ROWS, check_output, run_job
@@ -60,11 +60,14 @@ def open(
         >>> model
         Model('tiny-moe': mixtral, 2 layers of 4 experts, 194 kB)
 
-    Raises `CheckpointError` for a source that is missing, damaged, quantised or of an unsupported architecture, and
+    Raises `CheckpointError` for a source that is missing, damaged, quantised or of an unsupported architecture,
     `ParameterError` for a `memory_limit` that is no size.
     """
-    limit = memory_size(memory_limit)
-    return Model(fetch(source, revision), limit, device=device or best_device(), name=str(source))
+    limit, directory = memory_size(memory_limit), fetch(source, revision)
+    if needs_restoring(directory):
+        what = "quantised, in .bin files, or inside a model that reads more than text"
+        raise CheckpointError(f"{source}: {what}; its weights cannot be read one by one: `shrink` restores them first")
+    return Model(directory, limit, device=device or best_device(), name=str(source))
 
 
 def collect(

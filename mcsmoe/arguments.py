@@ -10,7 +10,7 @@ from mcsmoe.errors import ParameterError
 from mcsmoe.fields import size_in_bytes
 from mcsmoe.model import Model
 from mcsmoe.params import Exclude
-from mcsmoe.shrinking.rows import LENGTH
+from mcsmoe.shrinking.rows import LENGTH, positions
 
 SAMPLES, BATCH = 128, 4
 """Default size of a calibration sample, in blocks, and blocks at a time."""
@@ -46,7 +46,7 @@ def text_sampling(
 
     Raises `ParameterError` for a number that is not positive, or a `length` that the model cannot take.
     """
-    most = positions(model)
+    most = positions(model.config)
     length = length or min(LENGTH, most)
     for name, value, least in (("samples", samples, 1), ("batch_size", batch_size, 1), ("length", length, 2)):
         if value < least:
@@ -56,12 +56,6 @@ def text_sampling(
     return TextSampling(
         in_random_order(texts, seed, column), samples, length, batch_size, seed, causal=model.family.causal
     )
-
-
-def positions(model: Model) -> int:
-    """The most tokens that the model takes; without a limit in its configuration, as many as one likes."""
-    found = (getattr(model.config, name, None) for name in ("max_position_embeddings", "max_sequence_length"))
-    return next((value for value in found if isinstance(value, int)), 2**31)
 
 
 def excluded(model: Model, names: Sequence[str]) -> Exclude:

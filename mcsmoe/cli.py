@@ -87,11 +87,11 @@ def shrink(
     """
     from mcsmoe.api import shrink as shrink_model
     from mcsmoe.command import prepare
+    from mcsmoe.report.plain import facts
     from mcsmoe.shrinking.job import Job
 
     def confirm(job: Job) -> None:
-        for heading, line in job.lines():
-            print(f"{heading:<12}{line}", file=sys.stderr)
+        print(*facts(job.lines()), sep="\n", file=sys.stderr)
         if not yes:
             _ask()
 

@@ -3,6 +3,7 @@
 import doctest
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,14 @@ def test_the_examples_do_what_they_show():
         runner.run(test, clear_globs=False)
     assert runner.summarize(verbose=False).failed == 0
     assert {test.name.split(".")[-1] for test in found} >= set(mcsmoe.__all__) - {"Plan", "RoutingStatistics"}
+
+
+def test_a_quantised_model_is_refused_when_it_is_opened(made: Path, tmp_path: Path):
+    shutil.copytree(made / "tiny-moe", tmp_path / "quantised")
+    file = tmp_path / "quantised/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(CheckpointError, match=r"quantised: quantised, .* `shrink` restores them first"):
+        mcsmoe.open(tmp_path / "quantised")
 
 
 def test_texts_are_a_list_a_data_set_or_an_iterator(model: Any):

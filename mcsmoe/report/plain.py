@@ -16,4 +16,4 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def facts(pairs: Sequence[tuple[str, str]]) -> list[str]:
     """Lines "name   what", with what in one column."""
     width = max(len(name) for name, _ in pairs)
-    return [f"{name.ljust(width)}  {what}" for name, what in pairs]
+    return [f"{name.ljust(width)}  {what}".rstrip() for name, what in pairs]

@@ -17,6 +17,7 @@ from mcsmoe.exporting.write import CARD, Agreement
 from mcsmoe.fields import shown_size
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.model import Model
+from mcsmoe.report.plain import facts
 from mcsmoe.report.shrunk import Continuation, Estimate, KindLoss, Shrunk, shrunk_page
 from mcsmoe.shrinking.job import Job
 from mcsmoe.shrinking.measure import Predictions, equal_share, prompts, relative_change
@@ -117,7 +118,7 @@ class Outcome:
         return cls(**values | bounded | read)
 
     def __repr__(self) -> str:
-        return "\n".join(f"{name:<12}{text}" for name, text in self.lines())
+        return "\n".join(facts(self.lines()))
 
     def lines(self) -> list[tuple[str, str]]:
         """The figures for people, as (heading, text)."""

@@ -40,9 +40,15 @@ def rows_for(config: Any, tokenizer: Any, text: str | None, samples: int, seed: 
 
     Raises what `read_texts` and `draw_rows` raise.
     """
-    length = min(LENGTH, getattr(config, "max_position_embeddings", None) or LENGTH)
+    length = min(LENGTH, positions(config))
     texts, causal = read_texts(text, seed, tokenizer), not config.is_encoder_decoder
     return draw_rows(texts, tokenizer, samples=samples, length=length, seed=seed, causal=causal)
+
+
+def positions(config: Any) -> int:
+    """The most tokens that a model takes; without a limit in its configuration, as many as one likes."""
+    found = (getattr(config, name, None) for name in ("max_position_embeddings", "max_sequence_length"))
+    return next((value for value in found if isinstance(value, int)), 2**31)
 
 
 def draw_rows(texts: Texts, tokenizer: Any, *, samples: int, length: int, seed: int, causal: bool) -> Rows:

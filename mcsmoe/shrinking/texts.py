@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, cycle
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,12 @@ def read_texts(source: str | None, seed: int, tokenizer: Any) -> Texts:
 def in_turn(iterators: list[Iterator[Any]]) -> Iterator[Any]:
     """One item of each, again and again, until all are at an end."""
     left = list(iterators)
-    for iterator in cycle(iterators):
-        if iterator in left:
+    while left:
+        for iterator in tuple(left):
             try:
                 yield next(iterator)
             except StopIteration:
                 left.remove(iterator)
-        if not left:
-            return
 
 
 def _by_kind(directory: Path) -> dict[str, list[Path]]:

@@ -31,7 +31,7 @@ def test_the_figures_are_one_json_object(monkeypatch: pytest.MonkeyPatch, capsys
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert found == json.loads(Path("out/shrink.json").read_text())
-    assert err.startswith("model       mixtral: mixtral, ")
+    assert err.startswith("model     mixtral: mixtral, ")
     # The card's command gives the card's figure.
     assert left(monkeypatch, "evaluate", "out", "--samples", "8", "--text", "text", "--json") == 0
     measured = json.loads(capsys.readouterr().out)
