@@ -37,7 +37,7 @@ from mcsmoe.params import Merge
 from mcsmoe.shrinking.job import RECIPE, Job, Request, needs_restoring, plan_job
 from mcsmoe.shrinking.outcome import Outcome
 from mcsmoe.shrinking.rows import HELD_OUT
-from mcsmoe.shrinking.run import GRADIENT_ROWS, check_output, run_job
+from mcsmoe.shrinking.run import GRADIENT_ROWS, output_path, run_job
 from mcsmoe.similarity.collecting import collect_model
 from mcsmoe.sizing import Format
 from mcsmoe.tasks.task import Encoded
@@ -65,8 +65,8 @@ def open(
     """
     limit, directory = memory_size(memory_limit), fetch(source, revision)
     if needs_restoring(directory):
-        what = "quantised, in .bin files, or inside a model that reads more than text"
-        raise CheckpointError(f"{source}: {what}; its weights cannot be read one by one: `shrink` restores them first")
+        what = "quantised, in .bin files, or inside a model that reads more than text: `shrink` restores such weights"
+        raise CheckpointError(f"{source}: {what}")
     return Model(directory, limit, device=device or best_device(), name=str(source))
 
 
@@ -282,12 +282,10 @@ def shrink(
     An interrupted call goes on where it stopped when it is made again; one that had finished returns its outcome.
     Raises a `UserError` for what cannot work before any work; `output` appears whole or not at all.
     """
-    limit, where = memory_size(memory_limit), None if text is None else str(text)
-    place = best_device()
-    request = Request(str(source), Path(output), experts, size, recipe, where, samples, limit, format, place, seed)
-    check_output(request.output)
+    limit, where, path = memory_size(memory_limit), None if text is None else str(text), output_path(output)
+    request = Request(str(source), path, experts, size, recipe, where, samples, limit, format, best_device(), seed)
     job = plan_job(request)
-    if not request.output.exists():
+    if not path.exists():
         confirm(job)
     return run_job(job)
 

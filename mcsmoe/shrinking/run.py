@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -51,10 +52,15 @@ def run_job(job: Job) -> Outcome:
     return outcome
 
 
-def check_output(output: Path) -> None:
-    """Raise `CheckpointError` if something is there that no run has written."""
-    if output.exists() and not (output / Outcome.FILE).is_file():
-        raise CheckpointError(f"{output}: exists and is no result of an earlier run; give another directory")
+def output_path(output: str | Path) -> Path:
+    """The path of an output without detours: what "x/../out" means must not depend on whether x is there.
+
+    Raises `CheckpointError` if something is there that no run has written.
+    """
+    path = Path(os.path.normpath(output))
+    if path.exists() and not (path / Outcome.FILE).is_file():
+        raise CheckpointError(f"{path}: exists and is no result of an earlier run; give another directory")
+    return path
 
 
 def _earlier(job: Job) -> Outcome:

@@ -59,7 +59,7 @@ def read_texts(source: str | None, seed: int, tokenizer: Any) -> Texts:
         return {kind: _files(files, seed, tokenizer) for kind, files in _by_kind(Path(source)).items()}
     if Path(source).is_file():
         return {Path(source).name.split(".")[0]: _files([Path(source)], seed, tokenizer)}
-    if HUB_ID.fullmatch(source):
+    if HUB_ID.fullmatch(source) and not source.endswith(FILES):
         return {source: _hub(HubText(source, columns=()), seed, tokenizer)}
     raise DataError(f"text {source}: there is no such directory or file, and it is no hub id")
 

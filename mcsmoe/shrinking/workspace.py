@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.resume import Store, locked
+from mcsmoe.errors import CheckpointError
 
 
 class Workspace:
@@ -60,6 +61,11 @@ def workspace(output: Path) -> Iterator[Workspace]:
 
 
 def close(space: Workspace, result: Path, output: Path) -> None:
-    """Move the directory `result` out of the workspace to `output`, and remove the workspace."""
+    """Move the directory `result` out of the workspace to `output`, and remove the workspace.
+
+    Raises `CheckpointError` if something has appeared there meanwhile; the workspace then stays.
+    """
+    if output.exists():
+        raise CheckpointError(f"{output}: appeared while the result was made; move it away and run again")
     result.rename(output)
     shutil.rmtree(space.path)

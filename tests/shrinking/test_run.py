@@ -16,6 +16,7 @@ from mcsmoe.errors import CheckpointError
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.shrinking import job as jobs
 from mcsmoe.shrinking import run as runs
+from mcsmoe.shrinking.measure import predictions
 from mcsmoe.shrinking.outcome import PAGE, Outcome
 from mcsmoe.shrinking.rows import rows_for
 from tests.shrinking.place import contents
@@ -154,8 +155,26 @@ def test_a_finished_run_is_not_done_again(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(CheckpointError, match="out: the result of another run is there"):
         shrunk(experts=2)
     Path("mine").mkdir()
-    with pytest.raises(CheckpointError, match="mine: exists and is no result of an earlier run"):
-        shrunk(output="mine")
+    for path in ("mine", "nowhere/../mine"):
+        with pytest.raises(CheckpointError, match="mine: exists and is no result of an earlier run"):
+            shrunk(output=path)
+
+
+@pytest.mark.usefixtures("place")
+def test_what_appears_meanwhile_is_not_touched(monkeypatch: pytest.MonkeyPatch):
+    def appears(*args: Any) -> Any:
+        Path("out").mkdir(exist_ok=True)
+        Path("out/mine.txt").write_text("mine")
+        return predictions(*args)
+
+    monkeypatch.setattr(runs, "predictions", appears)
+    with pytest.raises(CheckpointError, match="out: appeared while the result was made"):
+        shrunk()
+    assert [path.name for path in Path("out").iterdir()] == ["mine.txt"]
+    Path("out/mine.txt").unlink()
+    Path("out").rmdir()
+    monkeypatch.setattr(runs, "predictions", _interrupt)  # is not called: nothing is lost
+    shrunk()
 
 
 @pytest.mark.usefixtures("place")

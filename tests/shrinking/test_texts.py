@@ -105,8 +105,9 @@ def test_what_is_no_text_is_refused(tmp_path: Path, name: str, text: str | bytes
 
 
 def test_a_source_that_is_nowhere(monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(DataError, match="text no/such/place: there is no such directory or file"):
-        read("no/such/place")
+    for path in ("no/such/place", "notes.txt", "texts/notes.jsonl"):
+        with pytest.raises(DataError, match=f"text {path}: there is no such directory or file"):
+            read(path)
 
     def unreachable(*_: Any, **__: Any) -> Any:
         raise ConnectionError("no route\nto anywhere")
