@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,26 @@ def start(path: Path = Path("params.yaml")) -> Params:
 
 
 def _import_plugin(name: str) -> None:
+    """Import a plugin; what it raises becomes a `ParameterError` that names its file and line."""
     try:
         importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise ParameterError("plugins", name, "there is no such module; it is looked up as in `import`") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also `sys.exit` at the end of a script
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{name}.".startswith(f"{missing}."):
+            reason = "there is no such module; it is looked up as in `import`"
+        else:
+            reason = f"it cannot be imported: {type(error).__name__}: {error} ({_origin(error)})"
+        raise ParameterError("plugins", name, reason) from error
+
+
+def _origin(error: BaseException) -> str:
+    """File and line of the outermost code, outside Python's own import, that an error passed."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)[1:]]
+    file, line = next(
+        place for place in [*places, ("?", 0)] if not place[0].startswith(("<frozen", importlib.__file__))
+    )
+    return f"{file}, line {line}"
