@@ -154,7 +154,7 @@ def plan(
     for what, entry in chosen.needs.items():
         if entry in KINDS and not Gradients(statistics.directory).holds(entry):
             raise StatisticsError(f"{what} of recipe {recipe!r} needs {entry!r} collected, with an `output`")
-    return make_plan(recipe, chosen, merge, statistics, model.layers, model.checkpoint, seed)
+    return make_plan(recipe, chosen, merge, statistics, model, seed)
 
 
 def merge(

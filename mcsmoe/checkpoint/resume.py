@@ -159,7 +159,7 @@ def identity(directory: Path) -> dict[str, list[Any]]:
     Part of the key of `resumable_directory`.
     """
     return {
-        path.name: [path.stat().st_size, path.stat().st_mtime_ns, _sha256([_head(path)])]
+        path.name: [path.stat().st_size, path.stat().st_mtime_ns, sha256([_head(path)])]
         for path in sorted(directory.iterdir())
         if path.is_file()
     }
@@ -179,13 +179,13 @@ def code_hash(modules: Iterable[str]) -> str:
             continue
         roots = [Path(root) for root in spec.submodule_search_locations or []]
         files += [file for root in roots for file in sorted(root.rglob("*.py"))] or [Path(str(spec.origin))]
-    return _sha256(part for file in files for part in (file.name.encode(), file.read_bytes()))
+    return sha256(part for file in files for part in (file.name.encode(), file.read_bytes()))
 
 
 def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
     """A hash of small tensors and their names."""
     parts = ((name.encode(), raw(value)) for name, value in tensors.items())
-    return _sha256(piece for part in parts for piece in part)
+    return sha256(piece for part in parts for piece in part)
 
 
 def _head(path: Path) -> bytes:
@@ -193,7 +193,8 @@ def _head(path: Path) -> bytes:
         return file.read(HEAD)
 
 
-def _sha256(parts: Iterable[Any]) -> str:
+def sha256(parts: Iterable[Any]) -> str:
+    """The SHA-256 of bytes, or arrays of bytes, one after another."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)

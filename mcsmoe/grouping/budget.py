@@ -46,7 +46,7 @@ def check(groups: float, experts: Mapping[str, int], budget: str, capacity: int 
         most = f"{asked} groups asked of {what} with {room} experts: at most {room / layers:g} a layer"
         raise ParameterError("groups", groups, most)
     if asked < least:
-        given = f"`groups` = {groups} gives {asked} groups where {least} are needed: raise it to {least / layers:g}, or this"
+        given = f"`groups` = {groups} gives {asked} groups where {least} are needed: {least / layers:g} a layer"
         raise ParameterError("capacity", capacity, given)
 
 

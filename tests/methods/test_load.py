@@ -1,10 +1,11 @@
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
-from mcsmoe.errors import CheckpointError, ParameterError, UnknownNameError
+from mcsmoe.errors import CheckpointError, ParameterError, StatisticsError, UnknownNameError
 from mcsmoe.families import TensorSource, excluded_layers, sparse_layers
 from mcsmoe.methods.planning import make_plan
 from mcsmoe.methods.recipe import known_recipes, load_recipe, validate_recipes
@@ -28,8 +29,9 @@ def statistics(experts: int = EXPERTS) -> RoutingStatistics:
     generator = torch.Generator().manual_seed(0)
     made = {}
     for layer in layers():
-        sums = LayerStatistics.zeros(experts, 2)
+        sums = LayerStatistics.zeros(experts, 32)
         sums.coselection += torch.diag(torch.randint(0, 50, (experts,), generator=generator).double())
+        sums.tokens += sums.counts.sum()
         logits = torch.randn(30, experts, generator=generator, dtype=torch.float64)
         sums.logits_gram += logits.T @ logits
         made[layer.name] = sums
@@ -43,9 +45,13 @@ class NoTensors(TensorSource):
         raise AssertionError(f"{name} was read")
 
 
+def model() -> Any:
+    return SimpleNamespace(layers=layers(), checkpoint=NoTensors(), fingerprint={"routers": "a", "tokenizer": "b"})
+
+
 def plan(method: str, **changes: Any):
     values = params(**changes)
-    return make_plan(method, load_recipe(method, values.recipes), values.merge, statistics(), layers(), NoTensors())
+    return make_plan(method, load_recipe(method, values.recipes), values.merge, statistics(), model())
 
 
 def test_every_recipe_of_the_package_loads():
@@ -177,5 +183,9 @@ def test_excluded_layers():
 def test_statistics_of_another_checkpoint():
     values = params()
     recipe = load_recipe("m-smoe", values.recipes)
-    with pytest.raises(CheckpointError, match="another checkpoint"):
-        make_plan("m-smoe", recipe, values.merge, statistics(EXPERTS * 2), layers(), NoTensors())
+    with pytest.raises(CheckpointError, match=r"\(16, 32\), in the model \(8, 32\)"):
+        make_plan("m-smoe", recipe, values.merge, statistics(EXPERTS * 2), model())
+    theirs = statistics()
+    theirs.provenance["model"] = {"routers": "a", "tokenizer": "c"}
+    with pytest.raises(StatisticsError, match="another model: its tokenizer is not this model's"):
+        make_plan("m-smoe", recipe, values.merge, theirs, model())
