@@ -69,6 +69,10 @@ class PlanError(CheckpointError):
     """A plan that is missing, damaged, or belongs to another checkpoint."""
 
 
+class MeasurementError(UserError):
+    """A file of measurements that is missing or damaged."""
+
+
 class DataError(UserError):
     """Task data that is missing or lacks expected columns."""
 

@@ -99,7 +99,8 @@ Name = Annotated[str, _of_characters(r"\w[\w.+-]*", f"a method is named by {NAME
 Module = Annotated[
     str, _of_characters(r"[^\W\d]\w*(\.[^\W\d]\w*)*", "a module as in `import`, such as recipes.my_rules")
 ]
-HubId = Annotated[str, _of_characters(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", "an id as on the hub: OWNER/NAME or NAME")]
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+HubId = Annotated[str, _of_characters(HUB_ID.pattern, "an id as on the hub: OWNER/NAME or NAME")]
 
 
 def _first_mistake(error: ValidationError, section: type[Section], where: str | None, place: str) -> UserError:

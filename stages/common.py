@@ -11,7 +11,7 @@ import typer
 
 import mcsmoe.command
 from mcsmoe.command import interruptible, prepare
-from mcsmoe.errors import ParameterError, PlanError, StatisticsError, UserError
+from mcsmoe.errors import CheckpointError, ParameterError, PlanError, StatisticsError, UserError
 from mcsmoe.params import Params
 
 CHECKED = Path("artifacts/checked.json")
@@ -74,11 +74,18 @@ def start(path: Path = Path("params.yaml")) -> Params:
     params, _params_file = Params.load(path), path
     prepare(params.seed, params.threads)
     for module in params.plugins:
-        _import_plugin(module)
+        import_plugin(module)
     return params
 
 
-def _import_plugin(name: str) -> None:
+def made(path: Path) -> Path:
+    """The input `path` of a stage, such as artifacts/merge/METHOD. Raises `CheckpointError` if it was not made yet."""
+    if not path.is_dir():
+        raise CheckpointError(f"there is no {path}: run {path.parts[1]} first")
+    return path
+
+
+def import_plugin(name: str) -> None:
     """Import a plugin; what it raises becomes a `ParameterError` that names its file and line."""
     try:
         importlib.import_module(name)

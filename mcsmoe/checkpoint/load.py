@@ -1,7 +1,6 @@
 """Loading models and tokenizers; any missing or unexpected tensor is an error."""
 
 import pickle
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from safetensors import SafetensorError
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import auto_class, family_of, language_config
+from mcsmoe.fields import HUB_ID
 
-HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # What transformers, safetensors and torch raise for damaged, missing or mismatched files.
 LOAD_ERRORS = (
     OSError,

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mcsmoe.checkpoint.paths import inside
 from mcsmoe.errors import CheckpointError
 
 
@@ -132,7 +133,7 @@ def _weight_files(directory: Path) -> list[Path]:
         raise CheckpointError(f"{directory}: no {WEIGHTS}; save the model with save_pretrained first")
     index = read_json(directory / INDEX)
     try:
-        files = [directory / name for name in sorted(set(index["weight_map"].values()))]
+        files = [inside(directory, name, directory / INDEX) for name in sorted(set(index["weight_map"].values()))]
     except (KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{directory / INDEX}: no weight_map; copy the file again") from None
     for file in files:

@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -5,13 +6,15 @@ import pytest
 import torch
 
 from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
-from mcsmoe.errors import CheckpointError, ParameterError, StatisticsError, UnknownNameError
+from mcsmoe.errors import CheckpointError, ParameterError, StatisticsError, UnknownNameError, UserError
 from mcsmoe.families import TensorSource, excluded_layers, sparse_layers
 from mcsmoe.methods.planning import make_plan
-from mcsmoe.methods.recipe import known_recipes, load_recipe, validate_recipes
+from mcsmoe.methods.recipe import Recipe, known_recipes, load_recipe, validate_recipes
+from mcsmoe.methods.resolved import ResolvedMethod
 from mcsmoe.params import Params
 from tests.methods.params import small_params
 from tests.models import EXPERTS, tiny_switch
+from tests.mutations import COUNT, mutated, right_or_one_line
 
 METHODS = ["none", "m-smoe", "average", "one"]
 TABLE_2 = ["pruning", "task-specific", "averaging", "zipit", "repair", "git-rebasin", "m-smoe"]
@@ -129,6 +132,59 @@ def test_unknown_part_of_a_recipe(key: str):
 def test_bad_recipe(change: dict[str, Any], message: str):
     with pytest.raises(ParameterError, match=message):
         load_recipe(next(iter(change)), params(recipes=change).recipes)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The directory of the user's own recipes."""
+    monkeypatch.chdir(tmp_path)
+    Path("recipes").mkdir()
+    return Path("recipes")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("like: mine", r"^recipes\.mine\.like = 'mine' in recipes/mine\.yaml: no recipe .* itself: mine → mine$"),
+        ("like: yours", r"^recipes\.yours\.like = 'mine' in recipes/yours.*: mine → yours → mine$"),
+        ("like: m-smo", "^unknown method 'm-smo'; known: .*; did you mean 'm-smoe'"),
+        ("like: [m-smoe]", r"^recipes\.mine = 'recipes/mine\.yaml': must be `key: value` lines; `like` names another"),
+        ("- like", r"^recipes\.mine = 'recipes/mine\.yaml': must be `key: value` lines"),
+        ("", r"^recipes\.mine = 'recipes/mine\.yaml': must be `key: value` lines"),
+        ("like: m-smoe\nlike: one", r"^recipes\.mine = 'recipes/mine\.yaml': the key 'like' twice .line 2.$"),
+        ("like: m-smoe\nruel: average", r"^recipes\.mine\.ruel = 'average': unknown key; .*did you mean 'rule'"),
+        ("like: m-smoe\nrule: avarage", "'avarage'; known: .*; did you mean 'average'"),
+        ("rule: average", r"^recipes\.mine\.similarity is missing$"),
+        ("like: m-smoe\ngroups: true", r"^recipes\.mine\.groups = True: a number"),
+    ],
+)
+def test_a_file_that_is_no_recipe(own, text, message):
+    (own / "mine.yaml").write_text(text)
+    (own / "yours.yaml").write_text("like: mine")
+    with pytest.raises(UserError, match=message):
+        load_recipe("mine")
+
+
+def test_a_recipe_named_like_a_directory_above_is_not_seen(own):
+    for name in ("..", ".hidden"):
+        (own / f"{name}.yaml").write_text("like: m-smoe")
+        with pytest.raises(UnknownNameError):
+            load_recipe(name)
+
+
+def test_damaged_recipes_are_one_line(own):
+    mine, resolved = own / "mine.yaml", own / "m-smoe.yaml"
+    whole = b"like: m-smoe\nrule: average  # plain\ngroups: 2.5\nbudget: uniform\nprogressive: false\n"
+    ResolvedMethod.of("m-smoe", params()).save(resolved)
+    assert isinstance(ResolvedMethod.load(resolved).recipe, Recipe)
+    other = resolved.read_bytes()
+    for seed in range(COUNT):
+        mine.write_bytes(mutated(whole, seed))
+        resolved.write_bytes(mutated(other, seed))
+        with right_or_one_line():
+            load_recipe("mine")
+        with right_or_one_line():
+            ResolvedMethod.load(resolved)
 
 
 @pytest.mark.parametrize(
