@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mcsmoe.errors import SHOWN, ConflictError, ParameterError, UserError, nearest
@@ -141,13 +140,11 @@ def _parts(annotation: Any) -> Iterator[Any]:
         yield from _parts(each)
 
 
-LIMITS = ((Ge, "at least"), (Gt, "more than"), (Le, "at most"), (Lt, "less than"))
+LIMITS = {"Ge": "at least", "Gt": "more than", "Le": "at most", "Lt": "less than"}
+"""Class of a limit in an annotation → how it is said."""
 
 
 def _limits(annotation: Any) -> str:
     """ "at least 0 and at most 1" of `Fraction`."""
-    inside = list(_parts(annotation))
-    found = {
-        word: getattr(each, kind.__name__.lower()) for kind, word in LIMITS for each in inside if type(each) is kind
-    }
-    return " and ".join(f"{word} {limit:,}" for word, limit in found.items())
+    limits = [(type(each).__name__, each) for each in _parts(annotation)]
+    return " and ".join(f"{LIMITS[kind]} {getattr(each, kind.lower()):,}" for kind, each in limits if kind in LIMITS)

@@ -83,7 +83,7 @@ class _Loader(yaml.SafeLoader):
     """The values of YAML that JSON has, too; text that can be printed and used in a path."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+        event = self.peek_event()
         if getattr(event, "tag", None) is not None:
             raise _wrong(f"the tag {event.tag}", event)
         return super().compose_node(parent, index)

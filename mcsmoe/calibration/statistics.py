@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Required, Self
 
 import torch
+from pydantic import ConfigDict, with_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -106,7 +107,8 @@ ALWAYS = {f.name for f in fields(LayerStatistics)} - {name for names in ALSO.val
 """Sums that are collected without being asked for."""
 
 
-class Provenance(TypedDict, total=False, extra_items=Any):
+@with_config(ConfigDict(extra="allow"))
+class Provenance(TypedDict, total=False):
     """What `provenance.json` holds: token counts by layer, and the sample if `collect` drew it."""
 
     tokens: Required[dict[str, int]]

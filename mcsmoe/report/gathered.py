@@ -16,12 +16,7 @@ from mcsmoe.report.table import COSTS, Metric, Result
 
 Rows = list[dict[str, Any]]
 Scores = dict[str, int | float]
-
-
-class Point(TypedDict, extra_items=int | float | None):
-    """A row of a curve."""
-
-    step: int
+Points = list[dict[str, int | float | None]]
 
 
 class Rank(TypedDict):
@@ -66,7 +61,11 @@ class Gathered:
             return read_measurements(directory / f"{name}.json", kind, maker)
 
         def curve(name: str) -> Any:
-            return read(f"curves/{name}", list[Point], name.split("-")[0])
+            maker = name.split("-")[0]
+            found = read(f"curves/{name}", Points, maker)
+            if any(row.get("step") is None for row in found):
+                raise MeasurementError(f"{directory}/curves/{name}.json has a row without a step: run {maker} again")
+            return found
 
         names = ["full", *(f"{s}-{m}" for s, listed in steps.items() for m in listed)]
         scores = {name: read(f"scores/{name}", Scores, "evaluate") for name in names}

@@ -3,9 +3,10 @@
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 from torch import Tensor
 
 from mcsmoe.calibration.statistics import RoutingStatistics
@@ -25,6 +26,7 @@ from mcsmoe.shrinking.measure import Predictions, equal_share, prompts, relative
 from mcsmoe.tasks.score import Column, Score
 
 PAGE = "report.html"
+Bytes = Annotated[int, Field(gt=0)]
 
 
 def estimate(losses: Tensor, tokens: Tensor) -> Estimate:
@@ -53,7 +55,7 @@ class Outcome:
     settings: dict[str, Any]
     model_type: str
     experts: dict[str, tuple[int, int]]
-    size: tuple[int, int]
+    size: tuple[Bytes, Bytes]
     source: Estimate
     result: Estimate
     ratio: Estimate
