@@ -142,10 +142,9 @@ def plan(
     if chosen.progressive:
         raise ParameterError("recipe", recipe, "drops experts during training: it needs the pipeline")
     check_router(recipe, chosen, model.layers)
-    merge = Merge(groups=max(experts, 1), budget=budget, capacity=None, exclude=excluded(model, exclude))
+    left_alone = excluded(model, exclude)
     try:
-        if experts < 1:
-            raise ParameterError("groups", experts, "every layer keeps at least one expert")
+        merge = Merge.parse({"groups": experts, "budget": budget, "capacity": None, "exclude": left_alone})
         check_budget(recipe, chosen, merge, model.layers)
     except ParameterError as error:
         if error.name != "groups":

@@ -38,8 +38,8 @@ class Group:
             return f"expert {self.dominant} is dominant in a group that it is no member of"
         if list(self.members) != sorted(set(self.members)):
             return f"members of the group of expert {self.dominant} are not in ascending order"
-        if len(self.weights) != len(self.members) or not all(map(math.isfinite, self.weights)):
-            return f"the group of expert {self.dominant} needs a finite weight for each member"
+        if len(self.weights) != len(self.members):
+            return f"the group of expert {self.dominant} needs a weight for each member"
         return None
 
 
@@ -64,6 +64,8 @@ class LayerPlan:
             return "each expert must be in one group, or be dropped; none can be left out, or be there twice"
         if not self.merged and (self.dropped or len(self.groups) < len(experts)):
             return "it is not merged, but holds groups of several experts, or dropped ones"
+        if not math.isfinite(sum(abs(weight) for group in self.groups for weight in group.weights)):
+            return "the weights have no finite sum"
         return next(filter(None, (group.fault() for group in self.groups)), None)
 
     @property

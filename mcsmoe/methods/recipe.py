@@ -78,22 +78,27 @@ def load_recipe(name: str, overrides: Mapping[str, Mapping[str, Any]] | None = N
     Raises `UnknownNameError` for an unknown recipe or part of a recipe, and `ParameterError` for a file that cannot be
     read, for recipes that are like each other in a circle, and for a key that is missing, unknown or of the wrong type.
     """
-    recipe = Recipe.parse(_read(name) | dict((overrides or {}).get(name, {})), place=f"recipes.{name}")
+    values, changes = _read(name), dict((overrides or {}).get(name, {}))
+    recipe = Recipe.parse(values | changes, None if changes else str(_file(name)), f"recipes.{name}")
     _check_names(name, recipe)
     return recipe
 
 
-def _read(name: str, before: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The values of a recipe file, over those of the recipe that `like` names; `before` are like this one."""
+def _file(name: str) -> Path:
     if name not in known_recipes():
         raise UnknownNameError("method", name, known_recipes())
-    file = next(file for directory in DIRECTORIES if (file := directory / f"{name}.yaml").is_file())
+    return next(file for directory in DIRECTORIES if (file := directory / f"{name}.yaml").is_file())
+
+
+def _read(name: str, before: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The values of a recipe file, over those of the recipe that `like` names; `before` are like this one."""
+    file = _file(name)
     try:
         values = parse_yaml(file.read_bytes())
     except ValueError as error:
-        raise ParameterError(f"recipes.{name}", str(file), str(error)) from None
+        raise ParameterError("recipe", name, str(error), str(file)) from None
     if not isinstance(values, dict) or not isinstance(like := values.pop("like", ""), str):
-        raise ParameterError(f"recipes.{name}", str(file), "must be `key: value` lines; `like` names another recipe")
+        raise ParameterError("recipe", name, "must be `key: value` lines; `like` names another recipe", str(file))
     if like in (*before, name):
         chain = " → ".join([*before, name, like])
         raise ParameterError(f"recipes.{name}.like", like, f"no recipe can be like itself: {chain}", str(file))

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 
 from mcsmoe.errors import PlanError
 from mcsmoe.grouping.plan import PLAN, Group, LayerPlan, Plan
+from mcsmoe.report.plans import Difference, outline, shown
 from tests.mutations import COUNT, mutated, right_or_one_line
 
 
@@ -53,7 +55,8 @@ def test_missing_plan(tmp_path: Path):
         ('"members": [0, 2]', '"members": [2, 0]', "encoder.1: .* not in ascending order"),
         ('"members": [0, 2]', '"members": [0, 2.5]', "members.1: .* valid integer"),
         ('"members": [0, 2]', '"members": [0, true]', "members.1: .* valid integer"),
-        ("[0.1, 0.7]", "[0.1]", "expert 2 needs a finite weight for each member"),
+        ("[0.1, 0.7]", "[0.1]", "expert 2 needs a weight for each member"),
+        ("[0.1, 0.7]", "[1e308, 1e308]", "encoder.1: the weights have no finite sum"),
         ("[0.1, 0.7]", "[0.1, NaN]", "NaN is no number"),
         ("[0.1, 0.7]", "[0.1, 1e999]", "1e999 is no number"),
         ('"dropped": []', '"dropped": [2]', "encoder.1: each expert must be in one group, or be dropped"),
@@ -87,4 +90,6 @@ def test_damaged_plans_are_one_line(tmp_path: Path):
     for seed in range(COUNT):
         (tmp_path / PLAN).write_bytes(mutated(whole, seed))
         with right_or_one_line():
-            Plan.load(tmp_path)
+            found = Plan.load(tmp_path)
+            json.dumps([outline(found), Difference.of(example(), found).to_json()], allow_nan=False)
+            assert shown(found)
