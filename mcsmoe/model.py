@@ -73,7 +73,7 @@ class Model:
         config = {name: value for name, value in self.checkpoint.config.items() if name not in INCIDENTAL}
         vocabulary = [path.read_bytes() for name in VOCABULARY if (path := self.directory / name).is_file()]
         return {
-            "routers": sha256(tensor_hash({name: self.checkpoint.tensor(name)}).encode() for name in routers),
+            "router": sha256(tensor_hash({name: self.checkpoint.tensor(name)}).encode() for name in routers),
             "configuration": sha256([json.dumps(config, sort_keys=True).encode()]),
             "tokenizer": sha256(vocabulary),
         }

@@ -11,7 +11,7 @@ import typer
 
 import mcsmoe.command
 from mcsmoe.command import interruptible, prepare
-from mcsmoe.errors import CheckpointError, ParameterError, PlanError, StatisticsError, UserError
+from mcsmoe.errors import SHOWN, CheckpointError, ParameterError, PlanError, StatisticsError, UserError
 from mcsmoe.params import Params
 
 CHECKED = Path("artifacts/checked.json")
@@ -96,7 +96,7 @@ def import_plugin(name: str) -> None:
         if missing and f"{name}.".startswith(f"{missing}."):
             reason = "there is no such module; it is looked up as in `import`"
         else:
-            reason = f"it cannot be imported: {type(error).__name__}: {error} ({_origin(error)})"
+            reason = f"it cannot be imported: {type(error).__name__}: {str(error)[:SHOWN]} ({_origin(error)})"
         raise ParameterError("plugins", name, reason) from error
 
 

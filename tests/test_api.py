@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import pytest
@@ -177,7 +177,11 @@ def test_what_comes_out_loads_with_transformers_alone(model: Any, place: Path):
             "experts = nan: must be a finite number",
         ),
         (lambda m, s: mcsmoe.plan(m, s, experts=True), ParameterError, "experts = True: a number, not true or false"),
-        (lambda m, s: mcsmoe.plan(m, s, budget="globl"), ParameterError, "budget = 'globl': .* did you mean 'global'"),
+        (
+            lambda m, s: mcsmoe.plan(m, s, budget=cast(Any, "globl")),
+            ParameterError,
+            "budget = 'globl': .* did you mean 'global'",
+        ),
         (
             lambda m, s: mcsmoe.plan(m, s, "m-smoe-uniform", experts=2.5),
             ParameterError,
@@ -186,7 +190,12 @@ def test_what_comes_out_loads_with_transformers_alone(model: Any, place: Path):
         (
             lambda m, s: mcsmoe.plan(m, replace(s, provenance={"model": m.fingerprint | {"tokenizer": "other"}})),
             StatisticsError,
-            "routing statistics of another model: its tokenizer is not this model's",
+            "routing statistics of another model: this one has a different tokenizer",
+        ),
+        (
+            lambda m, s: mcsmoe.merge(m, mcsmoe.plan(m, s), replace(s, provenance={"model": {"router": "a"}}), "out"),
+            StatisticsError,
+            "routing statistics of another model: this one has a different router",
         ),
         (
             lambda m, s: mcsmoe.merge(m, replace(mcsmoe.plan(m, s), layers={}), s, "out"),

@@ -1,6 +1,7 @@
 """Calibration statistics of a sparse layer and of a whole model, as sums: parts of the sample can be added up."""
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
@@ -204,7 +205,7 @@ class RoutingStatistics:
                 raise StatisticsError(f"routing statistics of another checkpoint: {what}")
         for part, hash_of_it in self.provenance.get(MODEL, {}).items():
             if fingerprint.get(part) != hash_of_it:
-                raise StatisticsError(f"routing statistics of another model: its {part} is not this model's")
+                raise StatisticsError(f"routing statistics of another model: this one has a different {part}")
 
 
 class StatisticsWriter:
@@ -278,7 +279,7 @@ def _check(
 ) -> None:
     """Raise `ValueError` for what cannot be."""
     for name, layer in layers.items():
-        if not name or "/" in name:  # it becomes the name of a file
+        if not re.fullmatch(r"[\w.]+", name):  # it becomes part of the name of a file
             raise ValueError(f"{name!r} is no name of a layer")
         wrong = fault(layer.tensors())
         if not wrong and tokens[name] != layer.tokens:

@@ -181,7 +181,7 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path):
 
 def test_statistics_of_different_models_do_not_add():
     with pytest.raises(ValueError, match="different models"):
-        RoutingStatistics({}, {"model": {"routers": "a"}}) + RoutingStatistics({}, {"model": {"routers": "b"}})
+        RoutingStatistics({}, {"model": {"router": "a"}}) + RoutingStatistics({}, {"model": {"router": "b"}})
 
 
 @pytest.mark.parametrize("name", [STATISTICS, MEASURED, PROVENANCE])

@@ -49,7 +49,7 @@ class NoTensors(TensorSource):
 
 
 def model() -> Any:
-    return SimpleNamespace(layers=layers(), checkpoint=NoTensors(), fingerprint={"routers": "a", "tokenizer": "b"})
+    return SimpleNamespace(layers=layers(), checkpoint=NoTensors(), fingerprint={"router": "a", "tokenizer": "b"})
 
 
 def plan(method: str, **changes: Any):
@@ -245,6 +245,6 @@ def test_statistics_of_another_checkpoint():
     with pytest.raises(CheckpointError, match=r"\(16, 32\), in the model \(8, 32\)"):
         make_plan("m-smoe", recipe, values.merge, statistics(EXPERTS * 2), model())
     theirs = statistics()
-    theirs.provenance["model"] = {"routers": "a", "tokenizer": "c"}
-    with pytest.raises(StatisticsError, match="another model: its tokenizer is not this model's"):
+    theirs.provenance["model"] = {"router": "a", "tokenizer": "c"}
+    with pytest.raises(StatisticsError, match="another model: this one has a different tokenizer"):
         make_plan("m-smoe", recipe, values.merge, theirs, model())

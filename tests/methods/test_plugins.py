@@ -14,6 +14,7 @@ from mcsmoe.families import family_of
 from mcsmoe.grouping.plan import Plan
 from stages import collect, permute
 from stages.common import import_plugin
+from tests.mutations import COUNT, mutated, right_or_one_line
 from tests.pipeline.imports import ROOT
 from tests.stages.workplace import enter, write_params
 
@@ -121,3 +122,12 @@ def test_a_plugin_that_raises_names_its_file_and_line(tmp_path, monkeypatch, cod
 def test_a_plugin_that_is_not_there(name):
     with pytest.raises(ParameterError, match="there is no such module"):
         import_plugin(name)
+
+
+def test_damaged_plugins_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    whole = b'"""A rule."""\n\nimport math\n\nNAMES = ["a", "b"]\n\n\ndef rule(x):\n    return math.pi * x\n'
+    for seed in range(COUNT):
+        (tmp_path / f"damaged_plugin_{seed}.py").write_bytes(mutated(whole, seed))
+        with right_or_one_line():
+            import_plugin(f"damaged_plugin_{seed}")
