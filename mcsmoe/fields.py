@@ -1,5 +1,6 @@
 """Types of the values in a params file, and the base class of its sections."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -62,7 +63,8 @@ def find_directory(path: str) -> Path:
     A queued experiment runs in a subdirectory of the project, where `../data` must still be found.
     """
     here = Path.cwd()
-    return next((parent / path for parent in (here, *here.parents) if (parent / path).is_dir()), Path(path))
+    # Unlike `Path.is_dir`, this one takes a name that is too long, or no name at all, for one of nothing.
+    return next((parent / path for parent in (here, *here.parents) if os.path.isdir(parent / path)), Path(path))
 
 
 class Section(BaseModel):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mcsmoe.errors import ParameterError
+from mcsmoe.fields import find_directory
 from mcsmoe.params import Params
 from mcsmoe.reading import parse_as, parse_json, parse_yaml
 from tests.mutations import COUNT, mutated, right_or_one_line
@@ -81,6 +82,11 @@ def test_damaged_params_are_one_line(tmp_path):
         (tmp_path / "my.yaml").write_bytes(mutated(whole, seed))
         with right_or_one_line():
             Params.load(tmp_path / "my.yaml")
+
+
+@pytest.mark.parametrize("source", ["x" * 5000, "a/" * 3000, "\ud800", "\0"])
+def test_a_path_that_cannot_be_is_one_of_nothing(source):
+    assert find_directory(source) == Path(source)
 
 
 def test_what_is_no_yaml_names_the_file(tmp_path):
