@@ -142,10 +142,9 @@ def plan(
     if chosen.progressive:
         raise ParameterError("recipe", recipe, "drops experts during training: it needs the pipeline")
     check_router(recipe, chosen, model.layers)
-    merge = Merge(groups=max(experts, 1), budget=budget, capacity=None, exclude=excluded(model, exclude))
+    left_alone = excluded(model, exclude)
     try:
-        if experts < 1:
-            raise ParameterError("groups", experts, "every layer keeps at least one expert")
+        merge = Merge.parse({"groups": experts, "budget": budget, "capacity": None, "exclude": left_alone})
         check_budget(recipe, chosen, merge, model.layers)
     except ParameterError as error:
         if error.name != "groups":
@@ -154,7 +153,7 @@ def plan(
     for what, entry in chosen.needs.items():
         if entry in KINDS and not Gradients(statistics.directory).holds(entry):
             raise StatisticsError(f"{what} of recipe {recipe!r} needs {entry!r} collected, with an `output`")
-    return make_plan(recipe, chosen, merge, statistics, model.layers, model.checkpoint, seed)
+    return make_plan(recipe, chosen, merge, statistics, model, seed)
 
 
 def merge(

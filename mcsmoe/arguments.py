@@ -6,7 +6,7 @@ from typing import Any
 from mcsmoe.calibration.sample import TextSampling, in_random_order
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.resume import identity, tensor_hash
-from mcsmoe.errors import ParameterError
+from mcsmoe.errors import ParameterError, nearest
 from mcsmoe.fields import size_in_bytes
 from mcsmoe.model import Model
 from mcsmoe.params import Exclude
@@ -63,7 +63,7 @@ def excluded(model: Model, names: Sequence[str]) -> Exclude:
     places = {layer.name: (layer.stack, layer.index) for layer in model.layers}
     for name in names:
         if name not in places:
-            raise ParameterError("exclude", name, f"sparse layers are {', '.join(places)}")
+            raise ParameterError("exclude", name, f"sparse layers are {', '.join(places)}{nearest(name, places)}")
     found = [places[name] for name in names]
     return Exclude(**{stack: [index for own, index in found if own == stack] for stack in ("encoder", "decoder")})
 

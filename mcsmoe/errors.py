@@ -1,6 +1,22 @@
 """Mistakes that users can make. Each message is one line: the argument, its value, its file, and what is allowed."""
 
 from collections.abc import Iterable
+from difflib import get_close_matches
+
+SHOWN = 200
+"""Most characters of a wrong value that a message repeats."""
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """What to add to a message that refuses `name`: "; did you mean 'groups'?", or nothing if no known name is near."""
+    found = get_close_matches(str(name)[:SHOWN], [*known], 1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def shown(value: object) -> str:
+    """A wrong value for a message: as Python writes it, cut."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
 class UserError(Exception):
@@ -19,7 +35,7 @@ class ParameterError(UserError):
 
     def __init__(self, name: str, value: object, allowed: str, where: str | None = None) -> None:
         self.name, self.value, self.allowed, self.where = name, value, allowed, where
-        super().__init__(f"{name} = {value!r}{f' in {where}' if where else ''}: {allowed}")
+        super().__init__(f"{name} = {shown(value)}{f' in {where}' if where else ''}: {allowed}")
 
 
 class ConflictError(UserError):
@@ -34,10 +50,11 @@ class MemoryLimitError(ParameterError):
 
 
 class UnknownNameError(UserError):
-    """A name under which nothing is registered; the message lists the known names."""
+    """A name under which nothing is registered; the message lists the known names, and the nearest of them."""
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
-        super().__init__(f"unknown {kind} {name!r}; known: {', '.join(sorted(known))}")
+        names = sorted(known)
+        super().__init__(f"unknown {kind} {shown(name)}; known: {', '.join(names)}{nearest(name, names)}")
 
 
 class CheckpointError(UserError):
@@ -50,6 +67,10 @@ class StatisticsError(CheckpointError):
 
 class PlanError(CheckpointError):
     """A plan that is missing, damaged, or belongs to another checkpoint."""
+
+
+class MeasurementError(UserError):
+    """A file of measurements that is missing or damaged."""
 
 
 class DataError(UserError):

@@ -1,5 +1,6 @@
 """The model under study, opened once: its configuration, its tensors on disk, and its loaded weights on request."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -10,11 +11,17 @@ import torch
 
 from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
 from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.resume import sha256, tensor_hash
 from mcsmoe.checkpoint.streamed import load_streamed
 from mcsmoe.families import family_of, merged_layers
 from mcsmoe.fields import shown_size
 from mcsmoe.tasks.batches import Batch, in_order
 from mcsmoe.tasks.task import Encoded
+
+INCIDENTAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "auto_map"}
+"""Fields of config.json that change when a model is saved anew."""
+VOCABULARY = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt")
+"""Files of a tokenizer that decide which tokens a text becomes."""
 
 
 class Model:
@@ -57,6 +64,19 @@ class Model:
     def tokenizer(self) -> Any:
         """The tokenizer of the checkpoint. Raises `CheckpointError` if there is none."""
         return load_tokenizer(self.directory)
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """Hashes by which statistics know their model: of its routers, its configuration and its tokenizer."""
+        held = set(self.checkpoint.names())
+        routers = [layer.router_weight for layer in self.layers if layer.router_weight in held]
+        config = {name: value for name, value in self.checkpoint.config.items() if name not in INCIDENTAL}
+        vocabulary = [path.read_bytes() for name in VOCABULARY if (path := self.directory / name).is_file()]
+        return {
+            "router": sha256(tensor_hash({name: self.checkpoint.tensor(name)}).encode() for name in routers),
+            "configuration": sha256([json.dumps(config, sort_keys=True).encode()]),
+            "tokenizer": sha256(vocabulary),
+        }
 
     def batches(self, rows: Sequence[Encoded], batch_size: int) -> list[Batch]:
         """Pad `rows` into batches, in their order: `input_ids`, `attention_mask` [B, S] and `labels` [B, T]."""

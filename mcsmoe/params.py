@@ -3,11 +3,26 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from mcsmoe.errors import ConflictError, ParameterError, UserError
-from mcsmoe.fields import Bytes, Fraction, Name, Natural, Positive, Section, Weight, find_directory
+from mcsmoe.errors import ConflictError, ParameterError
+from mcsmoe.fields import (
+    Bytes,
+    Few,
+    Fraction,
+    HubId,
+    Module,
+    Name,
+    Natural,
+    Number,
+    Positive,
+    Rate,
+    Section,
+    Seed,
+    Weight,
+    find_directory,
+)
+from mcsmoe.reading import parse_yaml
 
 
 class Launch(Section):
@@ -16,7 +31,7 @@ class Launch(Section):
     With `fsdp` each process holds a share of the weights, gradients and optimiser states, and of the teacher.
     """
 
-    processes: Positive = 1
+    processes: Few = 1
     fsdp: bool = False
 
     @model_validator(mode="after")
@@ -68,10 +83,10 @@ class ModelSection(Section):
     """
 
     source: str | None
-    hub: str | None
+    hub: HubId | None
     revision: str | None
     dense_source: str | None
-    dense_hub: str | None
+    dense_hub: HubId | None
     trust_remote_code: bool
     config: dict[str, Any]
     tokenizer: TokenizerSection | None
@@ -105,7 +120,7 @@ class TaskSection(Section):
 
     name: str
     data: str | None
-    hub: str | None
+    hub: HubId | None
     subset: str | None
     column: str | None
     revision: str | None
@@ -124,12 +139,12 @@ class TaskSection(Section):
 class Training(Section):
     """Settings that all trainings share: passes over the data, batch size, AdamW and its schedule."""
 
-    epochs: Annotated[float, Field(gt=0)]
+    epochs: Rate
     batch_size: Positive
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Rate
     weight_decay: Weight
     warmup_steps: Natural
-    max_grad_norm: Annotated[float, Field(gt=0)]
+    max_grad_norm: Rate
 
 
 class Finetune(Training):
@@ -183,7 +198,7 @@ class Merge(Section):
     `capacity` limits the members of a group, including its dominant expert; null for no limit.
     """
 
-    groups: Annotated[float, Field(ge=1)]
+    groups: Annotated[Number, Field(ge=1)]
     budget: Literal["global", "uniform"]
     capacity: Positive | None
     exclude: Exclude
@@ -195,7 +210,7 @@ class Distillation(Section):
     task: Weight
     kd: Weight
     hidden: Weight
-    temperature: Annotated[float, Field(gt=0)]
+    temperature: Rate
     normalization: Literal["label-tokens", "reference"]
 
 
@@ -219,8 +234,8 @@ class Compress(Training):
     final_warmup: Fraction  # share of steps after pruning ends
     interval: Positive  # steps between two updates of the mask
     importance: Literal["sensitivity", "magnitude"]
-    beta: Annotated[float, Field(ge=0, lt=1)]  # decay of the moving average of importance
-    uncertainty: Annotated[float, Field(ge=0, lt=1)] | None  # decay for deviations from it; null ignores deviations
+    beta: Annotated[Number, Field(ge=0, lt=1)]  # decay of the moving average of importance
+    uncertainty: Annotated[Number, Field(ge=0, lt=1)] | None  # decay for deviations from it; null ignores deviations
     loss: Distillation
 
     @model_validator(mode="after")
@@ -242,13 +257,13 @@ class Evaluate(Section):
 class Params(Section):
     """A complete params file."""
 
-    seed: Natural
-    threads: Positive
+    seed: Seed
+    threads: Few
     launch: Launch
     memory_limit: Bytes  # per process; a stage streams the model if it must, and refuses what cannot fit
-    plugins: list[str]  # Python modules that register methods or tasks
+    plugins: list[Module]  # Python modules that register methods or tasks
     methods: Methods
-    recipes: dict[str, dict[str, Any]]
+    recipes: dict[Name, dict[str, Any]]
     model: ModelSection
     task: TaskSection
     finetune: Finetune
@@ -273,27 +288,9 @@ class Params(Section):
         """Read and check a params file. Raises what `parse` raises; `ParameterError` if it is missing or not YAML."""
         path = Path(path)
         try:
-            values = yaml.safe_load(path.read_text())
+            values = parse_yaml(path.read_bytes())
         except FileNotFoundError:
             raise ParameterError("file", str(path), "there is no such params file", str(path.parent)) from None
-        except yaml.YAMLError as error:
-            raise ParameterError("file", str(path), f"not YAML: {error}", str(path)) from None
+        except ValueError as error:
+            raise ParameterError("file", str(path), str(error), str(path)) from None
         return cls.parse(values, str(path))
-
-    @classmethod
-    def parse(cls, values: Any, where: str = "params.yaml") -> Self:
-        """Check values that were read from the file `where`; the first mistake raises a `UserError`.
-
-        `ParameterError` for an invalid value or unknown key, `ConflictError` for values that do not go together.
-        """
-        try:
-            return cls.model_validate(values)
-        except ConflictError as error:
-            raise ConflictError(f"{where}: {error}") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            name, value = ".".join(str(part) for part in first["loc"]), first["input"]
-            message = first["msg"].removeprefix("Value error, ")
-            if first["type"] == "missing":
-                raise UserError(f"{where}: {name} is missing") from None
-            raise ParameterError(name or "file", value, message, where) from None

@@ -5,7 +5,7 @@ Any number of processes gives the same statistics.
 
 from pathlib import Path
 
-from stages.common import run, start
+from stages.common import made, run, start
 from stages.launch import launched
 
 SOURCE = Path("artifacts/permute")
@@ -35,7 +35,7 @@ def main() -> None:
         return summed
 
     processes = Processes(accelerator.process_index, accelerator.num_processes, accelerator.device, total)
-    model = Model(SOURCE, params.memory_limit)
+    model = Model(made(SOURCE), params.memory_limit)
     sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     observer = Observer(model, sampling, "collect", also=settings.also, processes=processes)
     tokens = collect_model(observer, OUTPUT, settings.also, settings.gradient_samples)

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import typer
 
 import mcsmoe.command
 from mcsmoe.command import interruptible, prepare
-from mcsmoe.errors import ParameterError, PlanError, StatisticsError, UserError
+from mcsmoe.errors import SHOWN, CheckpointError, ParameterError, PlanError, StatisticsError, UserError
 from mcsmoe.params import Params
 
 CHECKED = Path("artifacts/checked.json")
@@ -73,14 +74,38 @@ def start(path: Path = Path("params.yaml")) -> Params:
     params, _params_file = Params.load(path), path
     prepare(params.seed, params.threads)
     for module in params.plugins:
-        _import_plugin(module)
+        import_plugin(module)
     return params
 
 
-def _import_plugin(name: str) -> None:
+def made(path: Path) -> Path:
+    """The input `path` of a stage, such as artifacts/merge/METHOD. Raises `CheckpointError` if it was not made yet."""
+    if not path.is_dir():
+        raise CheckpointError(f"there is no {path}: run {path.parts[1]} first")
+    return path
+
+
+def import_plugin(name: str) -> None:
+    """Import a plugin; what it raises becomes a `ParameterError` that names its file and line."""
     try:
         importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise ParameterError("plugins", name, "there is no such module; it is looked up as in `import`") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also `sys.exit` at the end of a script
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{name}.".startswith(f"{missing}."):
+            reason = "there is no such module; it is looked up as in `import`"
+        else:
+            reason = f"it cannot be imported: {type(error).__name__}: {str(error)[:SHOWN]} ({_origin(error)})"
+        raise ParameterError("plugins", name, reason) from error
+
+
+def _origin(error: BaseException) -> str:
+    """File and line of the outermost code, outside Python's own import, that an error passed."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)[1:]]
+    file, line = next(
+        place for place in [*places, ("?", 0)] if not place[0].startswith(("<frozen", importlib.__file__))
+    )
+    return f"{file}, line {line}"

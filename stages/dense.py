@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Option
 
-from stages.common import FIGURES, run, start
+from stages.common import FIGURES, made, run, start
 from stages.launch import launched
 
 FULL = Path("artifacts/finetune")
@@ -21,7 +21,7 @@ def main(method: Annotated[str, Option(help="Name of the baseline.")] = "dense")
     from mcsmoe.training.finetune import finetune, split_train
     from mcsmoe.training.start import start_dense
 
-    tokenizer = load_tokenizer(FULL)
+    tokenizer = load_tokenizer(made(FULL))
     model = start_dense(params.model, load_config(FULL), tokenizer)
     finetune(params, model, tokenizer, split_train(params), OUTPUT / method, FIGURES / f"curves/{method}.json")
 

@@ -71,7 +71,7 @@ def parsed(memory_limit: str | None) -> int | None:
 
 def standalone(name: str, data: str | None, subset: str | None) -> Any:
     """Settings of a task without a params file, with the task's own lengths; `data` is a directory or a hub id."""
-    from mcsmoe.checkpoint.load import HUB_ID
+    from mcsmoe.fields import HUB_ID
     from mcsmoe.params import TaskSection
     from mcsmoe.tasks.task import TASKS
 

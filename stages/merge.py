@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Option
 
-from stages.common import FIGURES, RECIPES, run, start
+from stages.common import FIGURES, RECIPES, made, run, start
 
 SOURCE = Path("artifacts/permute")
 STATISTICS = Path("artifacts/collect")
@@ -31,11 +31,11 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
 
     resolved = ResolvedMethod.load(RECIPES / f"{method}.yaml")
     recipe = resolved.recipe
-    model = Model(SOURCE, params.memory_limit)
+    model = Model(made(SOURCE), params.memory_limit)
     sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     observer = Observer(model, sampling, "merge", tokens=True) if recipe.looks else None
     statistics = RoutingStatistics.load(STATISTICS)
-    plan = make_plan(method, recipe, resolved.merge, statistics, model.layers, model.checkpoint, params.seed)
+    plan = make_plan(method, recipe, resolved.merge, statistics, model, params.seed)
     key = {"statistics": identity(STATISTICS), "plugins": code_hash(params.plugins)}
     merge_model(model, plan, statistics, OUTPUT / method, observer=observer, seed=params.seed, key=key)
     with atomic_directory(FIGURES / "plans" / method) as directory:

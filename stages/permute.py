@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stages.common import FIGURES, run, start
+from stages.common import FIGURES, made, run, start
 
 SOURCE = Path("artifacts/finetune")
 OUTPUT = Path("artifacts/permute")
@@ -20,7 +20,7 @@ def main() -> None:
     from mcsmoe.checkpoint.output import write_json
     from mcsmoe.model import Model
 
-    model = Model(SOURCE, params.memory_limit)
+    model = Model(made(SOURCE), params.memory_limit)
     sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     observer = Observer(model, sampling, "permute", tokens=params.permute.matching == "activation")
     permuted = permute_model(observer, OUTPUT, params.permute.matching, params.permute.reference)

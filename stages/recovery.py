@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.common import FIGURES, start
+from stages.common import FIGURES, made, start
 from stages.launch import launched
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ def recover(stage: str, source: str, method: str, train: Callable[["Params", Any
     from mcsmoe.checkpoint.load import check_source
 
     origin, output = (Path("artifacts") / step / method for step in (source, stage))
-    check_source(origin)
-    check_source(TEACHER)
+    check_source(made(origin))
+    check_source(made(TEACHER))
     if not launched(params, f"stages.{stage}"):
         return
     from mcsmoe.calibration.memory import check_training

@@ -30,8 +30,9 @@ def main() -> None:
     from mcsmoe.tasks.reading import fingerprint
     from mcsmoe.tasks.task import TASKS
 
-    task, gathered = TASKS[params.task.name], Gathered.read(FIGURES, params.methods)
+    task = TASKS[params.task.name]
     metric = Metric(task.metric, task.higher_is_better)
+    gathered = Gathered.read(FIGURES, params.methods, metric.name)
     results = gathered.results
     statistics = RoutingStatistics.load(STATISTICS)
     similarity = {name: cosine(layer.logits_gram).numpy() for name, layer in statistics.layers.items()}

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Option
 
-from stages.common import FIGURES, run, start
+from stages.common import FIGURES, made, run, start
 
 
 def main(method: Annotated[str, Option(help="Recipe whose experts are measured.")]) -> None:
@@ -15,9 +15,9 @@ def main(method: Annotated[str, Option(help="Recipe whose experts are measured."
     from mcsmoe.evaluation.stable_rank import merged_ranks, stock_ranks
     from mcsmoe.model import Model
 
-    full = Model(Path("artifacts/permute"))
+    full = Model(made(Path("artifacts/permute")))
     steps = {"merged": "artifacts/merge", "distilled": "artifacts/distill"}
-    models = {moment: Model(Path(step) / method) for moment, step in steps.items()}
+    models = {moment: Model(made(Path(step) / method)) for moment, step in steps.items()}
     moments = {"before": stock_ranks(full.checkpoint, full.layers)}
     moments |= {name: merged_ranks(model.checkpoint, model.family, model.layers) for name, model in models.items()}
     rows = [

@@ -6,8 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import pytest
@@ -21,6 +22,7 @@ from mcsmoe.errors import (
     DataError,
     MemoryLimitError,
     ParameterError,
+    PlanError,
     StatisticsError,
     UnknownNameError,
 )
@@ -168,11 +170,37 @@ def test_what_comes_out_loads_with_transformers_alone(model: Any, place: Path):
         ),
         (lambda m, s: mcsmoe.plan(m, s, "m-smo"), UnknownNameError, "unknown method 'm-smo'; known: "),
         (lambda m, s: mcsmoe.plan(m, s, experts=5), ParameterError, "experts = 5: 10 groups asked of .* 8 experts"),
-        (lambda m, s: mcsmoe.plan(m, s, experts=0), ParameterError, "experts = 0: every layer keeps at least one"),
+        (lambda m, s: mcsmoe.plan(m, s, experts=0), ParameterError, "experts = 0: must be at least 1"),
+        (
+            lambda m, s: mcsmoe.plan(m, s, experts=float("nan")),
+            ParameterError,
+            "experts = nan: must be a finite number",
+        ),
+        (lambda m, s: mcsmoe.plan(m, s, experts=True), ParameterError, "experts = True: a number, not true or false"),
+        (
+            lambda m, s: mcsmoe.plan(m, s, budget=cast(Any, "globl")),
+            ParameterError,
+            "budget = 'globl': .* did you mean 'global'",
+        ),
         (
             lambda m, s: mcsmoe.plan(m, s, "m-smoe-uniform", experts=2.5),
             ParameterError,
             "experts = 2.5: a uniform budget needs a whole number",
+        ),
+        (
+            lambda m, s: mcsmoe.plan(m, replace(s, provenance={"model": m.fingerprint | {"tokenizer": "other"}})),
+            StatisticsError,
+            "routing statistics of another model: this one has a different tokenizer",
+        ),
+        (
+            lambda m, s: mcsmoe.merge(m, mcsmoe.plan(m, s), replace(s, provenance={"model": {"router": "a"}}), "out"),
+            StatisticsError,
+            "routing statistics of another model: this one has a different router",
+        ),
+        (
+            lambda m, s: mcsmoe.merge(m, replace(mcsmoe.plan(m, s), layers={}), s, "out"),
+            PlanError,
+            r"the plan is for another model: decoder\.0 has no experts, in the model 4",
         ),
         (lambda m, s: mcsmoe.plan(m, s, "task-specific"), ParameterError, "recipe = 'task-specific': drops experts"),
         (lambda m, s: mcsmoe.plan(m, s, "m-smoe-fisher", 2), StatisticsError, "gradients"),

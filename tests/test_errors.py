@@ -36,16 +36,31 @@ def test_an_argument_that_cannot_be_used():
 @pytest.mark.parametrize(
     ("section", "change", "kind", "message"),
     [
-        ("merge", {"groups": 0}, ParameterError, "merge.groups = 0 in my.yaml: Input should be greater than or equal"),
+        ("merge", {"groups": 0}, ParameterError, "merge.groups = 0 in my.yaml: must be at least 1"),
+        ("merge", {"groups": float("inf")}, ParameterError, "merge.groups = inf in my.yaml: must be a finite number"),
+        ("merge", {"groups": True}, ParameterError, "merge.groups = True in my.yaml: a number, not true or false"),
+        ("merge", {"grups": 3, "groups": ...}, ParameterError, "merge.grups = 3 in my.yaml: unknown key; known: "
+         "groups, budget, capacity, exclude; did you mean 'groups'?"),
+        ("permute", {"matching": "wieght"}, ParameterError, "permute.matching = 'wieght' in my.yaml: must be 'weight' "
+         "or 'activation'; did you mean 'weight'?"),
+        ("compress", {"beta": 1}, ParameterError, "compress.beta = 1 in my.yaml: must be at least 0 and less than 1"),
+        ("collect", {"also": ["output"]}, ParameterError, "collect.also.0 = 'output' in my.yaml: must be 'norms', "),
+        ("seed", True, ParameterError, "seed = True in my.yaml: a number, not true or false"),
+        ("seed", 2**32, ParameterError, "seed = 4294967296 in my.yaml: must be at least 0 and less than 4,294,967,296"),
+        ("plugins", [".x"], ParameterError, "plugins.0 = '.x' in my.yaml: a module as in `import`"),
+        ("methods", {"merge": [".."]}, ParameterError, "methods.merge.0 = '..' in my.yaml: a method is named by "),
+        ("model", {"hub": "../x"}, ParameterError, "model.hub = '../x' in my.yaml: an id as on the hub: OWNER/NAME"),
+        ("model", None, ParameterError, "model = None in my.yaml: must be a section"),
         ("memory_limit", {"a": 1}, ParameterError, "memory_limit = {'a': 1} in my.yaml: a size such as 16GB"),
         ("launch", {"fsdp": True}, ConflictError, "my.yaml: launch.fsdp = true shares a model out among processes"),
         ("merge", {"groups": ...}, UserError, "my.yaml: merge.groups is missing"),
     ],
-)
+)  # fmt: skip
 def test_a_mistake_in_a_params_file_is_named_with_the_file(section, change, kind, message):
     values = small_params()
     old = values[section]
-    values[section] = {k: v for k, v in ((old or {}) | change).items() if v is not ...}
+    change = {k: v for k, v in ((old or {}) | change).items() if v is not ...} if isinstance(change, dict) else change
+    values[section] = change
     with pytest.raises(kind) as error:
         Params.parse(values, "my.yaml")
     assert str(error.value).startswith(message)

@@ -1,6 +1,7 @@
 """The model under study: what is known of it at once, and its weights for a while."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from mcsmoe.tasks.batches import IGNORED
 from mcsmoe.tasks.task import Encoded
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from tests.causal import tiny_mixtral
+from tests.checkpoint.damage import change_config
 from tests.models import batch, tiny_merged, tiny_switch
 
 ROWS = [Encoded([5, 6, 1], [7, 1]), Encoded([8, 1], [9, 9, 1]), Encoded([8], [9])]
@@ -34,6 +36,29 @@ def test_it_knows_its_family_and_its_layers(directory: Path):
     assert model.family.model_type == model.config.model_type
     assert model.layers == sparse_layers(model.checkpoint.config) != []
     assert model.memory_limit is None
+
+
+def test_its_fingerprint_is_that_of_its_content(directory: Path, tmp_path_factory: pytest.TempPathFactory):
+    known = Model(directory).fingerprint
+    copy = shutil.copytree(directory, tmp_path_factory.mktemp("copy") / "model")
+    assert Model(copy).fingerprint == known
+
+    def changed() -> set[str]:
+        return {part for part, found in Model(copy).fingerprint.items() if found != known[part]}
+
+    model = load_model(copy)
+    model.save_pretrained(copy, max_shard_size="20KB")  # other files with the same tensors
+    (copy / "model.safetensors").unlink()
+    assert changed() == set()
+    with torch.no_grad():
+        next(model.get_submodule(Model(copy).layers[-1].router_path).parameters()).add_(1e-3)
+    (copy / "model.safetensors.index.json").unlink()
+    model.save_pretrained(copy)
+    assert changed() == {"router"}
+    (copy / "tokenizer.json").write_text((copy / "tokenizer.json").read_text() + " ")
+    assert changed() == {"router", "tokenizer"}
+    change_config(copy, lambda values: values.update(initializer_factor=0.5))
+    assert changed() == {"router", "tokenizer", "configuration"}
 
 
 def test_a_merged_model_is_a_model_too(tmp_path: Path):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mcsmoe.calibration.collect import Reduce, alone
 from mcsmoe.calibration.watch import Batch, real_tokens
+from mcsmoe.checkpoint.reader import all_finite
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, write_safetensors
 from mcsmoe.errors import StatisticsError
 from mcsmoe.families import Expert, MoELayer, Place
@@ -53,6 +54,9 @@ class Gradients:
         except (SafetensorError, OSError):
             entry = next(entry for entry, kinds in KINDS.items() if kind in kinds)
             raise StatisticsError(f"{self._file}: no {kind} of {layer.name}; {entry!r} was not collected") from None
+        if tuple(value.shape) != layer.shapes()[name] or not all_finite(value):
+            what = f"{kind} of {layer.name} has another shape than its expert {expert}, or holds NaN or infinity"
+            raise StatisticsError(f"{self._file}: {what}")
         return value
 
     def read(self, kind: str, layer: MoELayer, expert: int) -> Expert:

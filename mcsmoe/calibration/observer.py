@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mcsmoe.calibration.collect import Reduce, alone
 from mcsmoe.calibration.memory import must_stream
 from mcsmoe.calibration.sample import Draw, Sample
+from mcsmoe.calibration.statistics import MODEL
 from mcsmoe.calibration.watch import count, one_by_one
 from mcsmoe.families import Family, MoELayer, Routing
 from mcsmoe.model import Model
@@ -112,11 +113,12 @@ class Observer:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Where statistics of this sample come from: its fingerprint, its seed and its size in rows."""
+        """Where statistics come from: fingerprint, seed and size in rows of the sample; fingerprint of the model."""
         return {
             "fingerprint": self.sample.fingerprint,
             "seed": self.sampling.seed,
             "samples": len(self.sample.rows),
+            MODEL: self.model.fingerprint,
         }
 
     @cached_property

@@ -1,25 +1,34 @@
 """Calibration statistics of a sparse layer and of a whole model, as sums: parts of the sample can be added up."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any, Required, Self
 
 import torch
+from pydantic import ConfigDict, with_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from mcsmoe.calibration.sums import fault, selected, shapes
+from mcsmoe.checkpoint.reader import all_finite
 from mcsmoe.checkpoint.resume import Store
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, write_safetensors
 from mcsmoe.errors import StatisticsError, UnknownNameError
+from mcsmoe.families import MoELayer
+from mcsmoe.reading import parse_as
 
 STATISTICS = "statistics.safetensors"
 PROVENANCE = "provenance.json"
 MEASURED = "measured.safetensors"
+MODEL = "model"
+"""Entry of the provenance: the fingerprint of the model."""
 KEPT = "sums"
 """Name of the note that lists the finished layers."""
 
@@ -65,28 +74,9 @@ class LayerStatistics:
             if entry not in ALSO:
                 raise UnknownNameError("entry of also", entry, ALSO)
 
-        def zero(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64, device=device)
-
-        E, d = experts, d_model
-        optional = {
-            "norms": (E,),
-            "gated_norms": (E,),
-            "all_outputs": (E, d),
-            "output_gram": (E, E),
-            "pair_errors": (E, E),
-        }
-        return cls(
-            tokens=zero(),
-            coselection=zero(E, E),
-            gates=zero(E),
-            logits_gram=zero(E, E),
-            input_gram=zero(d, d),
-            input_sums=zero(E, d),
-            input_abs_sums=zero(E, d),
-            input_square_sums=zero(E, d),
-            **{name: zero(*optional[name]) for entry in also for name in ALSO[entry]},
-        )
+        wanted = ALWAYS.union(*(ALSO[entry] for entry in also))
+        sizes = {name: shape for name, shape in shapes(experts, d_model).items() if name in wanted}
+        return cls(**{name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in sizes.items()})
 
     @property
     def counts(self) -> Tensor:
@@ -118,13 +108,24 @@ ALWAYS = {f.name for f in fields(LayerStatistics)} - {name for names in ALSO.val
 """Sums that are collected without being asked for."""
 
 
+@with_config(ConfigDict(extra="allow"))
+class Provenance(TypedDict, total=False):
+    """What `provenance.json` holds: token counts by layer, and the sample if `collect` drew it."""
+
+    tokens: Required[dict[str, int]]
+    fingerprint: str
+    seed: int
+    samples: int
+    model: dict[str, str]
+
+
 @dataclass(repr=False)
 class RoutingStatistics:
     """Statistics of each sparse layer, in the order of the forward pass, and where they come from.
 
-    `provenance` describes the calibration sample: fingerprint, seed and size. `measured` holds [E, E] matrices by
-    layer and name that are not sums: they describe the whole sample and cannot be added over parts of it. `directory`
-    is where the statistics were read from or written to, and where gradients lie, if any were collected.
+    `provenance` describes the calibration sample (fingerprint, seed and size) and the model. `measured` holds [E, E]
+    matrices by layer and name that are not sums: they describe the whole sample and cannot be added over parts of it.
+    `directory` is where the statistics were read from or written to, and where gradients lie, if any were collected.
     """
 
     layers: dict[str, LayerStatistics]
@@ -144,8 +145,10 @@ class RoutingStatistics:
     def __add__(self, other: Self) -> Self:
         """Statistics over the tokens of both, with the provenance of the left one.
 
-        Raises `ValueError` if the layers or sums differ, or if either holds measured matrices.
+        Raises `ValueError` if the models, layers or sums differ, or if either holds measured matrices.
         """
+        if self.provenance.get(MODEL) != other.provenance.get(MODEL):
+            raise ValueError("statistics of different models cannot be added")
         if self.layers.keys() != other.layers.keys():
             raise ValueError("statistics of different layers cannot be added")
         if self.measured or other.measured:
@@ -167,20 +170,42 @@ class RoutingStatistics:
 
     @classmethod
     def load(cls, directory: Path | str) -> Self:
-        """Read what `save` wrote. Tensors are memory-mapped: unused ones take no memory.
+        """Read what `save` wrote, and check all of it. Tensors are memory-mapped: unused ones take no memory.
 
-        Raises `StatisticsError` if a file is missing or damaged.
+        Raises `StatisticsError` if a file is missing or damaged, or holds what sums over tokens cannot be.
         """
         directory = Path(directory)
         try:
             sums, measured = _read(directory / STATISTICS), _read(directory / MEASURED)
-            provenance = json.loads((directory / PROVENANCE).read_text())
-            layers = {name: LayerStatistics(**sums[name]) for name in provenance.pop("tokens")}
+            provenance = parse_as(Provenance, (directory / PROVENANCE).read_bytes())
+            tokens = provenance.pop("tokens")
+            layers = {name: LayerStatistics(**sums[name]) for name in tokens}
+            _check(layers, tokens, measured)
         except FileNotFoundError as error:
             raise StatisticsError(f"no routing statistics in {directory} ({error})") from None
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
             raise StatisticsError(f"routing statistics in {directory} are damaged ({error})") from None
         return cls(layers, provenance, measured, directory)
+
+    def check_model(self, layers: Sequence[MoELayer], fingerprint: Mapping[str, str]) -> None:
+        """Raise `StatisticsError` unless these are statistics of the model with these layers and this fingerprint.
+
+        Statistics that were not made by `collect` may have no fingerprint of their own; any model's is then theirs.
+        """
+        found = {name: tuple(layer.input_sums.shape) for name, layer in self.layers.items()}
+        expected = {layer.name: (layer.experts, layer.d_model) for layer in layers}
+        for name in [*expected, *found]:
+            if found.get(name) != expected.get(name):
+                what = f"[experts, width] of {name} are {found.get(name)}, in the model {expected.get(name)}"
+                raise StatisticsError(f"routing statistics of another checkpoint: {what}")
+        for layer in layers:
+            k = selected(self[layer.name].tensors())
+            if k and k != layer.top_k:
+                what = f"{k:g} experts a token in {layer.name}; the model selects {layer.top_k}"
+                raise StatisticsError(f"routing statistics of another checkpoint: {what}")
+        for part, hash_of_it in self.provenance.get(MODEL, {}).items():
+            if fingerprint.get(part) != hash_of_it:
+                raise StatisticsError(f"routing statistics of another model: this one has a different {part}")
 
 
 class StatisticsWriter:
@@ -244,6 +269,24 @@ def _flat(layers: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def _read(path: Path) -> dict[str, dict[str, Tensor]]:
     layers: dict[str, dict[str, Tensor]] = {}
     for key, value in load_file(path).items():
-        layer, name = key.rsplit("/", 1)
+        layer, _, name = key.rpartition("/")
         layers.setdefault(layer, {})[name] = value
     return layers
+
+
+def _check(
+    layers: Mapping[str, LayerStatistics], tokens: Mapping[str, int], measured: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Raise `ValueError` for what cannot be."""
+    for name, layer in layers.items():
+        if not re.fullmatch(r"[\w.]+", name):  # it becomes part of the name of a file
+            raise ValueError(f"{name!r} is no name of a layer")
+        wrong = fault(layer.tensors())
+        if not wrong and tokens[name] != layer.tokens:
+            wrong = f"{tokens[name]} tokens in {PROVENANCE}, {layer.tokens:g} in {STATISTICS}"
+        if wrong:
+            raise ValueError(f"{name}: {wrong}")
+    for name, values in measured.items():
+        for key, value in values.items():
+            if tuple(value.shape) != tuple(layers[name].coselection.shape) or not all_finite(value):
+                raise ValueError(f"{name}: {key} has another shape than [experts, experts], or holds NaN or infinity")

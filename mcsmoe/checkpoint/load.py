@@ -1,7 +1,6 @@
 """Loading models and tokenizers; any missing or unexpected tensor is an error."""
 
 import pickle
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
+from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint, indexed_files
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import auto_class, family_of, language_config
+from mcsmoe.fields import HUB_ID
 
-HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # What transformers, safetensors and torch raise for damaged, missing or mismatched files.
 LOAD_ERRORS = (
     OSError,
@@ -25,6 +24,7 @@ LOAD_ERRORS = (
     SafetensorError,
     pickle.UnpicklingError,
 )
+BIN_INDEX = "pytorch_model.bin.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model")
 LOADING_REPORT = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
@@ -180,6 +180,8 @@ def check_source(source: Path | str, *, any_family: bool = False) -> None:
     if directory.is_dir():
         if not (directory / "config.json").is_file():
             raise CheckpointError(f"{directory}: no config.json; is it a checkpoint directory?")
+        if (directory / BIN_INDEX).is_file():
+            indexed_files(directory / BIN_INDEX)  # transformers would follow any path
         if any((directory / name).is_file() for name in (WEIGHTS, INDEX)):
             config = language_config(Checkpoint(directory).config)
             if not any_family:
@@ -200,4 +202,6 @@ class _Failures:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, LOAD_ERRORS):
             reason = str(error).strip() or type(error).__name__
+            if isinstance(error, pickle.UnpicklingError):  # whose own message says how to run the code in the file
+                reason = "a `.bin` file holds other things than tensors, or is damaged; look for safetensors"
             raise CheckpointError(f"{self.source}: cannot be loaded: {reason}") from error

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mcsmoe.checkpoint.paths import inside
 from mcsmoe.errors import CheckpointError
 
 
@@ -130,15 +131,21 @@ def _weight_files(directory: Path) -> list[Path]:
         return [directory / WEIGHTS]
     if not (directory / INDEX).is_file():
         raise CheckpointError(f"{directory}: no {WEIGHTS}; save the model with save_pretrained first")
-    index = read_json(directory / INDEX)
-    try:
-        files = [directory / name for name in sorted(set(index["weight_map"].values()))]
-    except (KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{directory / INDEX}: no weight_map; copy the file again") from None
+    files = indexed_files(directory / INDEX)
     for file in files:
         if not file.is_file():
             raise CheckpointError(f"{directory}: shard {file.name} is missing; copy it again")
     return files
+
+
+def indexed_files(index: Path) -> list[Path]:
+    """The files that an index names. Raises `CheckpointError` for a damaged index, or a name that leads elsewhere."""
+    values = read_json(index)
+    try:
+        names = sorted(set(values["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{index}: no weight_map; copy the file again") from None
+    return [inside(index.parent, name, index) for name in names]
 
 
 def _read_header(file: Path) -> dict[str, _Entry]:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mcsmoe.checkpoint.output import check_room, exchange, settle, write_json
 from mcsmoe.checkpoint.writer import raw
 from mcsmoe.errors import CheckpointError
+from mcsmoe.reading import parse_json
 
 VALUES = "values"
 
@@ -56,10 +57,16 @@ class Store:
         settle(unfinished, path)
 
     def load(self, name: str) -> Note:
-        """Load an existing note; its tensors are memory-mapped from the file."""
-        with safe_open(self.directory / name, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return Note(tensors, json.loads(file.metadata()[VALUES]))
+        """Load an existing note; its tensors are memory-mapped from the file. Raises `CheckpointError` if damaged."""
+        path = self.directory / name
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                return Note(tensors, parse_json(file.metadata()[VALUES].encode()))
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} is damaged ({error}); remove {self.directory.parent} and run again"
+            ) from None
 
     def drop(self, name: str) -> None:
         """Remove a note if it exists."""
@@ -140,12 +147,20 @@ def locked(directory: Path, output: Path) -> Iterator[None]:
 
 def _start(staging: Staging, stamp: Path, key: dict[str, Any]) -> None:
     """Keep what an earlier run left if it had the same `key`, else start with an empty output and store."""
-    if not stamp.is_file() or json.loads(stamp.read_text()) != json.loads(json.dumps(key)):
+    if _stamped(stamp) != json.loads(json.dumps(key)):
         stamp.unlink(missing_ok=True)  # first: after an interrupted removal the rest must not match the old key
         shutil.rmtree(staging.output, ignore_errors=True)
         shutil.rmtree(staging.store.directory, ignore_errors=True)
         write_json(stamp, key)
     staging.output.mkdir(exist_ok=True)
+
+
+def _stamped(stamp: Path) -> Any:
+    """The key of an earlier run; None if there is none, or a damaged one."""
+    try:
+        return parse_json(stamp.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _surroundings() -> dict[str, Any]:
@@ -159,7 +174,7 @@ def identity(directory: Path) -> dict[str, list[Any]]:
     Part of the key of `resumable_directory`.
     """
     return {
-        path.name: [path.stat().st_size, path.stat().st_mtime_ns, _sha256([_head(path)])]
+        path.name: [path.stat().st_size, path.stat().st_mtime_ns, sha256([_head(path)])]
         for path in sorted(directory.iterdir())
         if path.is_file()
     }
@@ -179,13 +194,13 @@ def code_hash(modules: Iterable[str]) -> str:
             continue
         roots = [Path(root) for root in spec.submodule_search_locations or []]
         files += [file for root in roots for file in sorted(root.rglob("*.py"))] or [Path(str(spec.origin))]
-    return _sha256(part for file in files for part in (file.name.encode(), file.read_bytes()))
+    return sha256(part for file in files for part in (file.name.encode(), file.read_bytes()))
 
 
 def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
     """A hash of small tensors and their names."""
     parts = ((name.encode(), raw(value)) for name, value in tensors.items())
-    return _sha256(piece for part in parts for piece in part)
+    return sha256(piece for part in parts for piece in part)
 
 
 def _head(path: Path) -> bytes:
@@ -193,7 +208,8 @@ def _head(path: Path) -> bytes:
         return file.read(HEAD)
 
 
-def _sha256(parts: Iterable[Any]) -> str:
+def sha256(parts: Iterable[Any]) -> str:
+    """The SHA-256 of bytes, or arrays of bytes, one after another."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)

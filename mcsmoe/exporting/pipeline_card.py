@@ -1,6 +1,5 @@
 """The model card of a checkpoint that was exported by hand from the pipeline's artifacts."""
 
-import json
 from pathlib import Path
 
 from mcsmoe.checkpoint.reader import Checkpoint
@@ -10,6 +9,7 @@ from mcsmoe.exporting.write import Agreement
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.methods.recipe import Recipe, known_recipes, load_recipe
 from mcsmoe.params import Params
+from mcsmoe.report.gathered import Scores, read_measurements
 from mcsmoe.report.table import COSTS, Metric, Result
 from mcsmoe.tasks.score import BOUNDS
 from mcsmoe.tasks.task import TASKS
@@ -49,14 +49,14 @@ def pipeline_card(
 def measurements(checkpoint: Checkpoint, metric: Metric) -> list[Figure]:
     """Measurements of a checkpoint in artifacts/STEP/METHOD beside those of the full model; [] if there are none.
 
-    Measurements of another state of the checkpoint, recognised by its size in bytes, are ignored.
+    Measurements of another state of the checkpoint, recognised by its size in bytes, or of another task are ignored.
     """
     step, method = checkpoint.directory.resolve().parts[-2:]
     files = [METRICS / "full.json", METRICS / f"{step}-{method}.json"]
     if not all(file.is_file() for file in files):
         return []
-    full, merged = (json.loads(file.read_text()) for file in files)
-    if merged["bytes"] != checkpoint.size_bytes:
+    full, merged = (read_measurements(file, Scores, "evaluate") for file in files)
+    if full.keys() != merged.keys() or merged.get("bytes") != checkpoint.size_bytes:
         return []
     return [Figure(name, full[name], merged[name], _worse(name, full, merged, metric)) for name in full]
 

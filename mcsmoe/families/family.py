@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mcsmoe.errors import CheckpointError, ParameterError
+from mcsmoe.errors import CheckpointError, ParameterError, nearest, shown
 from mcsmoe.families.configs import model_type_of, values_of
 from mcsmoe.families.layer import MoELayer, Routing
 from mcsmoe.model_types import MERGED, REFUSED
@@ -132,8 +132,9 @@ def family_of(config: Any) -> Family:
     if found in REFUSED:
         raise CheckpointError(f"model type {found!r} is not supported: {REFUSED[found]}")
     if found not in FAMILIES:
-        stock = ", ".join(name for name in FAMILIES if not name.startswith(MERGED))
-        raise CheckpointError(f"model type {found!r} is not supported; supported: {stock}")
+        stock = [name for name in FAMILIES if not name.startswith(MERGED)]
+        what = f"model type {shown(found)} is not supported; supported: {', '.join(stock)}{nearest(found, stock)}"
+        raise CheckpointError(what)
     return FAMILIES[found]
 
 

@@ -35,17 +35,18 @@ def check(groups: float, experts: Mapping[str, int], budget: str, capacity: int 
     if budget == "uniform":
         if groups != int(groups):
             raise ParameterError("groups", groups, "a uniform budget needs a whole number")
-        room, asked = min(experts.values(), default=0), int(groups)
+        room, asked, layers = min(experts.values(), default=0), int(groups), 1
         least = max((least_groups(count, capacity) for count in experts.values()), default=0)
         what = "the smallest merged layer"
     else:
-        room, asked = sum(experts.values()), total_groups(groups, len(experts))
+        room, asked, layers = sum(experts.values()), total_groups(groups, len(experts)), len(experts)
         least = sum(least_groups(count, capacity) for count in experts.values())
         what = "all merged layers together"
     if experts and asked > room:
-        raise ParameterError("groups", groups, f"{asked} groups asked of {what} with {room} experts; lower it")
+        most = f"{asked} groups asked of {what} with {room} experts: at most {room / layers:g} a layer"
+        raise ParameterError("groups", groups, most)
     if asked < least:
-        given = f"`groups` = {groups} gives {asked} groups where {least} are needed; raise one"
+        given = f"`groups` = {groups} gives {asked} groups where {least} are needed: {least / layers:g} a layer"
         raise ParameterError("capacity", capacity, given)
 
 

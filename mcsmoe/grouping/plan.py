@@ -1,17 +1,21 @@
 """The plan of a merge, `plan.json`: which experts become one. It holds no weights."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
 
 from mcsmoe.errors import PlanError
+from mcsmoe.reading import parse_as
 
 PLAN = "plan.json"
+STRICT = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
@@ -22,9 +26,21 @@ class Group:
     activation frequencies ν.
     """
 
+    __pydantic_config__ = STRICT
+
     dominant: int
     members: tuple[int, ...]
     weights: tuple[float, ...]
+
+    def fault(self) -> str | None:
+        """What cannot be in a group; None if all is well."""
+        if self.dominant not in self.members:
+            return f"expert {self.dominant} is dominant in a group that it is no member of"
+        if list(self.members) != sorted(set(self.members)):
+            return f"members of the group of expert {self.dominant} are not in ascending order"
+        if len(self.weights) != len(self.members):
+            return f"the group of expert {self.dominant} needs a weight for each member"
+        return None
 
 
 @dataclass(frozen=True)
@@ -35,9 +51,22 @@ class LayerPlan:
     no group: the router gives them no probability.
     """
 
+    __pydantic_config__ = STRICT
+
     groups: tuple[Group, ...]
     merged: bool
     dropped: tuple[int, ...] = ()
+
+    def fault(self) -> str | None:
+        """What cannot be in a layer; None if every expert is in one group, or dropped."""
+        experts = sorted([*self.dropped, *(e for group in self.groups for e in group.members)])
+        if not self.groups or experts != list(range(len(experts))):
+            return "each expert must be in one group, or be dropped; none can be left out, or be there twice"
+        if not self.merged and (self.dropped or len(self.groups) < len(experts)):
+            return "it is not merged, but holds groups of several experts, or dropped ones"
+        if not math.isfinite(sum(abs(weight) for group in self.groups for weight in group.weights)):
+            return "the weights have no finite sum"
+        return next(filter(None, (group.fault() for group in self.groups)), None)
 
     @property
     def expert_map(self) -> Tensor:
@@ -61,6 +90,8 @@ class Plan:
     With `keep`, nothing is merged yet: experts are dropped one after another during distillation until `keep` are
     left over all layers outside `excluded`. Layers in `excluded` stay as they are in every stage, also in compression.
     """
+
+    __pydantic_config__ = STRICT
 
     method: str
     rule: str
@@ -93,20 +124,33 @@ class Plan:
         source = Path(source)
         path = source if source.is_file() else source / PLAN
         try:
-            values = json.loads(path.read_text())
-            layers = {
-                name: LayerPlan(
-                    tuple(Group(g["dominant"], tuple(g["members"]), tuple(g["weights"])) for g in layer["groups"]),
-                    layer["merged"],
-                    tuple(layer["dropped"]),
-                )
-                for name, layer in values.pop("layers").items()
-            }
-            return cls(**values | {"excluded": tuple(values["excluded"])}, layers=layers)
+            plan: Plan = parse_as(cls, path.read_bytes())
+            plan.check()
         except (FileNotFoundError, NotADirectoryError):
             raise PlanError(f"{source}: no {PLAN}") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, PlanError) as error:
             raise PlanError(f"{path} is not a plan ({error})") from None
+        return plan
+
+    def check(self) -> None:
+        """Raise `PlanError` for a plan that cannot be: an expert in two groups, a dominant one that is no member."""
+        for name, layer in self.layers.items():
+            if wrong := layer.fault():
+                raise PlanError(f"{name}: {wrong}")
+        if unknown := set(self.excluded) - self.layers.keys():
+            raise PlanError(f"excluded: no layer is called {min(unknown)!r}")
+        experts = sum(len(layer.expert_map) for layer in self.layers.values())
+        if self.keep is not None and not 1 <= self.keep <= experts:
+            raise PlanError(f"keep = {self.keep}: the layers have {experts} experts")
+
+    def check_model(self, experts: Mapping[str, int]) -> None:
+        """Raise `PlanError` unless this is a plan for a model with so many `experts` in each sparse layer."""
+        self.check()
+        planned = {name: len(layer.expert_map) for name, layer in self.layers.items()}
+        for name in [*experts, *planned]:
+            ours, theirs = planned.get(name, "no"), experts.get(name, "no")
+            if ours != theirs:
+                raise PlanError(f"the plan is for another model: {name} has {ours} experts, in the model {theirs}")
 
 
 def _one_line_a_group(values: dict[str, Any]) -> str:

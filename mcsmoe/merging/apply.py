@@ -193,9 +193,12 @@ def merge_model(
 
     An interrupted run resumes at the layer where it stopped, if the weights are large enough for shards. It resumes
     only with the same `key`: JSON values that identify the statistics, the gradients and the user's own rules.
-    Raises `ParameterError` for an observer that is missing, `MemoryLimitError` if the model cannot be verified within
+    Raises `PlanError` and `StatisticsError` for those of another model, `ParameterError` for an observer that is
+    missing, `MemoryLimitError` if the model cannot be verified within
     its `memory_limit`, and what `write_merged` and `verify_checkpoint` raise; `output` then stays as it was.
     """
+    plan.check_model({layer.name: layer.experts for layer in model.layers})
+    statistics.check_model(model.layers, model.fingerprint)
     if observer is None:
         if looks(plan.rule, plan.alignment):
             what = f"rule {plan.rule!r} with alignment {plan.alignment!r} needs calibration tokens: give the texts"

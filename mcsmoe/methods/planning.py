@@ -1,19 +1,17 @@
 """Plans from a recipe and measurements."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from mcsmoe.calibration.gradients import Gradients
 from mcsmoe.calibration.statistics import RoutingStatistics
-from mcsmoe.errors import StatisticsError
-from mcsmoe.families import MoELayer, TensorSource, excluded_layers
+from mcsmoe.families import excluded_layers
 from mcsmoe.grouping.budget import BUDGETS, total_groups
 from mcsmoe.grouping.group import Grouping, group
 from mcsmoe.grouping.importance import IMPORTANCES
 from mcsmoe.grouping.plan import LayerPlan, Plan
 from mcsmoe.grouping.policies import POLICIES
 from mcsmoe.methods.recipe import Recipe
+from mcsmoe.model import Model
 from mcsmoe.params import Merge
 from mcsmoe.similarity.evidence import Evidence, similarity
 
@@ -23,19 +21,16 @@ def make_plan(
     recipe: Recipe,
     merge: Merge,
     statistics: RoutingStatistics,
-    layers: Sequence[MoELayer],
-    source: TensorSource,
+    model: Model,
     seed: int = 0,
 ) -> Plan:
-    """Make the plan of `method`: the groups of every layer of the checkpoint `source`.
+    """Make the plan of `method`: the groups of every layer of `model`.
 
-    Raises `StatisticsError` for statistics of another checkpoint or without what the recipe needs, `ParameterError` for
-    an impossible budget.
+    Raises `StatisticsError` for statistics of another model or without what the recipe needs, `ParameterError` for an
+    impossible budget.
     """
-    expected = {layer.name: layer.experts for layer in layers}
-    found = {name: len(layer.counts) for name, layer in statistics.layers.items()}
-    if found != expected:
-        raise StatisticsError(f"routing statistics of another checkpoint: experts {found}, not {expected}")
+    layers, source = model.layers, model.checkpoint
+    statistics.check_model(layers, model.fingerprint)
     merge = recipe.with_budget(merge)
     excluded = excluded_layers(merge.exclude, layers)
     by_name, gradients = {layer.name: layer for layer in layers}, Gradients(statistics.directory)

@@ -4,12 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
 from mcsmoe.errors import ParameterError, UnknownNameError
 from mcsmoe.families import MoELayer, excluded_layers
-from mcsmoe.fields import Section
+from mcsmoe.fields import Number, Section
 from mcsmoe.grouping.budget import BUDGETS, check
 from mcsmoe.grouping.group import GROUPERS, check_capacity
 from mcsmoe.grouping.importance import IMPORTANCES
@@ -17,6 +14,7 @@ from mcsmoe.grouping.policies import POLICIES
 from mcsmoe.merging.apply import ALIGNMENTS, REFERENCES, looks
 from mcsmoe.merging.rules import RULES
 from mcsmoe.params import Merge, Params
+from mcsmoe.reading import parse_yaml
 from mcsmoe.registry import Registry
 from mcsmoe.similarity.evidence import REVERSE, SIMILARITIES, needs
 
@@ -40,7 +38,7 @@ class Recipe(Section):
     importance: str = "frequency"
     router: str = "map"
     progressive: bool = False
-    groups: float | None = None
+    groups: Number | None = None
     budget: str | None = None
 
     def with_budget(self, merge: Merge) -> Merge:
@@ -71,36 +69,40 @@ class Recipe(Section):
 
 def known_recipes() -> list[str]:
     """Names of the recipes in `recipes/` of the working directory and in this package."""
-    return sorted({path.stem for directory in DIRECTORIES for path in directory.glob("*.yaml")})
+    return sorted({path.stem for directory in DIRECTORIES for path in directory.glob("[!.+-]*.yaml")})
 
 
 def load_recipe(name: str, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
     """Read the recipe `name` and apply those of the `overrides`, which are by recipe and key, that are for it.
 
-    Raises `UnknownNameError` for an unknown recipe or part of a recipe, and `ParameterError` for a key that is
-    missing, unknown or of the wrong type.
+    Raises `UnknownNameError` for an unknown recipe or part of a recipe, and `ParameterError` for a file that cannot be
+    read, for recipes that are like each other in a circle, and for a key that is missing, unknown or of the wrong type.
     """
-    try:
-        recipe = Recipe.model_validate(_read(name) | dict((overrides or {}).get(name, {})))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(["recipes", name, *(str(part) for part in first["loc"])])
-        raise ParameterError(key, _shown(first["input"]), first["msg"]) from None
+    values, changes = _read(name), dict((overrides or {}).get(name, {}))
+    recipe = Recipe.parse(values | changes, None if changes else str(_file(name)), f"recipes.{name}")
     _check_names(name, recipe)
     return recipe
 
 
-def _read(name: str) -> dict[str, Any]:
-    """The values of a recipe file, over those of the recipe that `like` names."""
+def _file(name: str) -> Path:
     if name not in known_recipes():
         raise UnknownNameError("method", name, known_recipes())
-    files = [directory / f"{name}.yaml" for directory in DIRECTORIES]
-    values: dict[str, Any] = yaml.safe_load(next(file for file in files if file.is_file()).read_text())
-    return _read(values.pop("like")) | values if "like" in values else values
+    return next(file for directory in DIRECTORIES if (file := directory / f"{name}.yaml").is_file())
 
 
-def _shown(value: Any) -> Any:
-    return "{…}" if isinstance(value, dict) else value
+def _read(name: str, before: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The values of a recipe file, over those of the recipe that `like` names; `before` are like this one."""
+    file = _file(name)
+    try:
+        values = parse_yaml(file.read_bytes())
+    except ValueError as error:
+        raise ParameterError("recipe", name, str(error), str(file)) from None
+    if not isinstance(values, dict) or not isinstance(like := values.pop("like", ""), str):
+        raise ParameterError("recipe", name, "must be `key: value` lines; `like` names another recipe", str(file))
+    if like in (*before, name):
+        chain = " → ".join([*before, name, like])
+        raise ParameterError(f"recipes.{name}.like", like, f"no recipe can be like itself: {chain}", str(file))
+    return _read(like, (*before, name)) | values if like else values
 
 
 def _check_names(name: str, recipe: Recipe) -> None:

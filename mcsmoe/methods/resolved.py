@@ -11,17 +11,18 @@ from typing import Any, Self
 import yaml
 
 from mcsmoe.checkpoint.resume import code_hash
-from mcsmoe.errors import CheckpointError
-from mcsmoe.fields import Section
+from mcsmoe.errors import CheckpointError, ParameterError
+from mcsmoe.fields import Name, Section
 from mcsmoe.methods.recipe import Recipe, load_recipe, parts
 from mcsmoe.params import Merge, Params
+from mcsmoe.reading import parse_yaml
 from mcsmoe.registry import Registry
 
 
 class ResolvedMethod(Section):
     """A method: its recipe with `like` and overrides applied, its budget, and a hash of each plugin that it uses."""
 
-    method: str
+    method: Name
     recipe: Recipe
     merge: Merge
     plugins: dict[str, str]
@@ -40,11 +41,16 @@ class ResolvedMethod(Section):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote. Raises `CheckpointError` if the file is missing."""
+        """Read what `save` wrote. Raises `CheckpointError` if it is missing, `ParameterError` if it is damaged."""
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text()))
+            found = cls.parse(parse_yaml(path.read_bytes()), str(path))
         except FileNotFoundError:
             raise CheckpointError(f"no resolved recipe at {path}: run check") from None
+        except ValueError as error:
+            raise ParameterError("file", str(path), f"{error}; run check again") from None
+        if found.method != path.stem:
+            raise ParameterError("method", found.method, f"the file of {path.stem!r}; run check again", str(path))
+        return found
 
 
 def code_of(plugins: Iterable[str], used: Iterable[tuple[Registry[Any], str]]) -> dict[str, str]:

@@ -1,22 +1,24 @@
 """What came out of a run of `shrink`: the result beside its source, as figures, as a model card, and as a page."""
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 from torch import Tensor
 
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.output import write_json
+from mcsmoe.errors import CheckpointError
 from mcsmoe.evaluation.quality import interval
 from mcsmoe.exporting.card import Card, Figure, Measured, Origin
 from mcsmoe.exporting.write import CARD, Agreement
 from mcsmoe.fields import shown_size
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.model import Model
+from mcsmoe.reading import parse_as
 from mcsmoe.report.plain import facts
 from mcsmoe.report.shrunk import Continuation, Estimate, KindLoss, Shrunk, shrunk_page
 from mcsmoe.shrinking.job import Job
@@ -24,6 +26,7 @@ from mcsmoe.shrinking.measure import Predictions, equal_share, prompts, relative
 from mcsmoe.tasks.score import Column, Score
 
 PAGE = "report.html"
+Bytes = Annotated[int, Field(gt=0)]
 
 
 def estimate(losses: Tensor, tokens: Tensor) -> Estimate:
@@ -52,7 +55,7 @@ class Outcome:
     settings: dict[str, Any]
     model_type: str
     experts: dict[str, tuple[int, int]]
-    size: tuple[int, int]
+    size: tuple[Bytes, Bytes]
     source: Estimate
     result: Estimate
     ratio: Estimate
@@ -106,16 +109,13 @@ class Outcome:
 
     @classmethod
     def load(cls, directory: Path) -> "Outcome":
-        """Read the figures that `save` wrote."""
-        values = json.loads((directory / cls.FILE).read_text())
-        bounded = {name: Estimate(**values[name]) for name in ("source", "result", "ratio")}
-        read = {
-            "size": tuple(values["size"]),
-            "experts": {name: tuple(pair) for name, pair in values["experts"].items()},
-            "by_kind": {kind: KindLoss(**each) for kind, each in values["by_kind"].items()},
-            "continuations": tuple(Continuation(**each) for each in values["continuations"]),
-        }
-        return cls(**values | bounded | read)
+        """Read the figures that `save` wrote. Raises `CheckpointError` if they are damaged."""
+        path = directory / cls.FILE
+        try:
+            found: Outcome = parse_as(cls, path.read_bytes())
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged ({error}); remove {directory} and run again") from None
+        return found
 
     def __repr__(self) -> str:
         return "\n".join(facts(self.lines()))

@@ -123,8 +123,7 @@ class _Run:
 
     def _plan(self) -> Plan:
         job = self.job
-        name, source, seed = job.request.recipe, self.source, job.request.seed
-        return make_plan(name, job.recipe, job.merge, self.statistics, source.layers, source.checkpoint, seed)
+        return make_plan(job.request.recipe, job.recipe, job.merge, self.statistics, self.source, job.request.seed)
 
     def _merge(self) -> Model:
         job, directory = self.job, self.space.path / "merged"

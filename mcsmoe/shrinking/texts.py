@@ -8,8 +8,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from mcsmoe.checkpoint.load import HUB_ID
 from mcsmoe.errors import DataError
+from mcsmoe.fields import HUB_ID
 
 Texts = dict[str, Iterator[str]]
 """Kind of text, such as "code" → its texts."""

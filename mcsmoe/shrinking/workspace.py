@@ -1,6 +1,5 @@
 """The directory beside the output in which a run keeps what it has finished, so that the next run goes on there."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from pathlib import Path
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.resume import Store, locked
 from mcsmoe.errors import CheckpointError
+from mcsmoe.reading import parse_as
 
 
 class Workspace:
@@ -21,7 +21,7 @@ class Workspace:
         self.path = path
         self.notes = Store(path / "notes")
         self._record = path / "finished.json"
-        self._finished: dict[str, str] = json.loads(self._record.read_text()) if self._record.is_file() else {}
+        self._finished = _recorded(self._record)
 
     def finished(self, phase: str, key: str) -> bool:
         """Whether an earlier run has finished the phase with this key."""
@@ -36,6 +36,15 @@ class Workspace:
         work()
         self._finished[phase] = key
         write_json(self._record, self._finished)
+
+
+def _recorded(record: Path) -> dict[str, str]:
+    """The phases that earlier runs have finished; none if there is no record, or a damaged one."""
+    try:
+        found: dict[str, str] = parse_as(dict[str, str], record.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found
 
 
 def workspace_path(output: Path) -> Path:

@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from mcsmoe.calibration import gradients as differentiate
 from mcsmoe.calibration.gradients import GRADIENTS, Gradients, likely, rows, write_gradients
-from mcsmoe.errors import CheckpointError
+from mcsmoe.errors import CheckpointError, StatisticsError
 from mcsmoe.families import MoELayer, family_of
 from tests.calibration.samples import Row, batches, exact_switch, kill, samples
+from tests.mutations import COUNT, mutated, right_or_one_line
 
 VOCABULARY = 9
 BOTH = ["gradients", "exact-fisher"]
@@ -179,3 +181,24 @@ def test_what_was_not_collected_is_named(tmp_path: Path, kind: str, entry: str):
     found = write(tmp_path, batches(few(1), 1), [{"gradients": "exact-fisher"}.get(entry, "gradients")])
     with pytest.raises(CheckpointError, match=f"'{entry}' was not collected"):
         found.read(kind, layers[0], 0)
+
+
+def test_gradients_that_cannot_be_used_are_one_line(tmp_path: Path):
+    layer = model_and_layers()[1][0]
+    shapes, place = layer.shapes(), Gradients.key("fisher", layer.name, 0, "wi")
+
+    def read() -> Tensor:
+        assert Gradients(tmp_path).holds("exact-fisher") is False
+        return Gradients(tmp_path).tensor("fisher", layer, 0, "wi")
+
+    for wrong in (torch.ones(shapes["wi"])[:-1], torch.full(shapes["wi"], torch.nan)):
+        save_file({place: wrong}, tmp_path / GRADIENTS)
+        with pytest.raises(StatisticsError, match="another shape than its expert 0, or holds NaN or infinity"):
+            read()
+    save_file({place: torch.ones(shapes["wi"])}, tmp_path / GRADIENTS)
+    assert read().eq(1).all()
+    whole = (tmp_path / GRADIENTS).read_bytes()
+    for seed in range(COUNT):
+        (tmp_path / GRADIENTS).write_bytes(mutated(whole, seed))
+        with right_or_one_line():
+            read()

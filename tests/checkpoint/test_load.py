@@ -51,8 +51,21 @@ def test_damaged_bin_checkpoint(tmp_path):
 def test_pickled_code_is_not_run(tmp_path):
     tiny_switch().config.save_pretrained(tmp_path)
     torch.save({"shared.weight": print}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
+    with pytest.raises(
+        CheckpointError, match=r"cannot be loaded: a `\.bin` file holds other things than tensors"
+    ) as error:
         load_model(tmp_path)
+    assert "weights_only" not in str(error.value)
+
+
+def test_an_index_of_bin_files_does_not_lead_elsewhere(tmp_path):
+    model, inside = tiny_switch(), tmp_path / "model"
+    model.config.save_pretrained(inside)
+    torch.save(model.state_dict(), tmp_path / "elsewhere.bin")
+    names = dict.fromkeys(model.state_dict(), "../elsewhere.bin")
+    (inside / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    with pytest.raises(CheckpointError, match=r"'\.\./elsewhere\.bin' is no name of a file beside it"):
+        load_model(inside)
 
 
 @pytest.mark.parametrize(

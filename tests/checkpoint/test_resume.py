@@ -15,6 +15,7 @@ from mcsmoe.checkpoint.resume import Store, identity, resumable_directory, sourc
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, differing
 from mcsmoe.errors import CheckpointError, DiskFullError
+from tests.mutations import COUNT, mutated, right_or_one_line
 
 SPEC = TensorSpec(torch.float32, (100,))
 NAMES = ("a", "b", "c")
@@ -224,3 +225,22 @@ def test_code_is_that_of_this_project_and_of_plugins(tmp_path: Path, monkeypatch
     assert len(seen) == 3
     (tmp_path / "my_rules.py").write_text("a = 2")
     assert source_code(["my_rules"]) not in seen
+
+
+def test_damaged_notes_are_one_line(tmp_path: Path):
+    store = Store(tmp_path / "notes")
+    store.keep("a.sums", {"x": torch.ones(3)}, {"tokens": 7})
+    whole = (store.directory / "a.sums").read_bytes()
+    for seed in range(COUNT):
+        (store.directory / "a.sums").write_bytes(mutated(whole, seed))
+        with right_or_one_line():
+            store.load("a.sums")
+
+
+def test_a_damaged_key_starts_afresh(small: None, tmp_path: Path):
+    for damaged in (b"", b"{", b"\xff\xfe", b"[" * 100_000):
+        broken = Source("c")
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "out", broken)
+        assert broken.asked[0] == "a"
+        (tmp_path / ".out.partial/key.json").write_bytes(damaged)

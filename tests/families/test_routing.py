@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mcsmoe.calibration.collect import collect
+from mcsmoe.calibration.sums import fault
 from mcsmoe.calibration.watch import watch, watching
 from mcsmoe.families import MoELayer, Routing, family_of
 from mcsmoe.families.experts import expert_in_memory, forward
@@ -28,6 +29,8 @@ def test_counts_are_those_of_the_router_written_out(stock: Made):
         counts = torch.bincount(selected.flatten(), minlength=EXPERTS)
         assert statistics[layer.name].tokens == real.sum()
         assert torch.equal(statistics[layer.name].counts, counts.to(statistics[layer.name].counts.dtype))
+        assert fault(statistics[layer.name].tensors()) is None
+    statistics.check_model(stock.layers, {})
 
 
 def test_experts_of_llama4_see_tokens_times_their_scores():

@@ -51,8 +51,8 @@ def test_uniform_keeps_the_most_used():
     [
         (0.5, "global", "at least one group"),
         (0, "uniform", "at least one group"),
-        (5, "uniform", "5 groups asked of the smallest merged layer with 4 experts"),
-        (6.5, "global", "13 groups asked of all merged layers together with 12 experts"),
+        (5, "uniform", "5 groups asked of the smallest merged layer with 4 experts: at most 4 a layer"),
+        (6.5, "global", "13 groups asked of all merged layers together with 12 experts: at most 6 a layer"),
         (1.5, "uniform", "whole number"),
     ],
 )

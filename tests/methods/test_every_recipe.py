@@ -17,6 +17,7 @@ from mcsmoe.grouping.plan import Plan
 from mcsmoe.merging.apply import Material, write_merged
 from mcsmoe.methods.planning import make_plan
 from mcsmoe.methods.recipe import known_recipes, load_recipe, validate_recipes
+from mcsmoe.model import Model
 from mcsmoe.params import Params
 from mcsmoe.similarity.correlation import measure_correlations
 from tests.methods.params import small_params
@@ -69,9 +70,8 @@ def params():
 def merged(name: str, planted, params: Params, directory: Path) -> tuple[Plan, torch.Tensor]:
     """The plan of a recipe, and what the merged model that loads computes."""
     source, material = planted
-    layers = family_of(source.config).layers(source.config)
     recipe = load_recipe(name, params.recipes)
-    plan = make_plan(name, recipe, params.merge, material.statistics, layers, source)
+    plan = make_plan(name, recipe, params.merge, material.statistics, Model(source.directory))
     write_merged(source, plan, material, directory)
     with torch.no_grad():
         logits: torch.Tensor = load_model(directory)(**batch()).logits

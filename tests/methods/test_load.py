@@ -1,16 +1,20 @@
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
-from mcsmoe.errors import CheckpointError, ParameterError, UnknownNameError
+from mcsmoe.errors import CheckpointError, ParameterError, StatisticsError, UnknownNameError, UserError
 from mcsmoe.families import TensorSource, excluded_layers, sparse_layers
 from mcsmoe.methods.planning import make_plan
-from mcsmoe.methods.recipe import known_recipes, load_recipe, validate_recipes
+from mcsmoe.methods.recipe import Recipe, known_recipes, load_recipe, validate_recipes
+from mcsmoe.methods.resolved import ResolvedMethod
 from mcsmoe.params import Params
 from tests.methods.params import small_params
 from tests.models import EXPERTS, tiny_switch
+from tests.mutations import COUNT, mutated, right_or_one_line
 
 METHODS = ["none", "m-smoe", "average", "one"]
 TABLE_2 = ["pruning", "task-specific", "averaging", "zipit", "repair", "git-rebasin", "m-smoe"]
@@ -28,8 +32,9 @@ def statistics(experts: int = EXPERTS) -> RoutingStatistics:
     generator = torch.Generator().manual_seed(0)
     made = {}
     for layer in layers():
-        sums = LayerStatistics.zeros(experts, 2)
+        sums = LayerStatistics.zeros(experts, 32)
         sums.coselection += torch.diag(torch.randint(0, 50, (experts,), generator=generator).double())
+        sums.tokens += sums.counts.sum()
         logits = torch.randn(30, experts, generator=generator, dtype=torch.float64)
         sums.logits_gram += logits.T @ logits
         made[layer.name] = sums
@@ -43,9 +48,13 @@ class NoTensors(TensorSource):
         raise AssertionError(f"{name} was read")
 
 
+def model() -> Any:
+    return SimpleNamespace(layers=layers(), checkpoint=NoTensors(), fingerprint={"router": "a", "tokenizer": "b"})
+
+
 def plan(method: str, **changes: Any):
     values = params(**changes)
-    return make_plan(method, load_recipe(method, values.recipes), values.merge, statistics(), layers(), NoTensors())
+    return make_plan(method, load_recipe(method, values.recipes), values.merge, statistics(), model())
 
 
 def test_every_recipe_of_the_package_loads():
@@ -125,6 +134,62 @@ def test_bad_recipe(change: dict[str, Any], message: str):
         load_recipe(next(iter(change)), params(recipes=change).recipes)
 
 
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The directory of the user's own recipes."""
+    monkeypatch.chdir(tmp_path)
+    Path("recipes").mkdir()
+    return Path("recipes")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("like: mine", r"^recipes\.mine\.like = 'mine' in recipes/mine\.yaml: no recipe .* itself: mine → mine$"),
+        ("like: yours", r"^recipes\.yours\.like = 'mine' in recipes/yours.*: mine → yours → mine$"),
+        ("like: m-smo", "^unknown method 'm-smo'; known: .*; did you mean 'm-smoe'"),
+        ("like: [m-smoe]", r"^recipe = 'mine' in recipes/mine\.yaml: must be `key: value` lines; `like` names another"),
+        ("- like", r"^recipe = 'mine' in recipes/mine\.yaml: must be `key: value` lines"),
+        ("", r"^recipe = 'mine' in recipes/mine\.yaml: must be `key: value` lines"),
+        ("like: m-smoe\nlike: one", r"^recipe = 'mine' in recipes/mine\.yaml: the key 'like' twice .line 2.$"),
+        (
+            "like: m-smoe\nruel: average",
+            r"^recipes\.mine\.ruel = 'average' in recipes/mine\.yaml: unknown key; .*did you mean 'rule'",
+        ),
+        ("like: m-smoe\nrule: avarage", "'avarage'; known: .*; did you mean 'average'"),
+        ("rule: average", r"^recipes/mine\.yaml: recipes\.mine\.similarity is missing$"),
+        ("like: m-smoe\ngroups: true", r"^recipes\.mine\.groups = True in recipes/mine\.yaml: a number"),
+    ],
+)
+def test_a_file_that_is_no_recipe(own, text, message):
+    (own / "mine.yaml").write_text(text)
+    (own / "yours.yaml").write_text("like: mine")
+    with pytest.raises(UserError, match=message):
+        load_recipe("mine")
+
+
+def test_a_recipe_named_like_a_directory_above_is_not_seen(own):
+    for name in ("..", ".hidden"):
+        (own / f"{name}.yaml").write_text("like: m-smoe")
+        with pytest.raises(UnknownNameError):
+            load_recipe(name)
+
+
+def test_damaged_recipes_are_one_line(own):
+    mine, resolved = own / "mine.yaml", own / "m-smoe.yaml"
+    whole = b"like: m-smoe\nrule: average  # plain\ngroups: 2.5\nbudget: uniform\nprogressive: false\n"
+    ResolvedMethod.of("m-smoe", params()).save(resolved)
+    assert isinstance(ResolvedMethod.load(resolved).recipe, Recipe)
+    other = resolved.read_bytes()
+    for seed in range(COUNT):
+        mine.write_bytes(mutated(whole, seed))
+        resolved.write_bytes(mutated(other, seed))
+        with right_or_one_line():
+            load_recipe("mine")
+        with right_or_one_line():
+            ResolvedMethod.load(resolved)
+
+
 @pytest.mark.parametrize(
     ("merge", "message"),
     [
@@ -177,5 +242,9 @@ def test_excluded_layers():
 def test_statistics_of_another_checkpoint():
     values = params()
     recipe = load_recipe("m-smoe", values.recipes)
-    with pytest.raises(CheckpointError, match="another checkpoint"):
-        make_plan("m-smoe", recipe, values.merge, statistics(EXPERTS * 2), layers(), NoTensors())
+    with pytest.raises(CheckpointError, match=r"\(16, 32\), in the model \(8, 32\)"):
+        make_plan("m-smoe", recipe, values.merge, statistics(EXPERTS * 2), model())
+    theirs = statistics()
+    theirs.provenance["model"] = {"router": "a", "tokenizer": "c"}
+    with pytest.raises(StatisticsError, match="another model: this one has a different tokenizer"):
+        make_plan("m-smoe", recipe, values.merge, theirs, model())

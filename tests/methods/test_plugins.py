@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.errors import ParameterError
 from mcsmoe.families import family_of
 from mcsmoe.grouping.plan import Plan
 from stages import collect, permute
+from stages.common import import_plugin
+from tests.mutations import COUNT, mutated, right_or_one_line
 from tests.pipeline.imports import ROOT
 from tests.stages.workplace import enter, write_params
 
@@ -86,3 +89,45 @@ def test_an_unknown_plugin_is_one_line(place):
     assert done.stderr == (
         "error: plugins = 'their_rules' in params.yaml: there is no such module; it is looked up as in `import`\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("x = 1\n1 / 0\n", "ZeroDivisionError: division by zero (PLACE/own_plugin.py, line 2)"),
+        ("def f(:\n", "SyntaxError: invalid syntax (own_plugin.py, line 1) (PLACE/own_plugin.py, line 1)"),
+        (
+            "import nowhere_at_all\n",
+            "ModuleNotFoundError: No module named 'nowhere_at_all' (PLACE/own_plugin.py, line 1)",
+        ),
+        ("import sys\nsys.exit(3)\n", "SystemExit: 3 (PLACE/own_plugin.py, line 2)"),
+        (
+            "from mcsmoe.merging.rules import RULES\n\n@RULES.register('average', neds='gradients')\ndef f(x): ...\n",
+            "UnknownNameError: unknown fact of a merging rule 'neds'; known: looks, needs; did you mean 'needs'? "
+            "(PLACE/own_plugin.py, line 3)",
+        ),
+    ],
+)
+def test_a_plugin_that_raises_names_its_file_and_line(tmp_path, monkeypatch, code, message):
+    (tmp_path / "own_plugin.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_plugin", raising=False)
+    with pytest.raises(ParameterError) as error:
+        import_plugin("own_plugin")
+    expected = message.replace("PLACE", str(tmp_path))
+    assert str(error.value) == f"plugins = 'own_plugin': it cannot be imported: {expected}"
+
+
+@pytest.mark.parametrize("name", ["nowhere_at_all", "nowhere_at_all.rules", "mcsmoe.nowhere"])
+def test_a_plugin_that_is_not_there(name):
+    with pytest.raises(ParameterError, match="there is no such module"):
+        import_plugin(name)
+
+
+def test_damaged_plugins_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    whole = b'"""A rule."""\n\nimport math\n\nNAMES = ["a", "b"]\n\n\ndef rule(x):\n    return math.pi * x\n'
+    for seed in range(COUNT):
+        (tmp_path / f"damaged_plugin_{seed}.py").write_bytes(mutated(whole, seed))
+        with right_or_one_line():
+            import_plugin(f"damaged_plugin_{seed}")

@@ -20,6 +20,7 @@ INFRASTRUCTURE = frozenset(
             "mcsmoe/model_types.py",
             "mcsmoe/params.py",
             "mcsmoe/progress.py",
+            "mcsmoe/reading.py",
             "mcsmoe/registry.py",
             "stages/__init__.py",
             "stages/common.py",

@@ -20,7 +20,18 @@ LAYERS = [
     {"tasks"},
     {"families", "checkpoint", "distributed"},
     {"modeling"},
-    {"__init__", "command", "errors", "fields", "interrupt", "model_types", "params", "progress", "registry"},
+    {
+        "__init__",
+        "command",
+        "errors",
+        "fields",
+        "interrupt",
+        "model_types",
+        "params",
+        "progress",
+        "reading",
+        "registry",
+    },
 ]
 """From the top: a package imports from its own row and from those below it."""
 

@@ -1,12 +1,13 @@
 """What stages make of the library's errors: where an argument stands in params.yaml, and which stage to run."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mcsmoe.errors import CheckpointError, MemoryLimitError, ParameterError, PlanError, StatisticsError, UserError
 from mcsmoe.params import Params
-from stages import common, evaluate
+from stages import collect, common, compress, distill, evaluate, merge, permute, stable_rank
 from stages.common import PLACES, explained
 from tests.stages.workplace import write_params
 
@@ -39,6 +40,24 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_line_for_users_of_the_pipeline(error: UserError, line: str):
     assert explained(error) == line
+
+
+@pytest.mark.usefixtures("started")
+@pytest.mark.parametrize(
+    ("stage", "missing", "first"),
+    [
+        (permute.main, "artifacts/finetune", "finetune"),
+        (collect.main, "artifacts/permute", "permute"),
+        (lambda: merge.main("m-smoe"), "artifacts/permute", "permute"),
+        (lambda: distill.main("m-smoe"), "artifacts/merge/m-smoe", "merge"),
+        (lambda: compress.main("m-smoe"), "artifacts/distill/m-smoe", "distill"),
+        (lambda: stable_rank.main("m-smoe"), "artifacts/permute", "permute"),
+    ],
+)
+def test_a_missing_input_names_the_stage_that_makes_it(stage: Callable[[], None], missing: str, first: str):
+    with pytest.raises(CheckpointError) as error:
+        stage()
+    assert explained(error.value) == f"there is no {missing}: run {first} first"
 
 
 def test_every_place_is_in_a_params_file():

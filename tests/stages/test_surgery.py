@@ -146,9 +146,9 @@ def test_mistakes_in_params_leave_artifacts_alone(
 
 
 def test_no_model_and_no_statistics(place: Path):
-    with pytest.raises(CheckpointError, match="artifacts/permute: no such directory"):
+    with pytest.raises(CheckpointError, match="there is no artifacts/permute: run permute first"):
         merge.main("m-smoe")
-    with pytest.raises(CheckpointError, match="artifacts/permute: no such directory"):
+    with pytest.raises(CheckpointError, match="there is no artifacts/permute: run permute first"):
         collect.main()
     permute.main()
     with pytest.raises(CheckpointError) as error:
