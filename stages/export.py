@@ -33,7 +33,8 @@ def main(
     from mcsmoe.grouping.plan import Plan
     from mcsmoe.model import Model
 
-    model, planned = Model(source, params.memory_limit), plan or checkpoint
+    model = Model(source, params.memory_limit, trust_remote_code=params.model.trust_remote_code)
+    planned = plan or checkpoint
     try:
         mapped = open_mapped(model.checkpoint, Checkpoint(checkpoint), planned)
     except PlanError as error:

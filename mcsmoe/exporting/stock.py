@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mcsmoe.checkpoint.output import copy_companions
+from mcsmoe.checkpoint.companions import complete
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.resume import Store
-from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, piece_shape
 from mcsmoe.errors import CheckpointError, PlanError
@@ -218,8 +217,7 @@ def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, 
         others[tensor] = TensorSpec(checkpoint.dtype(name), shape)
     written = write_parts(directory, [*parts, *other_parts(others, other)], "export", store)
     (directory / "config.json").write_bytes(config.encode())
-    write_remote_code(source.config, directory)
-    copy_companions(source.directory, directory)
+    complete(directory, source.directory)
     return written
 
 
