@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from mcsmoe.checkpoint.load import load_model
+from mcsmoe.checkpoint.older import for_older_programs
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.verify import check_inventory
 from mcsmoe.errors import CheckpointError
@@ -102,7 +103,7 @@ def test_a_stock_model_with_the_dominant_router_rows(planted: Merged, tmp_path: 
     )
     (count,) = (name for name in mapped.family.expert_counts if name in flat(before))
     older = {mapped.family.older_count: KEPT} if mapped.family.older_count else {}
-    assert flat(after) == flat(before) | {count: KEPT} | older
+    assert flat(after) == flat(for_older_programs(before, {}, ())) | {count: KEPT} | older
 
 
 @pytest.mark.parametrize("model_type", [*SETTINGS, SWITCH])
@@ -115,14 +116,16 @@ def test_rows_can_be_fitted(model_type: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss", SWITCH])
-def test_equal_rows_of_a_group_agree_on_every_token(model_type: str, tmp_path: Path):
+def test_equal_rows_of_a_group_agree(model_type: str, tmp_path: Path):
     model = small(model_type)
     for layer in family_of(model.config).layers(model.config):
         for value in model.get_submodule(layer.router_path).parameters():
             value.data[KEPT:] = value.data[:KEPT].flip(0)
     merged = merge(model, tmp_path)
     for rule in ("dominant", "ridge", "cross-entropy"):
-        assert set(export(merged, tmp_path / rule, rule).values()) == {1.0}
+        shares = export(merged, tmp_path / rule, rule).values()
+        # A second expert that is selected beside the first takes some of its gate.
+        assert all(share == 1 if merged.mapped.layers[0].top_k == 1 else 0 < share < 1 for share in shares)
 
 
 def test_biases_of_a_router_are_fitted_with_its_rows(tmp_path: Path):
@@ -148,9 +151,10 @@ def test_pruned_experts_that_the_router_left_out_change_nothing(tmp_path: Path):
 def test_nothing_merged_gives_the_source_back(tmp_path: Path):
     merged = merge(small("granitemoe"), tmp_path, lambda layer: LayerPlan.untouched(torch.ones(EXPERTS) / EXPERTS))
     export(merged, tmp_path / "stock")
-    for name in ("config.json", "generation_config.json"):
-        assert (tmp_path / "stock" / name).read_bytes() == (tmp_path / "source" / name).read_bytes()
+    name = "generation_config.json"
+    assert (tmp_path / "stock" / name).read_bytes() == (tmp_path / "source" / name).read_bytes()
     stock, source = Checkpoint(tmp_path / "stock"), merged.mapped.source
+    assert stock.config == for_older_programs(source.config, {}, ())
     assert stock.names() == source.names()
     assert all(stock.tensor(name).equal(source.tensor(name)) for name in source.names())
 
