@@ -47,7 +47,7 @@ def companions(directory: Path) -> Iterator[Path]:
 def copy_companions(source: Path, directory: Path) -> None:
     """Copy the companions of the checkpoint `source`. Raises `CheckpointError` as `companions` does."""
     for path in companions(source):
-        (directory / path).parent.mkdir(exist_ok=True)
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / path, directory / path)
 
 

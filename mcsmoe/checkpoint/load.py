@@ -87,6 +87,8 @@ def has_native_class(source: Path | str, revision: str | None = None) -> bool:
     """Whether transformers or this package has the class of a model; then it is used, whatever code is beside it."""
     import transformers
 
+    import mcsmoe.modeling  # noqa: F401 - registers the merged classes
+
     values, _ = transformers.PreTrainedConfig.get_config_dict(source, revision=revision)
     return values.get("model_type") in transformers.CONFIG_MAPPING
 
@@ -136,12 +138,14 @@ def load_tokenizer(
     import transformers
 
     with _Failures(source):
+        options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        if trust_remote_code and has_native_class(source, revision):
+            options["config"] = transformers.AutoConfig.from_pretrained(source, revision=revision)
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                source, revision=revision, trust_remote_code=trust_remote_code
-            )
-        except ValueError as error:
-            if trust_remote_code or "trust_remote_code" not in str(error):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+        except LOAD_ERRORS:
+            described = transformers.models.auto.tokenization_auto.get_tokenizer_config(source, revision=revision)
+            if trust_remote_code or "AutoTokenizer" not in (described.get("auto_map") or ()):
                 raise
             reason = "its tokenizer is Python code beside it, which runs only where `trust_remote_code` is true"
             raise CheckpointError(f"{source}: {reason}") from None

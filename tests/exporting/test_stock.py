@@ -14,10 +14,10 @@ from mcsmoe.checkpoint.older import for_older_programs
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.verify import check_inventory
 from mcsmoe.errors import CheckpointError
-from mcsmoe.exporting.stock import write_stock
+from mcsmoe.exporting.stock import check_stock, write_stock
 from mcsmoe.families import family_of
 from mcsmoe.families.experts import read_expert
-from mcsmoe.grouping.plan import LayerPlan
+from mcsmoe.grouping.plan import Group, LayerPlan
 from mcsmoe.grouping.policies import POLICIES
 from tests.exporting.models import DOMINANTS, EXPERTS, KEPT, SWITCH, Merged, export, in_pairs, logits, merge, small
 from tests.families.models import SETTINGS
@@ -146,6 +146,34 @@ def test_pruned_experts_that_the_router_left_out_change_nothing(tmp_path: Path):
     assert set(export(merged, tmp_path / "stock").values()) == {1.0}
     exact = logits(load_model(tmp_path / "merged"))
     torch.testing.assert_close(logits(load(tmp_path / "stock", merged.model)), exact, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["deepseek_v2", "deepseek_v3", "dots1"])
+def test_each_routing_group_keeps_its_experts(model_type: str, tmp_path: Path):
+    """Experts 2i and 2i + 1 become one; the plan lists them by their use, so that routing groups alternate."""
+    model = small(model_type, n_group=2, topk_group=1, num_experts_per_tok=2)
+    pairs = tuple(Group(e, (e, e + 1), (0.3, 0.1)) for e in (6, 0, 4, 2))
+    merged = merge(model, tmp_path, lambda layer: LayerPlan(pairs, merged=True))
+    check_stock(merged.mapped)
+    export(merged, tmp_path / "stock")
+    stock = Checkpoint(tmp_path / "stock")
+    for layer in family_of(stock.config).layers(stock.config):
+        rows = merged.mapped.source.tensor(layer.router_weight)[[0, 2, 6, 4]]
+        assert stock.tensor(layer.router_weight).equal(rows)
+        for slot, k in enumerate((1, 3, 0, 2)):
+            for name, value in read_expert(stock, layer, slot).items():
+                held = merged.mapped.checkpoint.part(merged.mapped.family.merged_tensor(layer, name), k)
+                assert value.equal(held)
+
+
+def test_agreement_counts_the_limit_to_routing_groups(tmp_path: Path):
+    """Experts that become one are copies, so only the limit makes the stock router select others."""
+    model = small("dots1", n_group=2, topk_group=1, num_experts_per_tok=2)
+    (layer,) = family_of(model.config).layers(model.config)
+    weight = model.get_submodule(layer.router_path).weight.data
+    weight[KEPT:] = weight[:KEPT].flip(0)  # both routing groups have the same rows
+    (share,) = export(merge(model, tmp_path), tmp_path / "stock").values()
+    assert share < 0.9
 
 
 def test_nothing_merged_gives_the_source_back(tmp_path: Path):
