@@ -85,8 +85,8 @@ def test_agreement_counts_tokens():
     for x, logits in zip(data.inputs, data.logits):
         best = max(label, key=lambda e: float(logits[e]))
         same += label[best] == int((rows @ x.double()).argmax())
-    best = (data.inputs.double() @ rows.T).argmax(1, keepdim=True)
-    assert agreement(data, (best, torch.ones_like(best))) == pytest.approx(same / TOKENS)
+    first = (data.inputs.double() @ rows.T).argmax(1, keepdim=True)
+    assert agreement(data, (first, torch.ones_like(first))) == pytest.approx(same / TOKENS)
     assert 0 < same < TOKENS
 
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import transformers.dynamic_module_utils
@@ -57,7 +58,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (source / "additional_chat_templates").mkdir()
     for name in BROUGHT:
         (source / name).write_text({"moon.json": json.dumps(WORDS), "tokenization_moon.py": CODE}.get(name, name))
-    described = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "MoonTokenizer"}
+    described: dict[str, Any] = {
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "tokenizer_class": "MoonTokenizer",
+    }
     described |= {"auto_map": {"AutoTokenizer": ["tokenization_moon.MoonTokenizer", None]}}
     (source / "tokenizer_config.json").write_text(json.dumps(described))
     # Many models name classes that their own class in transformers has replaced; that code must not run.
