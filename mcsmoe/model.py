@@ -36,7 +36,7 @@ class Model:
         trust_remote_code: bool = False,
     ) -> None:
         self.directory, self.memory_limit, self.device = Path(directory), memory_limit, device
-        self.name, self._trusted = name or str(directory), trust_remote_code
+        self.name, self.trust_remote_code = name or str(directory), trust_remote_code
         self.config = load_config(self.directory)
         self.checkpoint = Checkpoint(self.directory)
         self.family = family_of(self.config)
@@ -57,7 +57,7 @@ class Model:
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer of the checkpoint. Raises `CheckpointError` if there is none."""
-        return load_tokenizer(self.directory, trust_remote_code=self._trusted)
+        return load_tokenizer(self.directory, trust_remote_code=self.trust_remote_code)
 
     def batches(self, rows: Sequence[Encoded], batch_size: int) -> list[Batch]:
         """Pad `rows` into batches, in their order: `input_ids`, `attention_mask` [B, S] and `labels` [B, T]."""

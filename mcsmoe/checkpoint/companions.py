@@ -67,8 +67,8 @@ def complete(directory: Path, source: Path | None = None) -> None:
     names = Checkpoint(directory).names()
     _change(directory / "config.json", config, with_code(for_older_programs(config, made_of, names), directory))
     path = directory / "tokenizer_config.json"
-    if path.is_file():
-        values = read_json(path)
+    values = read_json(path) if path.is_file() else None
+    if isinstance(values, dict):
         _change(path, values, with_code(tokenizer_for_older_programs(values), directory))
 
 
@@ -88,7 +88,9 @@ def with_code(values: Mapping[str, Any], directory: Path) -> dict[str, Any]:
 
     def there(reference: Any) -> bool:
         each = [one for one in (reference if isinstance(reference, list) else [reference]) if one]
-        return all("--" in one or (directory / f"{one.split('.')[0]}.py").is_file() for one in each)
+        return all(
+            isinstance(one, str) and ("--" in one or (directory / f"{one.split('.')[0]}.py").is_file()) for one in each
+        )
 
     left = {name: reference for name, reference in classes.items() if there(reference)}
     rest = {name: value for name, value in values.items() if name != "auto_map"}

@@ -28,7 +28,7 @@ def for_older_programs(
     values = dict(config) | _rope(config)
     same = source.get("model_type") == config.get("model_type")
     architectures = (source if same else config).get("architectures") or config.get("architectures")
-    if architectures:
+    if isinstance(architectures, list):
         values["architectures"] = [PUBLISHED.get(name, name) for name in architectures]
     if values.get(DRAFT) and not _has_draft(tensors, values.get("num_hidden_layers")):
         values[DRAFT] = 0
@@ -52,14 +52,15 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
         scaling = None if kind.get("rope_type", "default") == "default" else kind
         shared = {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
         return shared | {"rope_scaling": scaling}
-    thetas = {name: kind["rope_theta"] for name, kind in rope.items() if isinstance(kind, Mapping)}
     older = {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"}
-    return {older[name]: theta for name, theta in thetas.items() if name in older}
+    kinds = {name: rope[kind] for kind, name in older.items() if isinstance(rope.get(kind), Mapping)}
+    return {name: kind["rope_theta"] for name, kind in kinds.items() if "rope_theta" in kind}
 
 
 def _has_draft(tensors: Collection[str], layers: Any) -> bool:
     numbers = (int(number) for name in tensors for number in LAYER.findall(name))
-    return any("mtp" in name for name in tensors) or any(number >= layers for number in numbers)
+    behind = isinstance(layers, int) and any(number >= layers for number in numbers)
+    return behind or any("mtp" in name for name in tensors)
 
 
 def tokenizer_for_older_programs(values: Mapping[str, Any]) -> dict[str, Any]:

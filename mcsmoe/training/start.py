@@ -18,9 +18,8 @@ FROM_TOKENIZER = ("vocab_size", "pad_token_id", "eos_token_id", "bos_token_id", 
 def check_model(settings: ModelSection) -> Any:
     """Return the model's configuration, to refuse a wrong one before any data is read.
 
-    Raises `CheckpointError` for a checkpoint that is missing, merged already or beside an adapter, or that has no
-    tokenizer, and for companions that are links out of it; `ParameterError` for a key of `config` that the model type
-    does not have.
+    Raises `CheckpointError` for a checkpoint that is missing, merged already or beside an adapter, `ParameterError` for
+    a key of `config` that the model type does not have.
     """
     directory = origin_directory(settings)
     if directory is None:
@@ -28,9 +27,15 @@ def check_model(settings: ModelSection) -> Any:
     config = load_config(directory, trust_remote_code=settings.trust_remote_code)
     if merged_layers(config) is not None:
         raise CheckpointError(f"{settings.origin}: merged already; give the model that it was made of")
-    load_tokenizer(directory, trust_remote_code=settings.trust_remote_code)
-    list(companions(directory))
     return config
+
+
+def check_companions(settings: ModelSection) -> None:
+    """Raise `CheckpointError` if the checkpoint to start from has no tokenizer that loads, or links out of it."""
+    directory = origin_directory(settings)
+    if directory is not None:
+        load_tokenizer(directory, trust_remote_code=settings.trust_remote_code)
+        list(companions(directory))
 
 
 def origin_directory(settings: ModelSection) -> Path | None:

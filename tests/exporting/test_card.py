@@ -14,7 +14,7 @@ from mcsmoe.report.shrunk import Continuation
 
 HOSTILE = [
     "a`b``c```d",
-    "```\n# Heading\n```",
+    "x\n```\n# Heading\n```",
     "---\nlibrary_name: other\n---",
     "x](http://bad) ![i](http://bad/i.png) <img src=http://bad> <!-- ",
     "a | b | c\n|---|---|",
