@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from mcsmoe.families import FAMILIES
 from mcsmoe.model_types import PUBLISHED
 
 LAYER = re.compile(r"\blayers\.(\d+)\.")
@@ -25,7 +26,7 @@ def for_older_programs(
     `source` is that of the checkpoint it was made of, whose `architectures` it takes if the model type is the same;
     `tensors` are the names in its files: without layers behind the last it must not announce them.
     """
-    values = dict(config) | _rope(config)
+    values = dict(config) | _rope(config) | _count(config)
     same = source.get("model_type") == config.get("model_type")
     architectures = (source if same else config).get("architectures") or config.get("architectures")
     if isinstance(architectures, list):
@@ -55,6 +56,16 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     older = {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"}
     kinds = {name: rope[kind] for kind, name in older.items() if isinstance(rope.get(kind), Mapping)}
     return {name: kind["rope_theta"] for name, kind in kinds.items() if "rope_theta" in kind}
+
+
+def _count(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The number of experts of a stock model by its older name, where the file has only the new one."""
+    model_type = config.get("model_type")
+    family = FAMILIES[model_type] if isinstance(model_type, str) and model_type in FAMILIES else None
+    if family is None or family.older_count is None or family.older_count in config or model_type != family.model_type:
+        return {}
+    counts = [config[name] for name in family.expert_counts if name in config]
+    return {family.older_count: counts[0]} if counts else {}
 
 
 def _has_draft(tensors: Collection[str], layers: Any) -> bool:

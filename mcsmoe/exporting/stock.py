@@ -226,8 +226,7 @@ def cannot_route(layer: MoELayer, kept: int) -> str | None:
 def stock_config(mapped: Mapped) -> str:
     """The text of config.json of the stock checkpoint: that of the source, with another number of experts."""
     text = (mapped.source.directory / "config.json").read_bytes().decode()
-    family, counts = mapped.family, (mapped.layers[0].experts, mapped.kept)
-    return with_expert_count(text, family.expert_counts, *counts, older=family.older_count)
+    return with_expert_count(text, mapped.family.expert_counts, mapped.layers[0].experts, mapped.kept)
 
 
 def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, store: Store | None = None) -> Written:

@@ -181,6 +181,13 @@ def test_transformers_5_reads_the_same_from_old_and_new_names(model_type: str):
     assert after.to_dict().get("rope_parameters") == before.to_dict().get("rope_parameters")
 
 
+def test_the_number_of_experts_by_its_older_name():
+    config = {"model_type": "qwen3_moe", "num_local_experts": 8}
+    assert for_older_programs(config, {}, ()) == config | {"num_experts": 8}
+    for same in (config | {"num_experts": 8}, config | {"model_type": "mcsmoe_qwen3_moe"}, {"model_type": "t5"}):
+        assert for_older_programs(same, {}, ()) == same
+
+
 def test_the_published_name_of_a_class():
     config = {"model_type": "phimoe", "architectures": ["PhimoeForCausalLM"]}
     assert for_older_programs(config, {}, ())["architectures"] == ["PhiMoEForCausalLM"]

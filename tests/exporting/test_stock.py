@@ -148,7 +148,19 @@ def test_pruned_experts_that_the_router_left_out_change_nothing(tmp_path: Path):
     torch.testing.assert_close(logits(load(tmp_path / "stock", merged.model)), exact, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ["deepseek_v2", "deepseek_v3", "dots1"])
+GROUP_LIMITED = [
+    "deepseek_v2",
+    "deepseek_v3",
+    "dots1",
+    "exaone_moe",
+    "glm4_moe",
+    "glm4_moe_lite",
+    "mimo_v2_flash",
+    "nemotron_h",
+]
+
+
+@pytest.mark.parametrize("model_type", [*GROUP_LIMITED, "solar_open"])
 def test_each_routing_group_keeps_its_experts(model_type: str, tmp_path: Path):
     """Experts 2i and 2i + 1 become one; the plan lists them by their use, so that routing groups alternate."""
     model = small(model_type, n_group=2, topk_group=1, num_experts_per_tok=2)
