@@ -49,12 +49,13 @@ def open(
     memory_limit: int | str | None = None,
     device: str | None = None,
     revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Model:
     """Open a checkpoint of a supported family: a directory, or a hub id, whose files are fetched first.
 
     Weights are read when they are needed: the whole model, or one block at a time if it does not fit into
     `memory_limit` (such as "24GB" or a number of bytes; None: no limit). `device` is where the model runs, by default
-    a GPU if there is one.
+    a GPU if there is one. `trust_remote_code` allows the tokenizer to run the code beside it.
 
         >>> model = mcsmoe.open("tiny-moe", memory_limit="2GB")
         >>> model
@@ -67,7 +68,8 @@ def open(
     if needs_restoring(directory):
         what = "quantised, in .bin files, or inside a model that reads more than text: `shrink` restores such weights"
         raise CheckpointError(f"{source}: {what}")
-    return Model(directory, limit, device=device or best_device(), name=str(source))
+    device = device or best_device()
+    return Model(directory, limit, device=device, name=str(source), trust_remote_code=trust_remote_code)
 
 
 def collect(
@@ -185,7 +187,7 @@ def merge(
         observer = Observer(model, sampling, "merge", tokens=True)
     key = {"statistics": statistics_key(statistics)}
     merge_model(model, plan, statistics, Path(output), observer=observer, seed=seed, key=key)
-    return Model(Path(output), model.memory_limit, device=model.device)
+    return Model(Path(output), model.memory_limit, device=model.device, trust_remote_code=model.trust_remote_code)
 
 
 def export(
@@ -204,7 +206,7 @@ def export(
 
     Its router has a row for each merged expert: that of the dominant one (`router="dominant"`), or fitted to `texts`
     ("ridge", "cross-entropy"). So it is not exactly the merged model; with `texts`, `export.json` beside the weights
-    tells the share of tokens that keep their group. All layers must have equally many experts. `plan` is the directory
+    tells the share of the gates that stay. All layers must have equally many experts. `plan` is the directory
     of `plan.json`, if training has left it behind.
 
         >>> mcsmoe.export("merged", model, "stock")
@@ -220,7 +222,7 @@ def export(
         sampling = text_sampling(model, texts, samples, length=length, seed=seed)
         observer = Observer(model, sampling, "export", tokens=True)
     export_model(model, mapped, Path(output), router, observer=observer)
-    return Model(Path(output), model.memory_limit, device=model.device)
+    return Model(Path(output), model.memory_limit, device=model.device, trust_remote_code=model.trust_remote_code)
 
 
 def evaluate(

@@ -29,7 +29,7 @@ class Model:
 
     `config` is the transformers object, `checkpoint` reads single tensors, and `layers` are the sparse layers in
     order of the forward pass. Opening reads headers only. The model runs on `device`; `name` is what people call it,
-    by default its directory.
+    by default its directory. `trust_remote_code` allows the tokenizer to run the code beside it.
     Raises `CheckpointError` for a directory that is missing or damaged, and for an unsupported architecture.
     """
 
@@ -40,9 +40,10 @@ class Model:
         *,
         device: torch.device | str = "cpu",
         name: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         self.directory, self.memory_limit, self.device = Path(directory), memory_limit, device
-        self.name = name or str(directory)
+        self.name, self.trust_remote_code = name or str(directory), trust_remote_code
         self.config = load_config(self.directory)
         self.checkpoint = Checkpoint(self.directory)
         self.family = family_of(self.config)
@@ -63,7 +64,7 @@ class Model:
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer of the checkpoint. Raises `CheckpointError` if there is none."""
-        return load_tokenizer(self.directory)
+        return load_tokenizer(self.directory, trust_remote_code=self.trust_remote_code)
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:

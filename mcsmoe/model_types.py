@@ -39,6 +39,12 @@ FUSED = (
 )
 """Model types with fused experts, the common interface of transformers; the tests take each through every step."""
 
+PUBLISHED = {"PhimoeForCausalLM": "PhiMoEForCausalLM"}
+"""Class of transformers → its name in published config.json files, where other programs look for that name."""
+
+PUBLISHED = {"PhimoeForCausalLM": "PhiMoEForCausalLM"}
+"""Class of transformers → its name in published config.json files, where other programs look for that name."""
+
 INSIDE = {"llama4": "llama4_text"}
 """Model types that read more than text → the model type of their language model, the only part that is used."""
 

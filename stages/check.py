@@ -75,13 +75,14 @@ def check(params: Params) -> Sequence["MoELayer"]:
     from mcsmoe.families import excluded_layers, sparse_layers
     from mcsmoe.methods.recipe import validate_recipes
     from mcsmoe.tasks.task import TASKS
-    from mcsmoe.training.start import check_dense, check_model
+    from mcsmoe.training.start import check_companions, check_dense, check_model
 
     task = TASKS[params.task.name]
     config = check_model(params.model)
     layers = sparse_layers(config)
     if not layers:
         raise CheckpointError(f"the model to start from is dense: {config.model_type} has no experts to merge")
+    check_companions(params.model)
     validate_recipes(params, layers)
     # Full fine-tuning needs the most memory of all trainings, and collect of all passes over the sample.
     if params.finetune.epochs:

@@ -35,7 +35,7 @@ def main() -> None:
         return summed
 
     processes = Processes(accelerator.process_index, accelerator.num_processes, accelerator.device, total)
-    model = Model(made(SOURCE), params.memory_limit)
+    model = Model(made(SOURCE), params.memory_limit, trust_remote_code=params.model.trust_remote_code)
     sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     observer = Observer(model, sampling, "collect", also=settings.also, processes=processes)
     tokens = collect_model(observer, OUTPUT, settings.also, settings.gradient_samples)

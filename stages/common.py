@@ -24,7 +24,7 @@ the report never depends on leftovers."""
 
 SECTIONS = {
     "methods": ("dense",),
-    "model": ("config", "dense_source"),
+    "model": ("config", "dense_source", "trust_remote_code"),
     "task": ("column", "data", "hub", "max_source_length", "max_target_length", "selection"),
     "calibration": ("batch_size", "samples"),
     "collect": ("also",),

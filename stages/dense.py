@@ -21,9 +21,10 @@ def main(method: Annotated[str, Option(help="Name of the baseline.")] = "dense")
     from mcsmoe.training.finetune import finetune, split_train
     from mcsmoe.training.start import start_dense
 
-    tokenizer = load_tokenizer(made(FULL))
+    tokenizer = load_tokenizer(made(FULL), trust_remote_code=params.model.trust_remote_code)
     model = start_dense(params.model, load_config(FULL), tokenizer)
-    finetune(params, model, tokenizer, split_train(params), OUTPUT / method, FIGURES / f"curves/{method}.json")
+    curve = FIGURES / f"curves/{method}.json"
+    finetune(params, model, tokenizer, split_train(params), OUTPUT / method, curve, FULL)
 
 
 if __name__ == "__main__":

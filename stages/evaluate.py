@@ -38,9 +38,9 @@ def main(
             raise UserError(f"{options} go with --task; else params.yaml says it")
         params = start()
         settings, batch_size, limit = params.task, params.evaluate.batch_size, params.evaluate.limit
-        allowed = params.memory_limit
+        allowed, trusted = params.memory_limit, params.model.trust_remote_code
     else:
-        allowed = parsed(memory_limit)
+        allowed, trusted = parsed(memory_limit), False
         settings, batch_size = standalone(task, data, subset), batch_size or 32
         prepare(seed=0)
         source = directory if directory.is_dir() else checkpoint
@@ -48,7 +48,7 @@ def main(
     from mcsmoe.evaluation.measure import measure
     from mcsmoe.tasks.task import TASKS
 
-    figures = measure(source, settings, batch_size, limit, allowed)
+    figures = measure(source, settings, batch_size, limit, allowed, trust_remote_code=trusted)
     if output is None:
         print(json.dumps(figures, indent=2))
     else:

@@ -1,5 +1,6 @@
 """Turn a merged checkpoint into a stock one, which any engine loads; run by hand, not a step of the pipeline."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,8 @@ def main(
     from mcsmoe.grouping.plan import Plan
     from mcsmoe.model import Model
 
-    model, planned = Model(source, params.memory_limit), plan or checkpoint
+    model = Model(source, params.memory_limit, trust_remote_code=params.model.trust_remote_code)
+    planned = plan or checkpoint
     try:
         mapped = open_mapped(model.checkpoint, Checkpoint(checkpoint), planned)
     except PlanError as error:
@@ -42,13 +44,16 @@ def main(
     observer = Observer(model, sampling, "export", tokens=True)
 
     def card(agreement: Agreement | None) -> str:
-        command = f"python -m stages.evaluate --checkpoint {output} --output stock.json"
-        return pipeline_card(params, mapped, Plan.load(planned), output, router, agreement, command).markdown()
+        command = ["python", "-m", "stages.evaluate", "--checkpoint", str(output), "--output", "stock.json"]
+        chosen = Plan.load(planned)
+        return pipeline_card(params, mapped, chosen, output, router, agreement, shlex.join(command)).markdown()
 
     key = {"plugins": code_hash(params.plugins)}
     agreement = export_model(model, mapped, output, router, card, observer=observer, key=key)
     for name, share in (agreement or {}).items():
-        print(f"{name}: {share:.2%} of tokens go to the group that all {mapped.layers[0].experts} router rows chose")
+        print(
+            f"{name}: {share:.2%} of the gates go to the same experts as by all {mapped.layers[0].experts} router rows"
+        )
     print(f"{output}: {mapped.kept} experts a layer, {Checkpoint(output).size_bytes:,} bytes")
 
 

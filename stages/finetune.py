@@ -28,11 +28,11 @@ def main(
     if not launched(params, "stages.finetune"):
         return
     from mcsmoe.training.finetune import finetune, split_train
-    from mcsmoe.training.start import start_model
+    from mcsmoe.training.start import origin_directory, start_model
 
     split = split_train(params)
     model, tokenizer = start_model(params.model, split[0])
-    finetune(params, model, tokenizer, split, output, curve)
+    finetune(params, model, tokenizer, split, output, curve, origin_directory(params.model))
 
 
 if __name__ == "__main__":

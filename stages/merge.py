@@ -31,7 +31,7 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
 
     resolved = ResolvedMethod.load(RECIPES / f"{method}.yaml")
     recipe = resolved.recipe
-    model = Model(made(SOURCE), params.memory_limit)
+    model = Model(made(SOURCE), params.memory_limit, trust_remote_code=params.model.trust_remote_code)
     sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     observer = Observer(model, sampling, "merge", tokens=True) if recipe.looks else None
     statistics = RoutingStatistics.load(STATISTICS)

@@ -20,7 +20,7 @@ def main() -> None:
     from mcsmoe.checkpoint.output import write_json
     from mcsmoe.model import Model
 
-    model = Model(made(SOURCE), params.memory_limit)
+    model = Model(made(SOURCE), params.memory_limit, trust_remote_code=params.model.trust_remote_code)
     sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     observer = Observer(model, sampling, "permute", tokens=params.permute.matching == "activation")
     permuted = permute_model(observer, OUTPUT, params.permute.matching, params.permute.reference)

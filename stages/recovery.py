@@ -37,9 +37,10 @@ def recover(stage: str, source: str, method: str, train: Callable[["Params", Any
     from mcsmoe.training.loop import write_training
 
     check_training(params.memory_limit, stage, load_config(origin), load_config(TEACHER), shares=params.launch.shares)
-    student, tokenizer = load_model(origin), load_tokenizer(origin)
+    student = load_model(origin)
+    tokenizer = load_tokenizer(origin, trust_remote_code=params.model.trust_remote_code)
     check_room_for(student, output)
     fit = train(
         params, student, lambda settings: make_recovery(params, settings, student, load_model(TEACHER), tokenizer)
     )
-    write_training(fit, tokenizer, output, FIGURES / f"curves/{stage}-{method}.json")
+    write_training(fit, tokenizer, output, FIGURES / f"curves/{stage}-{method}.json", origin)

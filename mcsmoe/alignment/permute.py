@@ -12,11 +12,10 @@ from torch import Tensor
 from mcsmoe.alignment.activations import pair_moments
 from mcsmoe.alignment.matching import Match, activation_match, permute_tensor, weight_match
 from mcsmoe.calibration.observer import LayerTokens, Observer
+from mcsmoe.checkpoint.companions import complete
 from mcsmoe.checkpoint.lockstep import logits_of
-from mcsmoe.checkpoint.output import copy_companions
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.resume import Store, identity, resumable_directory, source_code
-from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.streamed import load_fitting
 from mcsmoe.checkpoint.verify import verify_checkpoint
@@ -118,8 +117,7 @@ def write_permuted(
         parts.append(Part(layer.name, ours, partial(_permuted, source, layer, orders)))
     written = write_parts(directory, [*parts, *other_parts(specs, source.tensor)], "permute", store)
     shutil.copyfile(source.directory / "config.json", directory / "config.json")
-    write_remote_code(source.config, directory)
-    copy_companions(source.directory, directory)
+    complete(directory, source.directory)
     return written
 
 

@@ -25,7 +25,8 @@ LOAD_ERRORS = (
     pickle.UnpicklingError,
 )
 BIN_INDEX = "pytorch_model.bin.index.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json")
+ADAPTER = "adapter_config.json"
 LOADING_REPORT = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
@@ -53,6 +54,7 @@ def load_model(
 
     origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _Failures(source):
+        origin["trust_remote_code"] &= not has_native_class(source, revision)
         whole = transformers.AutoConfig.from_pretrained(source, **origin)
     config = language_config(whole)
     if not any_family:
@@ -81,6 +83,16 @@ def load_model(
     return model.eval()
 
 
+def has_native_class(source: Path | str, revision: str | None = None) -> bool:
+    """Whether transformers or this package has the class of a model; then it is used, whatever code is beside it."""
+    import transformers
+
+    import mcsmoe.modeling  # noqa: F401 - registers the merged classes
+
+    values, _ = transformers.PreTrainedConfig.get_config_dict(source, revision=revision)
+    return values.get("model_type") in transformers.CONFIG_MAPPING
+
+
 def compute_in(model: Any, dtype: torch.dtype | None) -> None:
     """Choose kernels that support `dtype`: the default for experts, a grouped matrix product, takes no float64."""
     if dtype == torch.float64 and model._can_set_experts_implementation():
@@ -100,7 +112,8 @@ def load_config(
     import mcsmoe.modeling  # noqa: F401 - registers the merged classes
 
     with _Failures(source):
-        whole = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        trusted = trust_remote_code and not has_native_class(source, revision)
+        whole = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trusted)
     config = language_config(whole)
     if not any_family:
         family_of(config)
@@ -125,18 +138,26 @@ def load_tokenizer(
     import transformers
 
     with _Failures(source):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            source, revision=revision, trust_remote_code=trust_remote_code
-        )
+        options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        if trust_remote_code and has_native_class(source, revision):
+            options["config"] = transformers.AutoConfig.from_pretrained(source, revision=revision)
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+        except LOAD_ERRORS:
+            described = transformers.models.auto.tokenization_auto.get_tokenizer_config(source, revision=revision)
+            if trust_remote_code or "AutoTokenizer" not in (described.get("auto_map") or ()):
+                raise
+            reason = "its tokenizer is Python code beside it, which runs only where `trust_remote_code` is true"
+            raise CheckpointError(f"{source}: {reason}") from None
     if tokenizer.pad_token_id is None:  # most causal models were trained without one
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 # Hub repositories often hold the same weights in other formats, too.
-SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
+SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", "tokenizer*", "LICENSE*", "NOTICE*"]
 WANTED = [*SMALL, "*.safetensors", "*.bin"]
-UNWANTED = ["*/*", "consolidated*"]
+UNWANTED = ["[!a]*/*", "a[!d]*/*", "consolidated*"]  # of folders, only additional_chat_templates
 
 
 def fetch(source: Path | str, revision: str | None = None, patterns: Sequence[str] = WANTED) -> Path:
@@ -182,6 +203,13 @@ def check_source(source: Path | str, *, any_family: bool = False) -> None:
             raise CheckpointError(f"{directory}: no config.json; is it a checkpoint directory?")
         if (directory / BIN_INDEX).is_file():
             indexed_files(directory / BIN_INDEX)  # transformers would follow any path
+        if (directory / ADAPTER).is_file():
+            remedy = (
+                "merge them into the model (in peft: merge_and_unload) and save it, or take the adapter's files away"
+            )
+            raise CheckpointError(
+                f"{directory}: {ADAPTER}: weights of an adapter are beside those of the model; {remedy}"
+            )
         if any((directory / name).is_file() for name in (WEIGHTS, INDEX)):
             config = language_config(Checkpoint(directory).config)
             if not any_family:

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mcsmoe.checkpoint.paths import leads_out
 from mcsmoe.errors import DiskFullError
 
 
@@ -81,20 +80,3 @@ def check_room(path: Path, needed: int) -> None:
 def check_room_for(model: Any, path: Path) -> None:
     """Raise `DiskFullError` unless there is room at `path` for all weights of a model in memory."""
     check_room(path, sum(value.nbytes for value in model.state_dict().values()))
-
-
-SUFFIXES = {".json", ".txt", ".model", ".jinja"}
-OWN = ("config.json", "plan.json")
-
-
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy the companions of a checkpoint: tokenizer, generation config and the like; no weights, no config.json.
-
-    Links to files outside `source` are left out: a copy would publish what they lead to.
-    """
-    for path in sorted(source.iterdir()):
-        if path.suffix in SUFFIXES and path.name not in OWN and not path.name.endswith(".index.json"):
-            if leads_out(path, source):
-                print(f"{path} is left out: it is a link to {path.resolve()}, outside the model")
-                continue
-            shutil.copyfile(path, target / path.name)

@@ -1,7 +1,5 @@
 """Saving a model in memory as a checkpoint directory, and comparing it with a checkpoint."""
 
-import re
-import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mcsmoe.checkpoint.companions import complete, copy_companions
 from mcsmoe.checkpoint.output import check_room_for
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.writer import Piece, Written, written_pieces
@@ -66,33 +65,20 @@ def _share(layer: MoELayer, kinds: Collection[str], source: TensorSource, expert
     return share
 
 
-MODELING = Path(__file__).parent.parent / "modeling"
-RELATIVE_IMPORT = re.compile(r"^from \.(\w+) import", re.MULTILINE)
+def save_model(model: Any, tokenizer: Any, directory: Path, source: Path | None = None) -> Written:
+    """Write weights and configurations of a transformers model; equal models give equal bytes.
 
-
-def save_model(model: Any, tokenizer: Any, directory: Path) -> Written:
-    """Write weights, configurations and tokenizer of a transformers model; equal models give equal bytes.
-
-    Returns content hashes of the model in memory, to verify the written files. Classes of ours write their remote
-    code too. Call it inside `atomic_directory` to get all files or none.
+    With them go the companions of the checkpoint `source` that it was made of, its tokenizer among them as it is on
+    disk; only without a `source` the `tokenizer` is saved. Classes of ours write their remote code too. Returns content
+    hashes of the model in memory, to verify the written files. Call it inside `atomic_directory` to get all files or
+    none.
     Raises `DiskFullError` before anything is written.
     """
     check_room_for(model, directory / WEIGHTS)
+    if source is not None:
+        copy_companions(source, directory)
+    else:
+        tokenizer.save_pretrained(directory)
     model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    complete(directory, source)
     return written_pieces(held(model, Checkpoint(directory).names()))
-
-
-def write_remote_code(config: dict[str, Any], directory: Path) -> None:
-    """Copy the files of remote code that the `auto_map` of a config.json names, and the files that they import.
-
-    Files that are not ours are left out.
-    """
-    named = {str(reference).split(".")[0] for reference in config.get("auto_map", {}).values()}
-    todo = {name for name in named if (MODELING / f"{name}.py").is_file()}
-    done: set[str] = set()
-    while todo:
-        name = todo.pop()
-        shutil.copyfile(MODELING / f"{name}.py", directory / f"{name}.py")
-        done.add(name)
-        todo |= set(RELATIVE_IMPORT.findall((MODELING / f"{name}.py").read_text())) - done

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mcsmoe.checkpoint.companions import own_code
 from mcsmoe.checkpoint.fresh import fresh_logits
 from mcsmoe.checkpoint.lockstep import logits_of
 from mcsmoe.checkpoint.reader import Checkpoint
@@ -76,8 +77,7 @@ def verify_stock(
     checkpoint = Checkpoint(directory)
     check_inventory(checkpoint, written)
     hashes = _reload(checkpoint, memory_limit, None).hashes
-    # A stock model has code beside it only if its class is ours; no other code may run.
-    ours = any(directory.glob("*.py"))
+    ours = bool(own_code(checkpoint.config))
     logits = fresh_logits(checkpoint, probe, remote_code=ours, hashes=hashes)
     if not logits.isfinite().all():
         raise CheckpointError(f"{directory}: logits in a fresh process are not finite")

@@ -30,17 +30,20 @@ def measure(
     batch_size: int,
     limit: int | None = None,
     memory_limit: int | None = None,
+    *,
+    trust_remote_code: bool = False,
 ) -> dict[str, float]:
     """Return scores with intervals, parameters, bytes, experts and FLOPs per token of a checkpoint.
 
     `source` is a directory, or a hub id if it is a `str`, of any model that generates text. `limit` takes the first
     examples of the test split only. A model that does not fit into `memory_limit` bytes is streamed, with the same
-    figures. Raises what `load_within` raises, and `DataError` for missing data.
+    figures. `trust_remote_code` allows the tokenizer to run the code beside it.
+    Raises what `load_within` raises, and `DataError` for missing data.
     """
     task = TASKS[settings.name]
     examples = task.examples(settings, "test")[:limit]
     model = load_within(source, settings, batch_size, memory_limit)
-    tokenizer = load_tokenizer(source, any_family=True)
+    tokenizer = load_tokenizer(source, any_family=True, trust_remote_code=trust_remote_code)
     scores = quality(model, tokenizer, task, settings, examples, batch_size, SEED, memory_limit)
     sample = task.encode(tokenizer, examples[:FLOPS_SAMPLE], settings, SEED)[:FLOPS_SAMPLE]
     flops = flops_per_token(model, sample, tokenizer.pad_token_id, memory_limit)

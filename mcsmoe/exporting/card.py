@@ -1,5 +1,6 @@
 """The model card beside a merged checkpoint: its source, its making, its cost, and what got worse."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,8 @@ class Card:
 
     `experts` is how many a layer had, `kept` how many the layers have. `router` names the source of the router rows;
     None if the checkpoint keeps all rows and an index map. `calibration` says on which tokens experts were compared,
-    `recipe` how. `agreement` is the share of tokens of each layer that go to the group the full router chose; None if
-    it was not measured. `command` is what measures the checkpoint.
+    `recipe` how. `agreement` is the share of each layer's gates that go to the same merged experts as by the full
+    router; None if it was not measured. `command` is what measures the checkpoint.
     """
 
     family: Family
@@ -110,10 +111,33 @@ class Card:
             keep_trailing_newline=True,
         )
         environment.filters |= {"percent": lambda share: f"{share:.1%}", "spaced": lambda name: name.replace("_", " ")}
-        environment.filters["quoted"] = _quoted
+        environment.filters |= {"quoted": _quoted, "code": code, "fenced": _fenced, "plain": _plain}
         return environment.get_template("card.md").render(card=self, plan=self.plan, measured=self.measured)
 
 
+def _plain(text: str) -> str:
+    """Text on one line in which nothing is Markdown or HTML: "<b>" → "\\<b\\>"."""
+    return re.sub(r"([\\`*_\[\]<>&|#!~$=]|^[-+])", r"\\\1", " ".join(text.split()))
+
+
+def code(text: str) -> str:
+    """Text on one line as code, in more backticks than it holds; a bar would end the cell of a table."""
+    flat = " ".join(text.split()).replace("|", "¦")
+    ticks = "`" * (_backticks(flat) + 1)
+    gap = " " if flat.startswith("`") or flat.endswith("`") else ""
+    return f"{ticks}{gap}{flat}{gap}{ticks}"
+
+
+def _fenced(text: str) -> str:
+    """Text as a block of code, which ends at more backticks than it holds."""
+    fence = "`" * max(3, _backticks(text) + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
+def _backticks(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
+
+
 def _quoted(text: str) -> str:
-    """Text as a Markdown block quote; it cannot end the quote or start a heading."""
-    return "\n".join(f"> {line}" for line in text.splitlines() or [""])
+    """Text as a quote in which nothing is Markdown or HTML: it cannot end the quote, start a heading or load images."""
+    return "\n".join(f"> {_plain(line)}" for line in text.splitlines() or [""])

@@ -8,11 +8,10 @@ from typing import Any
 from mcsmoe.errors import CheckpointError
 
 
-def with_expert_count(text: str, names: Collection[str], before: int, after: int, older: str | None = None) -> str:
+def with_expert_count(text: str, names: Collection[str], before: int, after: int) -> str:
     """Replace `before` by `after` under each of `names` that the JSON object `text` has.
 
-    A name may be nested: "a.b" is key b of object a. `older` is the key that transformers before version 5 uses for
-    the number. It is added if missing, because version 5 saves only the new key.
+    A name may be nested: "a.b" is key b of object a.
     Raises `CheckpointError` if no name is found, or if one has another value than `before`.
     """
     values = json.loads(text)
@@ -24,10 +23,6 @@ def with_expert_count(text: str, names: Collection[str], before: int, after: int
         if value != before:
             raise CheckpointError(f"{name} = {value!r} in config.json of the source, whose layers have {before}")
         text = _with_number(text, name, after)
-    if older is not None and older not in values:
-        opening, rest = text.split("{", 1)
-        gap = rest[: len(rest) - len(rest.lstrip())]
-        text = f'{opening}{{{gap}"{older}": {after},{rest}'
     return text
 
 

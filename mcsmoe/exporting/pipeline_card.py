@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from mcsmoe.checkpoint.companions import own_code
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.exporting.card import Card, Figure, Measured, Origin
+from mcsmoe.exporting.card import Card, Figure, Measured, Origin, code
 from mcsmoe.exporting.stock import Mapped
 from mcsmoe.exporting.write import Agreement
 from mcsmoe.grouping.plan import Plan
@@ -24,18 +25,18 @@ def pipeline_card(
 
     `command` is what measures it.
     """
-    task, data = TASKS[params.task.name], params.task.data or params.task.hub
+    task = TASKS[params.task.name]
     measured = measurements(mapped.checkpoint, Metric(task.metric, task.higher_is_better))
-    on = f"the test split of `{params.task.name}`"
+    on = f"the test split of {code(params.task.name)}"
     return Card(
         family=mapped.family,
         model_type=mapped.source.config["model_type"],
         experts=mapped.layers[0].experts,
         kept=[mapped.kept],
         path=str(output),
-        remote_code="auto_map" in mapped.source.config,
+        remote_code=bool(own_code(mapped.source.config)),
         origin=_origin(params),
-        calibration=f"{params.calibration.samples} rows of `{params.task.name}`{f' (`{data}`)' if data else ''}",
+        calibration=f"{params.calibration.samples} rows of {_data(params)}",
         plan=plan,
         recipe=_recipe(plan, params),
         groups=mapped.groups,
@@ -71,10 +72,15 @@ def _worse(name: str, full: dict[str, float], merged: dict[str, float], metric: 
     return each.better(Result("full", "–", full), Result("merged", "–", merged))
 
 
+def _data(params: Params) -> str:
+    """The task, and where its data is from, as code."""
+    data = params.task.data or params.task.hub
+    return f"{code(params.task.name)}{f' ({code(data)})' if data else ''}"
+
+
 def _origin(params: Params) -> Origin:
-    model, data = params.model, params.task.data or params.task.hub
-    on = f"on `{params.task.name}`{f' (`{data}`)' if data else ''}"
-    training = f"fine-tuned {on}" if model.origin else f"trained {on}"
+    model = params.model
+    training = f"{'fine-tuned' if model.origin else 'trained'} on {_data(params)}"
     name = None if model.origin is None else str(model.source or model.hub)
     return Origin(name, model.hub, model.revision, training if params.finetune.epochs else None)
 

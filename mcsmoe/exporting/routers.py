@@ -14,19 +14,24 @@ CHUNK = 4096
 """Tokens per float64 chunk."""
 
 
+Choice = tuple[Tensor, Tensor]
+"""What a router selected for T tokens: experts [T, k], and the gates [T, k] with which their outputs are summed."""
+
+
 @dataclass(frozen=True)
 class RouterData:
     """One router over E experts, its inputs and logits on T calibration tokens, and the K groups of experts.
 
     A linear router gives logits = `inputs` [T, p] · `rows`ᵀ, with `rows` [E, p]. A bias is the last column of `rows`,
-    and `inputs` then end with 1. `logits` [T, E] are those of the model itself. `members` lists the experts of each
-    group, `dominants` one expert of each; experts in no group are ignored.
+    and `inputs` then end with 1. `logits` [T, E] and the experts `chosen` are those of the model itself. `members`
+    lists the experts of each group, `dominants` one expert of each; experts in no group are ignored.
     """
 
     layer: str
     rows: Tensor
     inputs: Tensor
     logits: Tensor
+    chosen: Choice
     members: Sequence[Sequence[int]]
     dominants: Sequence[int]
 
@@ -141,14 +146,24 @@ def _unwhitened(z: Tensor, root: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(root, z, upper=False, left=False)
 
 
-def agreement(data: RouterData, rows: Tensor) -> float:
-    """Share of tokens for which the K logits by `rows` [K, p] and the E logits of the model favour the same group.
+def agreement(data: RouterData, stock: Choice) -> float:
+    """Mean share of a token's gates that go to the same merged experts by the model's router and by the `stock` one.
 
-    Only the largest logit is compared; corrections that some routers add for the selection alone are ignored.
+    Gates of a token are scaled to the sum 1. The model's gates 0.6 and 0.4 to two experts of group 0, and 0.7 to
+    group 0 and 0.3 to group 1 by the stock router, share 0.7. For a router that selects one expert it is the share
+    of tokens that go to the same group. A dropped expert is never selected: the best of the others is.
     """
     label = torch.full((data.logits.shape[1],), -1)
     for k, group in enumerate(data.members):
         label[list(group)] = k
-    before = label[data.logits.masked_fill(label < 0, float("-inf")).argmax(1)]
-    after = (data.inputs.double() @ rows.T).argmax(1)
-    return float((before == after).double().mean())
+    index, gates = data.chosen
+    if (label < 0).any():
+        gates, index = data.logits.masked_fill(label < 0, float("-inf")).softmax(1).topk(index.shape[1])
+    before = _shares(label[index], gates, len(data.members))
+    return float(torch.minimum(before, _shares(*stock, len(data.members))).sum(1).mean())
+
+
+def _shares(index: Tensor, gates: Tensor, count: int) -> Tensor:
+    """Gates [T, k] of the merged experts `index` [T, k] → the share of each of `count` merged experts [T, K]."""
+    summed = torch.zeros(len(index), count, dtype=torch.float64).scatter_add(1, index, gates.double())
+    return summed / summed.sum(1, keepdim=True)

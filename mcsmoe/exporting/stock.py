@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mcsmoe.checkpoint.output import copy_companions
+from mcsmoe.checkpoint.companions import complete
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.resume import Store
-from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, piece_shape
 from mcsmoe.errors import CheckpointError, PlanError
@@ -29,12 +28,18 @@ UNIFORM = "merge with `budget` = uniform, as the recipe m-smoe-uniform does"
 
 @dataclass(frozen=True)
 class Mapped:
-    """A merged `checkpoint` with index maps, its stock `source`, and the members and dominant expert of each group."""
+    """A merged `checkpoint` with index maps, its stock `source`, and the members and dominant expert of each group.
+
+    `order` [K] of a layer lists its merged experts as the stock model holds them; `members` and `dominants` have the
+    same order. It is that of the merged checkpoint, but for routers that select inside groups of neighbouring experts:
+    there, a merged expert keeps the routing group of its members.
+    """
 
     source: Checkpoint
     checkpoint: Checkpoint
     family: Family
     layers: Sequence[MoELayer]
+    order: Mapping[str, Sequence[int]]
     members: Mapping[str, Sequence[Sequence[int]]]
     dominants: Mapping[str, Sequence[int]]
 
@@ -91,9 +96,11 @@ def open_mapped(source: Checkpoint, checkpoint: Checkpoint, plan: Path) -> Mappe
         raise _apart(source, checkpoint, "another model")
     _check_shapes(source, checkpoint, family, layers, kept)
     planned = Plan.load(plan).layers
-    members = {layer.name: _members(checkpoint, family, layer, kept[layer.name]) for layer in layers}
+    held = {layer.name: _members(checkpoint, family, layer, kept[layer.name]) for layer in layers}
+    order = {layer.name: _order(layer, held[layer.name]) for layer in layers}
+    members = {name: [held[name][k] for k in slots] for name, slots in order.items()}
     dominants = {layer.name: _dominants(layer.name, members[layer.name], planned) for layer in layers}
-    return Mapped(source, checkpoint, family, layers, members, dominants)
+    return Mapped(source, checkpoint, family, layers, order, members, dominants)
 
 
 def _check_shapes(
@@ -112,6 +119,15 @@ def _members(checkpoint: Checkpoint, family: Family, layer: MoELayer, kept: int)
     if len(labels) != layer.experts or not all(members):
         raise CheckpointError(f"{checkpoint.directory}: {layer.name}: the index map leaves an expert unused")
     return members
+
+
+def _order(layer: MoELayer, members: Sequence[Sequence[int]]) -> list[int]:
+    return sorted(range(len(members)), key=lambda k: min(routing_groups(layer, members[k])))
+
+
+def routing_groups(layer: MoELayer, experts: Sequence[int]) -> set[int]:
+    """Numbers of the groups, inside which the layer's router selects, that hold `experts`; {0} without groups."""
+    return {e * layer.limit.groups // layer.experts if layer.limit else 0 for e in experts}
 
 
 def _dominants(layer: str, members: Sequence[Sequence[int]], planned: Mapping[str, LayerPlan]) -> list[int]:
@@ -133,8 +149,28 @@ def _apart(source: Checkpoint, checkpoint: Checkpoint, what: str) -> CheckpointE
 def check_stock(mapped: Mapped) -> None:
     """Raise `CheckpointError` if layers differ in K, or if a router of the stock class cannot select among K."""
     reason = obstacle(mapped.layers, {name: len(groups) for name, groups in mapped.members.items()})
+    for layer in mapped.layers:
+        reason = reason or scattered(layer, mapped.members[layer.name])
     if reason:
         raise CheckpointError(f"{mapped.checkpoint.directory}: {reason}")
+
+
+def scattered(layer: MoELayer, members: Sequence[Sequence[int]]) -> str | None:
+    """Why the merged experts with these members, in this order, do not fill the routing groups of a layer evenly.
+
+    None if they do. The stock router takes the first K/n experts for its first routing group, and so on.
+    """
+    if layer.limit is None:
+        return None
+    each = len(members) // layer.limit.groups
+    for k, group in enumerate(members):
+        if routing_groups(layer, group) != {k // each}:
+            return (
+                f"the router of {layer.name} selects inside {layer.limit.groups} groups of neighbouring experts "
+                f"(n_group), and a stock one needs {each} merged experts from inside each, which that of experts "
+                f"{', '.join(map(str, group))} is not: keep the model with its index map"
+            )
+    return None
 
 
 def recipe_obstacle(recipe: Recipe, merge: Merge, layers: Sequence[MoELayer]) -> str | None:
@@ -187,6 +223,12 @@ def cannot_route(layer: MoELayer, kept: int) -> str | None:
     return None
 
 
+def stock_config(mapped: Mapped) -> str:
+    """The text of config.json of the stock checkpoint: that of the source, with another number of experts."""
+    text = (mapped.source.directory / "config.json").read_bytes().decode()
+    return with_expert_count(text, mapped.family.expert_counts, mapped.layers[0].experts, mapped.kept)
+
+
 def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, store: Store | None = None) -> Written:
     """Write the mapped checkpoint to `directory`, with the tensor names and layout of its source.
 
@@ -195,9 +237,6 @@ def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, 
     Raises `CheckpointError` for values that are not finite, and `DiskFullError` if the disk is full.
     """
     source, checkpoint, family = mapped.source, mapped.checkpoint, mapped.family
-    text = (source.directory / "config.json").read_bytes().decode()
-    counts = (mapped.layers[0].experts, mapped.kept)
-    config = with_expert_count(text, family.expert_counts, *counts, older=family.older_count)
     parts = []
     for layer in mapped.layers:
         specs = {}
@@ -217,9 +256,8 @@ def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, 
         shape = tuple(routers[name].shape) if name in routers else checkpoint.shape(name)
         others[tensor] = TensorSpec(checkpoint.dtype(name), shape)
     written = write_parts(directory, [*parts, *other_parts(others, other)], "export", store)
-    (directory / "config.json").write_bytes(config.encode())
-    write_remote_code(source.config, directory)
-    copy_companions(source.directory, directory)
+    (directory / "config.json").write_bytes(stock_config(mapped).encode())
+    complete(directory, source.directory)
     return written
 
 
@@ -229,6 +267,6 @@ def _shares(mapped: Mapped, layer: MoELayer, specs: Mapping[str, TensorSpec]) ->
         # NaN, so that the writer refuses a piece with entries left unfilled.
         value = torch.full(piece_shape(spec, entry), torch.nan, dtype=spec.dtype)
         for name in names:
-            ours = mapped.checkpoint.part(mapped.family.merged_tensor(layer, name), k)
+            ours = mapped.checkpoint.part(mapped.family.merged_tensor(layer, name), mapped.order[layer.name][k])
             layer.places[name].view(value).copy_(ours)
         yield Piece(tensor, entry, value)

@@ -1,5 +1,7 @@
 """The whole export: router rows from the calibration sample, then the stock checkpoint, written and verified."""
 
+import copy
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,14 @@ from mcsmoe.checkpoint.reader import read_json
 from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code, tensor_hash
 from mcsmoe.checkpoint.verify import probe_batch, verify_stock
 from mcsmoe.errors import CheckpointError, ParameterError
-from mcsmoe.exporting.routers import ROWS, RouterData, RowRule, agreement
-from mcsmoe.exporting.stock import Mapped, check_stock, write_stock
-from mcsmoe.families import MoELayer, Routing
+from mcsmoe.exporting.routers import CHUNK, ROWS, Choice, RouterData, RowRule, agreement
+from mcsmoe.exporting.stock import Mapped, check_stock, stock_config, write_stock
+from mcsmoe.families import MoELayer, Routing, skeleton
 from mcsmoe.model import Model
 from mcsmoe.progress import progress
 
 Agreement = Mapping[str, float]
-"""Layer → share of tokens that the K router rows send to the same group as all E rows."""
+"""Layer → share of the gates that the stock router gives to the same merged experts as all E rows do."""
 
 
 def stock_routers(
@@ -31,22 +33,25 @@ def stock_routers(
     """Router tensors of all layers by their name in the mapped checkpoint, and their `Agreement`.
 
     `model` is the source model; the rows are fitted to its tokens, with one layer's in memory at a time. Corrections
-    of scores, which some routers have, are taken from the dominant experts.
+    of scores, which some routers have, are taken from the dominant experts. The agreement is that of the router that
+    is written, as its stock class runs it: with its corrections and its limit to groups of experts.
     """
     tensors: dict[str, Tensor] = {}
     shares: dict[str, float] = {}
-    seen: list[tuple[Tensor, Tensor]] = []
+    seen: list[Seen] = []
+    stock = skeleton(json.loads(stock_config(mapped)))
 
     def see(layer: MoELayer, x: Tensor, routing: Routing) -> None:
         assert routing.inputs is not None
-        seen.append((routing.inputs.cpu(), routing.logits.cpu()))
+        seen.append(tuple(value.cpu() for value in (routing.inputs, routing.logits, routing.index, routing.gates)))
 
     coming = one_by_one(model, mapped.family, mapped.layers, batches, see)
     for layer in progress(coming, "router rows of layers", len(mapped.layers), late=True):
         data = router_data(mapped, layer, seen)
         rows = rule(data)
-        shares[layer.name] = agreement(data, rows)
-        tensors |= router_tensors(mapped, layer, rows)
+        ours = router_tensors(mapped, layer, rows)
+        shares[layer.name] = agreement(data, stock_choice(mapped, layer, stock, ours, data.inputs))
+        tensors |= ours
         del data  # free it before the next layer's data
     return tensors, shares
 
@@ -59,18 +64,53 @@ def unseen_routers(mapped: Mapped, rule: RowRule) -> dict[str, Tensor]:
     return tensors
 
 
-def router_data(mapped: Mapped, layer: MoELayer, seen: list[tuple[Tensor, Tensor]]) -> RouterData:
-    """Collect the data of one layer's router; empties `seen`, the (inputs, logits) of the real tokens of each batch."""
+Seen = tuple[Tensor, ...]
+"""What a router did with the T real tokens of a batch: inputs [T, d], logits [T, E], experts and gates [T, k]."""
+
+
+def router_data(mapped: Mapped, layer: MoELayer, seen: list[Seen]) -> RouterData:
+    """Collect the data of one layer's router; empties `seen`."""
     weight, bias = _names(mapped, layer)
     rows = mapped.checkpoint.tensor(weight)
-    inputs, logits = rows.new_empty(0, rows.shape[1]), rows.new_empty(0, len(rows))
-    if seen:
-        inputs, logits = (torch.cat(each) for each in zip(*seen, strict=True))
-        seen.clear()
+    nothing = (
+        rows.new_empty(0, rows.shape[1]),
+        rows.new_empty(0, len(rows)),
+        rows.new_empty(0, 1),
+        rows.new_empty(0, 1),
+    )
+    inputs, logits, *chosen = (torch.cat(each) for each in zip(*(seen or [nothing]), strict=True))
+    seen.clear()
     if bias is not None:
         rows = torch.cat([rows, mapped.checkpoint.tensor(bias)[:, None]], 1)
         inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1)
-    return RouterData(layer.name, rows, inputs, logits, mapped.members[layer.name], mapped.dominants[layer.name])
+    groups = mapped.members[layer.name], mapped.dominants[layer.name]
+    return RouterData(layer.name, rows, inputs, logits, (chosen[0], chosen[1]), *groups)
+
+
+@torch.no_grad()
+def stock_choice(
+    mapped: Mapped, layer: MoELayer, stock: nn.Module, tensors: Mapping[str, Tensor], inputs: Tensor
+) -> Choice:
+    """What the router of a layer of the stock model selects for `inputs` [T, d, perhaps 1 for the bias].
+
+    `stock` is the skeleton of that model, `tensors` are those of the layer that count experts: see `router_tensors`.
+    """
+    block = copy.deepcopy(stock.get_submodule(layer.path)).eval()
+    router = block.get_submodule(layer.router_path.removeprefix(f"{layer.path}."))
+    inside = {name: f"{layer.router_path}.{name}" for name in router.state_dict()}
+    values = {
+        name: tensors[whole] if whole in tensors else mapped.checkpoint.tensor(whole) for name, whole in inside.items()
+    }
+    # A correction that is not the router's own is the block's, which hands it to the router.
+    corrections = [value for name, value in tensors.items() if name not in inside.values()]
+    width = tensors[mapped.others[layer.router_weight]].shape[1]
+    parts = []
+    for x in inputs[:, :width].split(CHUNK):
+        tokens = x if mapped.family.flat_router else x[None]
+        routing = mapped.family.routing(block, torch.func.functional_call(router, values, (tokens, *corrections)))
+        parts.append((routing.index, routing.gates))
+    index, gates = (torch.cat(each) for each in zip(*parts, strict=True))
+    return index, gates
 
 
 def router_tensors(mapped: Mapped, layer: MoELayer, rows: Tensor) -> dict[str, Tensor]:

@@ -30,6 +30,8 @@ class Family(ABC):
     """
     older_count: str | None = None
     """The field for the number of experts before transformers 5; None if its name has not changed."""
+    flat_router: bool = False
+    """Whether the stock router takes tokens as [T, d] only, not as [B, S, d]."""
     dense_type: str | None = None
     """Model type of the dense baseline, which has the same active size; None if there is none."""
 

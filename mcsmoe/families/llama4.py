@@ -14,6 +14,7 @@ from mcsmoe.families.layer import Place, Routing
 class Llama4(Fused):
     """Transposed stacks: gate_up_proj [E, d, 2f] with gate before up, and down_proj [E, f, d]."""
 
+    flat_router = True
     configuration, modeling = "configuration_mcsmoe_llama4", "modeling_mcsmoe_llama4"
 
     def experts(self, module: Any) -> Experts | None:

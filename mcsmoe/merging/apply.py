@@ -18,10 +18,10 @@ from mcsmoe.calibration.gradients import Gradients
 from mcsmoe.calibration.memory import must_stream
 from mcsmoe.calibration.observer import LayerTokens, Observer
 from mcsmoe.calibration.statistics import RoutingStatistics
-from mcsmoe.checkpoint.output import copy_companions, write_json
+from mcsmoe.checkpoint.companions import complete
+from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.resume import Store, identity, resumable_directory, source_code
-from mcsmoe.checkpoint.save import write_remote_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.verify import probe_batch, verify_checkpoint
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
@@ -168,8 +168,7 @@ def write_merged(
     written = write_parts(directory, everything, f"merge {plan.method}", store)
     config = family.merged_config(source.config, plan.experts)
     write_json(directory / "config.json", config)
-    write_remote_code(config, directory)
-    copy_companions(source.directory, directory)
+    complete(directory, source.directory)
     plan.save(directory)
     return written
 

@@ -55,8 +55,8 @@ class Shrunk:
 
     `equal_tokens`: share of positions where both models find the same next token most likely.
     `by_block`: ‖h_result − h_source‖ / ‖h_source‖ of the hidden states h after each block, on the same text.
-    `agreement`: share of tokens that the router of a layer sends to the group of the expert that the source favours;
-    None where the result keeps the source's routers. `settings` are shown as they are.
+    `agreement`: share of the gates that the router of a layer gives to the same merged experts as the source's; None
+    where the result keeps the source's routers. `settings` are shown as they are.
     """
 
     source: str
@@ -109,7 +109,7 @@ def shrunk_page(shrunk: Shrunk) -> str:
 
 
 def quality_section(shrunk: Shrunk) -> PageSection:
-    """Show the loss by kind of text, the change of hidden states by block, and tokens that go to other groups."""
+    """Show the loss by kind of text, the change of hidden states by block, and gates that go to other experts."""
     kinds = sorted(shrunk.by_kind.items(), key=lambda kind: -kind[1].difference)
     pictures = []
     if shrunk.by_block:
@@ -117,8 +117,8 @@ def quality_section(shrunk: Shrunk) -> PageSection:
         pictures.append(inline(figure, "blocks", "relative change of the hidden states after each block"))
     moved = {name: 1 - share for name, share in (shrunk.agreement or {}).items()}
     if moved:
-        figure = line(moved, "Tokens sent to another group", "% of a layer's tokens", PALETTE[1])
-        pictures.append(inline(figure, "moved", "share of tokens that each layer sends to another group"))
+        figure = line(moved, "Gates that go to other experts", "% of a layer's gates", PALETTE[1])
+        pictures.append(inline(figure, "moved", "share of the gates that go to other experts in each layer"))
     return section(
         "Where quality went",
         "quality.html",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mcsmoe.calibration.memory import Needs, must_stream
+from mcsmoe.checkpoint.companions import companions
 from mcsmoe.checkpoint.load import SMALL, fetch, load_config, load_tokenizer
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, read_json
 from mcsmoe.errors import CheckpointError, ConflictError, DiskFullError, MemoryLimitError, ParameterError
@@ -165,6 +166,7 @@ def plan_job(request: Request) -> Job:
     if request.samples < 1:
         raise ParameterError("samples", request.samples, "must be at least 1")
     directory = fetch(request.source, patterns=SMALL)
+    list(companions(directory))  # refuses links out of it
     config = load_config(directory)
     if merged_layers(config) is not None:
         raise CheckpointError(f"{request.source}: merged already; give the model that it was made of")

@@ -1,6 +1,7 @@
 """What came out of a run of `shrink`: the result beside its source, as figures, as a model card, and as a page."""
 
 import math
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -10,10 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from mcsmoe.calibration.statistics import RoutingStatistics
+from mcsmoe.checkpoint.companions import own_code
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.errors import CheckpointError
 from mcsmoe.evaluation.quality import interval
-from mcsmoe.exporting.card import Card, Figure, Measured, Origin
+from mcsmoe.exporting.card import Card, Figure, Measured, Origin, code
 from mcsmoe.exporting.write import CARD, Agreement
 from mcsmoe.fields import shown_size
 from mcsmoe.grouping.plan import Plan
@@ -136,7 +138,10 @@ class Outcome:
         if self.agreement:
             name = min(self.agreement, key=self.agreement.__getitem__)
             found.append(
-                ("routing", f"{self.agreement[name]:.1%} of tokens keep their group in {name}, the worst layer")
+                (
+                    "routing",
+                    f"{self.agreement[name]:.1%} of the gates go to the same experts in {name}, the worst layer",
+                )
             )
         for each in self.continuations:
             found += [
@@ -187,23 +192,23 @@ class Outcome:
             for name, layer in plan.layers.items()
         }
         calibrated = int(max(layer.tokens for layer in statistics.layers.values()))
-        measure = f"mcsmoe evaluate {request.output} --samples {request.samples}"
+        measure = ["mcsmoe", "evaluate", str(request.output), "--samples", str(request.samples)]
         return Card(
             family=result.family,
             model_type=self.model_type,
             experts=max(before for before, _ in self.experts.values()),
             kept=[after for _, after in self.experts.values()],
             path=str(request.output),
-            remote_code="auto_map" in result.checkpoint.config,
+            remote_code=bool(own_code(result.checkpoint.config)),
             origin=Origin(request.source, hub),
-            calibration=f"{calibrated:,} tokens of `{text}`",
+            calibration=f"{calibrated:,} tokens of {code(text)}",
             plan=plan,
             recipe=job.recipe,
             groups=groups,
             router=None if request.form == "mapped" else "dominant",
             agreement=self.agreement,
-            measured=Measured(figures, f"{self.tokens:,} other tokens of `{text}`", itself=True),
-            command=f"{measure} --text {request.text}" if request.text else measure,
+            measured=Measured(figures, f"{self.tokens:,} other tokens of {code(text)}", itself=True),
+            command=shlex.join([*measure, "--text", request.text] if request.text else measure),
             continuations=self.continuations,
         )
 

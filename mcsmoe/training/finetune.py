@@ -126,11 +126,13 @@ def finetune(
     split: tuple[list[Example], list[Example]],
     output: Path,
     curve: Path,
+    source: Path | None = None,
 ) -> None:
     """Train `model` by `params.finetune`; write the weights that did best on the selection split to `output`.
 
-    The training curve goes to `curve`. Raises `DiskFullError` before training if `output` has no room,
-    `CheckpointError` if the written checkpoint differs from the model in memory.
+    The training curve goes to `curve`. `source` is the checkpoint that the tokenizer comes from, if it comes from one.
+    Raises `DiskFullError` before training if `output` has no room, `CheckpointError` if the written checkpoint differs
+    from the model in memory.
     """
     task, settings = TASKS[params.task.name], params.finetune
     train, selection = split
@@ -153,4 +155,4 @@ def finetune(
     )
     with loss.watching(model):
         fit.run(output.name)
-    write_training(fit, tokenizer, output, curve)
+    write_training(fit, tokenizer, output, curve, source)

@@ -172,8 +172,10 @@ def make_accelerator() -> Accelerator:
     return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
 
-def write_training(fit: Fit, tokenizer: Any, output: Path, curve: Path) -> None:
+def write_training(fit: Fit, tokenizer: Any, output: Path, curve: Path, source: Path | None = None) -> None:
     """Write the trained model to `output`, verified, and its curve to `curve`; only the main process writes.
+
+    `source` is the checkpoint that the tokenizer comes from, if it comes from one: see `save_model`.
 
     Raises `CheckpointError` if the saved model differs from the one in memory; `output` then stays as it was.
     """
@@ -185,7 +187,7 @@ def write_training(fit: Fit, tokenizer: Any, output: Path, curve: Path) -> None:
     with torch.no_grad():
         logits = model(**probe).logits
     with atomic_directory(output) as scratch:
-        written = save_model(model, tokenizer, scratch)
+        written = save_model(model, tokenizer, scratch, source)
         verify_checkpoint(scratch, written, probe, logits)
     # Plots need the same columns in every row.
     columns = dict.fromkeys(name for row in fit.curve for name in row)

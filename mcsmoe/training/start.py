@@ -1,11 +1,13 @@
 """The model and tokenizer that fine-tuning starts from."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
-from mcsmoe.errors import ParameterError
-from mcsmoe.families import family_of, sparse_layers
+from mcsmoe.checkpoint.companions import companions
+from mcsmoe.checkpoint.load import SMALL, fetch, load_config, load_model, load_tokenizer
+from mcsmoe.errors import CheckpointError, ParameterError
+from mcsmoe.families import family_of, merged_layers, sparse_layers
 from mcsmoe.params import ModelSection
 from mcsmoe.tasks.task import Example
 from mcsmoe.tasks.tokenizer import train_tokenizer
@@ -16,12 +18,32 @@ FROM_TOKENIZER = ("vocab_size", "pad_token_id", "eos_token_id", "bos_token_id", 
 def check_model(settings: ModelSection) -> Any:
     """Return the model's configuration, to refuse a wrong one before any data is read.
 
-    Raises `CheckpointError` for a checkpoint that is missing, `ParameterError` for a key of `config` that the model
-    type does not have.
+    Raises `CheckpointError` for a checkpoint that is missing, merged already or beside an adapter, `ParameterError` for
+    a key of `config` that the model type does not have.
     """
-    if settings.origin is not None:
-        return load_config(settings.origin, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
-    return _configuration(settings, {})
+    directory = origin_directory(settings)
+    if directory is None:
+        return _configuration(settings, {})
+    config = load_config(directory, trust_remote_code=settings.trust_remote_code)
+    if merged_layers(config) is not None:
+        raise CheckpointError(f"{settings.origin}: merged already; give the model that it was made of")
+    return config
+
+
+def check_companions(settings: ModelSection) -> None:
+    """Raise `CheckpointError` if the checkpoint to start from has no tokenizer that loads, or links out of it."""
+    directory = origin_directory(settings)
+    if directory is not None:
+        load_tokenizer(directory, trust_remote_code=settings.trust_remote_code)
+        list(companions(directory))
+
+
+def origin_directory(settings: ModelSection) -> Path | None:
+    """The directory of the checkpoint to start from, its small files fetched if it is on the hub; None without one.
+
+    Raises `CheckpointError` if it is missing.
+    """
+    return None if settings.origin is None else fetch(settings.origin, settings.revision, SMALL)
 
 
 def start_model(settings: ModelSection, examples: Sequence[Example]) -> tuple[Any, Any]:

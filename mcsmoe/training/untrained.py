@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mcsmoe.checkpoint.load import fetch, load_model, load_tokenizer
-from mcsmoe.checkpoint.output import atomic_directory, check_room, copy_companions
+from mcsmoe.checkpoint.companions import complete
+from mcsmoe.checkpoint.load import fetch, load_model
+from mcsmoe.checkpoint.output import atomic_directory, check_room
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint, read_json
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.shards import other_parts, write_parts
@@ -38,7 +39,7 @@ def restore(directory: Path, output: Path, trust_remote_code: bool = False) -> N
             written = (_copy if language_config(source.config) is source.config else _cut_out)(source, scratch)
         else:
             model = _anew(load_model(directory, trust_remote_code=trust_remote_code))
-            written = save_model(model, load_tokenizer(directory, trust_remote_code=trust_remote_code), scratch)
+            written = save_model(model, None, scratch, directory)
         check_inventory(Checkpoint(scratch), written)
 
 
@@ -64,7 +65,7 @@ def _copy(source: Checkpoint, target: Path) -> Written:
         names.append(INDEX)
     for name in names:
         shutil.copyfile(source.directory / name, target / name)
-    copy_companions(source.directory, target)
+    complete(target, source.directory)
     return written_pieces(Piece(name, None, source.tensor(name)) for name in source.names())
 
 
@@ -77,5 +78,6 @@ def _cut_out(source: Checkpoint, target: Path) -> Written:
     inside = f"{model.base_model_prefix}."
     names = {name.removeprefix(inside): name for name in source.names() if name.startswith(inside)}
     specs = {new: TensorSpec(source.dtype(old), source.shape(old)) for new, old in names.items()}
-    copy_companions(source.directory, target)
-    return write_parts(target, other_parts(specs, lambda name: source.tensor(names[name])))
+    written = write_parts(target, other_parts(specs, lambda name: source.tensor(names[name])))
+    complete(target, source.directory)
+    return written

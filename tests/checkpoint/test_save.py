@@ -3,8 +3,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from mcsmoe.checkpoint.companions import copy_own_code
 from mcsmoe.checkpoint.load import load_model
-from mcsmoe.checkpoint.save import save_model, write_remote_code
+from mcsmoe.checkpoint.save import save_model
 from mcsmoe.errors import DiskFullError
 from tests.models import tiny_switch
 
@@ -21,7 +22,7 @@ def test_equal_models_give_equal_bytes(model, tokenizer, saved, tmp_path):
 
 
 def test_remote_code_alone_is_what_saving_a_model_brings(model, saved, tmp_path):
-    write_remote_code(model.config.to_dict(), tmp_path)
+    copy_own_code(model.config.to_dict(), tmp_path)
     code = sorted(path.name for path in saved.glob("*.py"))
     assert code == sorted(path.name for path in tmp_path.glob("*.py"))
     assert bool(code) == (model.config.model_type == "mcsmoe_switch")

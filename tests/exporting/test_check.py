@@ -63,9 +63,9 @@ def test_layers_that_differ(groups: Callable[[MoELayer], LayerPlan], message: st
         ("deepseek_v3", {}, 6, r"4 groups \(n_group\): merge to a multiple"),
         ("deepseek_v3", {}, 4, "selects 3 inside 2 of 4 groups .*, which hold 2: merge to more"),
         ("deepseek_v3", {"topk_group": 4}, 4, "scores a group by 2 experts: merge to at least 8"),
-        ("deepseek_v2", {"topk_group": 4}, 4, None),
+        ("deepseek_v2", {"topk_group": 4}, 4, "needs 1 merged experts from inside each, which that of experts 0, 4 is"),
         ("deepseek_v2", {"topk_method": "greedy"}, 3, None),
-        ("dots1", {}, 4, None),
+        ("dots1", {"n_group": 1}, 4, None),
         ("gpt_oss", {}, 3, None),
     ],
 )

@@ -24,21 +24,6 @@ def test_one_number_changes(before: str, after: str):
     assert with_expert_count(before, NAMES, 8, 4) == after
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        (
-            '{\n  "a": 1,\n  "num_local_experts": 8\n}\n',
-            '{\n  "num_experts": 4,\n  "a": 1,\n  "num_local_experts": 4\n}\n',
-        ),
-        ('{"num_local_experts": 8}', '{"num_experts": 4,"num_local_experts": 4}'),
-        ('{"num_experts": 8}', '{"num_experts": 4}'),
-    ],
-)
-def test_an_older_name_joins_where_it_lacks(before: str, after: str):
-    assert with_expert_count(before, NAMES, 8, 4, older="num_experts") == after
-
-
 def test_the_same_number_changes_nothing():
     text = json.dumps({"num_experts": 8}, indent=3)
     assert with_expert_count(text, NAMES, 8, 8) == text

@@ -5,10 +5,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import transformers
 from safetensors.torch import save_file
 
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.families import family_of
+from mcsmoe.params import TokenizerSection
+from mcsmoe.tasks.tokenizer import train_tokenizer
 from tests.exporting.models import SWITCH, export, inputs, logits, merge, small
 
 OLDER = Path(__file__).parents[2] / ".venv-4.57/bin/python"
@@ -34,7 +37,16 @@ FAMILIES = [
     "qwen3_next",
     SWITCH,
 ]
-LOAD = """
+TEXT = "one two <extra_id_3> one"
+CHAT = [{"role": "user", "content": "two"}]
+TEMPLATES = {"default": "{{ messages[0].role }}: {{ messages[0].content }}", "short": "{{ messages[0].content }}!"}
+THETA = 777.0
+"""No version's default rope theta."""
+LOAD = (
+    f"""
+TEXT, CHAT = {TEXT!r}, {CHAT!r}
+"""
+    + """
 import json, sys
 import torch, transformers
 from safetensors.torch import load_file
@@ -47,22 +59,36 @@ for directory, auto_class in json.loads(sys.argv[1]).items():
     try:
         model, report = getattr(transformers, auto_class).from_pretrained(
             directory, local_files_only=True, output_loading_info=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        said = [tokenizer(TEXT)["input_ids"], [tokenizer.apply_chat_template(CHAT, tokenize=False, chat_template=name)
+                for name in (None, "short")], tokenizer.all_special_tokens]
     except Exception as error:
         result[directory] = repr(error)
         continue
     bad = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
     with torch.no_grad():
         found = model.eval()(**probe).logits
-    result[directory] = str(bad) if bad else float((found - expected).abs().max())
+    result[directory] = str(bad) if bad else [float((found - expected).abs().max()), said]
 print(json.dumps(result))
 """
+)
 
 
 @pytest.mark.skipif(not OLDER.exists(), reason="no .venv-4.57: `make test-older` makes it and runs this test")
 def test_stock_checkpoints_load_in_transformers_4(tmp_path: Path):
     auto_classes = {}
+    tokenizer = train_tokenizer(["one two"], TokenizerSection(kind="word", vocab_size=64))
+    tokenizer.chat_template = TEMPLATES
+    said = [
+        tokenizer(TEXT)["input_ids"],
+        [tokenizer.apply_chat_template(CHAT, tokenize=False, chat_template=name) for name in (None, "short")],
+        tokenizer.all_special_tokens,
+    ]
     for model_type in FAMILIES:
-        merged = merge(small(model_type), tmp_path / model_type)
+        rope = getattr(transformers.AutoConfig.for_model(model_type), "rope_parameters", None)
+        changes = {"rope_parameters": rope | {"rope_theta": THETA}} if rope else {}
+        tokenizer.save_pretrained(tmp_path / model_type / "source")
+        merged = merge(small(model_type, **changes), tmp_path / model_type)
         directory = tmp_path / model_type / "stock"
         export(merged, directory)
         kept = load_model(directory)
@@ -74,6 +100,8 @@ def test_stock_checkpoints_load_in_transformers_4(tmp_path: Path):
     differences = json.loads(run.stdout.splitlines()[-1])
     assert differences.keys() == auto_classes.keys()
     wrong = {
-        directory: found for directory, found in differences.items() if not (isinstance(found, float) and found < 1e-5)
+        directory: found
+        for directory, found in differences.items()
+        if isinstance(found, str) or found[0] >= 1e-5 or found[1] != said
     }
     assert not wrong

@@ -22,7 +22,9 @@ def router(*, bias: bool = False, dropped: bool = False, tokens: int = TOKENS) -
         rows[:, -1] *= 3
         inputs[:, -1] = 1
     members = ((0, 2), *MEMBERS[1:]) if dropped else MEMBERS
-    return RouterData("decoder.1", rows, inputs, inputs @ rows.T, members, DOMINANTS)
+    logits = inputs @ rows.T
+    best = logits.argmax(1, keepdim=True)
+    return RouterData("decoder.1", rows, inputs, logits, (best, torch.ones_like(best)), members, DOMINANTS)
 
 
 def targets(data: RouterData) -> Tensor:
@@ -83,8 +85,18 @@ def test_agreement_counts_tokens():
     for x, logits in zip(data.inputs, data.logits):
         best = max(label, key=lambda e: float(logits[e]))
         same += label[best] == int((rows @ x.double()).argmax())
-    assert agreement(data, rows) == same / TOKENS
+    first = (data.inputs.double() @ rows.T).argmax(1, keepdim=True)
+    assert agreement(data, (first, torch.ones_like(first))) == pytest.approx(same / TOKENS)
     assert 0 < same < TOKENS
+
+
+def test_agreement_weighs_gates():
+    """Experts 0 and 1 of group 0 have gates 0.6 and 0.4 by all rows; the stock router gives group 0 only 0.7."""
+    data = router()
+    (first, second), chosen = data.members[0][:2], torch.ones(TOKENS, 1)
+    data = replace(data, chosen=(torch.tensor([[first, second]] * TOKENS), chosen * torch.tensor([0.6, 0.4])))
+    stock = torch.tensor([[0, 1]] * TOKENS), chosen * torch.tensor([1.4, 0.6])  # not scaled to 1
+    assert agreement(data, stock) == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize("name", ["ridge", "cross-entropy"])

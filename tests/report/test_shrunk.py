@@ -40,7 +40,7 @@ def test_the_kind_that_suffers_most_comes_first(read: Reader):
 
 def test_the_block_and_the_layer_that_change_most_are_named(read: Reader):
     assert re.search(r"largest after\s+block 1: .* is 3\.4 % of", read.text)
-    assert "encoder.1 moves the most: 5.0 % of its tokens" in read.text
+    assert "encoder.1 moves the most: 5.0 % of its gates" in read.text
 
 
 def test_what_was_not_measured_is_left_out():

@@ -103,6 +103,19 @@ def test_a_dense_or_merged_model_is_refused(place: Path):
         planned("merged")
 
 
+def test_companions_that_a_result_cannot_have_are_refused(place: Path):
+    (place / "mixtral/tokenizer.model").symlink_to(place / "text")
+    (place / "mixtral/merges.txt").symlink_to(next((place / "text").iterdir()))
+    with pytest.raises(CheckpointError, match=r"mixtral/merges\.txt: a link to .*, outside the checkpoint"):
+        planned()
+    (place / "mixtral/merges.txt").unlink()
+    (place / "mixtral/adapter_config.json").write_text("{}")
+    with pytest.raises(
+        CheckpointError, match=r"mixtral: adapter_config\.json: weights of an adapter are beside those of"
+    ):
+        planned()
+
+
 @pytest.mark.usefixtures("place")
 def test_too_little_disk_is_noticed_first(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "free_disk", lambda path: 1000)

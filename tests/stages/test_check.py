@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from mcsmoe.errors import UserError
+from mcsmoe.params import TokenizerSection
+from mcsmoe.tasks.tokenizer import train_tokenizer
 from stages import check
 from stages.common import explained
 from tests.models import tiny_switch
@@ -111,6 +113,7 @@ def test_every_structure_and_a_rank_by_ratio_pass(tmp_path, monkeypatch, structu
 def test_dense_needs_a_checkpoint_beside_a_source(tmp_path, monkeypatch, dense_source, message):
     monkeypatch.chdir(tmp_path)
     tiny_switch().save_pretrained("full")
+    train_tokenizer(["some words"], TokenizerSection(kind="word", vocab_size=10)).save_pretrained("full")
     write_params(model={"source": "full", "dense_source": dense_source}, methods={"dense": ["dense"]})
     with pytest.raises(UserError) as error:
         check.main()

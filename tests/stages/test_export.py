@@ -78,8 +78,8 @@ def test_a_stock_checkpoint_loads_without_this_package(place: Path, capsys: pyte
     assert set(written["agreement"]) == {"encoder.1", "encoder.3", "decoder.1", "decoder.3"}
     out = capsys.readouterr().out.splitlines()
     assert (
-        out[0] == f"encoder.1: {written['agreement']['encoder.1']:.2%} of tokens go to the group that all {EXPERTS} "
-        "router rows chose"
+        out[0] == f"encoder.1: {written['agreement']['encoder.1']:.2%} of the gates go to the same experts as by all "
+        f"{EXPERTS} router rows"
     )
     assert out[-1] == f"stock: 2 experts a layer, {Checkpoint(STOCK).size_bytes:,} bytes"
 

@@ -43,7 +43,8 @@ def test_safetensors_are_copied_byte_by_byte(tmp_path: Path, options: dict[str, 
     take(settings(source), tmp_path / "output")
     kept = {path.name for path in source.iterdir()} - {"consolidated.safetensors"}
     assert {path.name for path in (tmp_path / "output").iterdir()} == kept
-    assert all((source / name).read_bytes() == (tmp_path / "output" / name).read_bytes() for name in kept)
+    for name in kept - {"config.json", "tokenizer_config.json"}:  # these get names that older programs read
+        assert (source / name).read_bytes() == (tmp_path / "output" / name).read_bytes()
 
 
 def test_a_pickled_checkpoint_is_saved_anew(tmp_path: Path):
