@@ -63,8 +63,7 @@ def prepare(seed: int, threads: int | None = None) -> None:
     quiet()
     if threads is not None:
         torch.set_num_threads(threads)
-    # As `use_deterministic_algorithms(True, warn_only=True)`, but that imports a compiler, too: a second in every stage.
-    torch.set_deterministic_debug_mode("warn")
+    torch.use_deterministic_algorithms(True, warn_only=True)
     # Deterministic algorithms also fill new memory before its first use: gigabytes for a model built for its shapes.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     transformers.set_seed(seed)

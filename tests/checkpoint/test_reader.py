@@ -4,7 +4,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mcsmoe.checkpoint.output import copy_companions
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError
 
@@ -84,23 +83,6 @@ def test_a_shard_is_a_file_beside_the_index(directory, name):
     (directory / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
     with pytest.raises(CheckpointError, match=r"index\.json: .* is no name of a file beside it"):
         Checkpoint(directory)
-
-
-def test_companions_that_are_links_to_elsewhere_are_left_out(tmp_path, capsys):
-    """A copy would publish what they lead to; a cache, of the hub or of dvc, has links in place of files."""
-    source, target, cache = (tmp_path / name for name in ("source", "target", "cache"))
-    for each in (source, target, cache):
-        each.mkdir()
-    (tmp_path / "secret.json").write_text("{}")
-    (cache / ("0f" * 20)).write_text("{}")
-    (source / "vocab.json").write_text("{}")
-    (source / "linked.json").symlink_to("vocab.json")
-    (source / "cached.json").symlink_to(cache / ("0f" * 20))
-    (source / "secret.json").symlink_to("../secret.json")
-    copy_companions(source, target)
-    assert sorted(path.name for path in target.iterdir()) == ["cached.json", "linked.json", "vocab.json"]
-    assert not any(path.is_symlink() for path in target.iterdir())
-    assert "secret.json is left out: it is a link to" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("length", [0, 4, 30, -1])
