@@ -17,7 +17,9 @@ class Source:
     """A data set on the hub; a local directory with files of the same splits and columns can replace it.
 
     `hub` is its id, `subset` the name of one of its configurations, `revision` a commit or reference (None: the
-    newest). `splits` maps "train" and "test" to the data set's own split names.
+    newest). `splits` maps "train" and "test" to the data set's own split names. A column holds text, or what `shapes`
+    says of it: `{"answers": {"text": [str]}}` is an object with a list of texts; `object` is anything, such as a label,
+    which the task itself checks.
     """
 
     columns: Sequence[str]
@@ -25,6 +27,7 @@ class Source:
     subset: str | None = None
     revision: str | None = None
     splits: Mapping[str, str] = field(default_factory=lambda: SPLITS)
+    shapes: Mapping[str, Any] = field(default_factory=lambda: {"label": object})
 
 
 PASSAGES = Source(columns=("text",))
