@@ -80,7 +80,7 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 
 
 def _csv(file: Path) -> Iterator[Placed]:
-    """Rows of a table with commas, quoted as usual (RFC 4180); the first row names the columns, blank lines are none."""
+    """Rows of a table with commas, quoted as in RFC 4180; the first row names the columns, and blank lines are none."""
     csv.field_size_limit(sys.maxsize)
     with _opened(file, newline="") as lines:
         reader = csv.reader(lines, strict=True)

@@ -46,19 +46,20 @@ def _read(settings: TaskSection, source: Source, split: Split) -> Iterator[Row]:
         rows = _hub(hub, settings, source, name)
     else:
         raise ParameterError("data", None, f"task {settings.name!r} needs a local directory, or a hub id in `hub`")
-    count = 0
-    for count, row in enumerate(islice(rows, settings.train_limit if split == "train" else None), 1):
+    empty = True
+    for row in islice(rows, settings.train_limit if split == "train" else None):
         for column in source.columns:
             if column not in row.values:
                 raise DataError(f"{row.where}: column {column!r} is missing; there are {names(row.values)}")
             check_shape(row.values[column], source.shapes.get(column, str), f"{row.where}: column {column}")
+        empty = False
         yield row
-    if not count:
+    if empty:
         raise DataError(f"{data or hub}, split {name!r}: there are no rows")
 
 
 def check_shape(value: Any, shape: Any, where: str) -> None:
-    """Raise `DataError` for a value of another shape: `str`, `[shape]` of lists, `{key: shape}` of objects, or `object`.
+    """Raise `DataError` for a value of another shape: `str`, `[shape]` for lists, `{key: shape}` for objects, `object`.
 
     `{"title": [str]}` is an object that has a list of texts as its title, and perhaps more; `object` is anything.
     A text is one that can be written in UTF-8, which half a surrogate pair, as JSON allows it, cannot.
