@@ -30,7 +30,8 @@ class ChoiceTask(RowTask):
                 raise DataError(f"choice {number} is blank")
         found = numbered(choices, label, first)
         if found is None:
-            raise DataError(f"label {shown(label)} has no choice; known are {first} to {len(choices) - 1 + first}")
+            known = f"known are {first} to {len(choices) - 1 + first}" if choices else "there are no choices"
+            raise DataError(f"label {shown(label)} has no choice; {known}")
         return found
 
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:

@@ -10,7 +10,7 @@ from mcsmoe.errors import DataError
 from mcsmoe.tasks.classification import ClassificationTask
 from mcsmoe.tasks.files import shown
 from mcsmoe.tasks.score import Score, pearson, share, spearman
-from mcsmoe.tasks.task import CONVERTED, TASKS, Example, Prediction, Source
+from mcsmoe.tasks.task import CONVERTED, ID, TASKS, Example, Prediction, Source
 from mcsmoe.tasks.text import RowTask, exact_match
 
 
@@ -22,7 +22,7 @@ class MultiRC(ClassificationTask):
         "aps/super_glue",
         "multirc",
         CONVERTED,
-        shapes={"idx": {"paragraph": object, "question": object}, "label": object},
+        shapes={"idx": {"paragraph": ID, "question": ID}, "label": object},
     )
     lengths = (512, 4)
     prompt = "multirc question: {question} answer: {answer} paragraph: {paragraph}"
@@ -98,7 +98,7 @@ class WikiQA(ClassificationTask):
     source = Source(
         ("question_id", "question", "answer", "label"),
         "microsoft/wiki_qa",
-        shapes={"question_id": object, "label": object},
+        shapes={"question_id": ID, "label": object},
     )
     lengths = (128, 4)
     chooses = True

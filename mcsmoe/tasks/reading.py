@@ -11,7 +11,7 @@ from mcsmoe.errors import DataError, ParameterError
 from mcsmoe.fields import find_directory
 from mcsmoe.params import TaskSection
 from mcsmoe.tasks.files import READERS, Row, names, read_file, shown
-from mcsmoe.tasks.task import Example, Source, Split
+from mcsmoe.tasks.task import ID, Example, Source, Split
 
 
 def read_passages(settings: TaskSection, source: Source, split: Split) -> list[Example]:
@@ -59,9 +59,8 @@ def _read(settings: TaskSection, source: Source, split: Split) -> Iterator[Row]:
 
 
 def check_shape(value: Any, shape: Any, where: str) -> None:
-    """Raise `DataError` for a value of another shape: `str`, `[shape]` for lists, `{key: shape}` for objects, `object`.
+    """Raise `DataError` for a value of another shape; see `Source.shapes`.
 
-    `{"title": [str]}` is an object that has a list of texts as its title, and perhaps more; `object` is anything.
     A text is one that can be written in UTF-8, which half a surrogate pair, as JSON allows it, cannot.
     """
     if shape is str:
@@ -71,6 +70,9 @@ def check_shape(value: Any, shape: Any, where: str) -> None:
             value.encode()
         except UnicodeEncodeError:
             raise DataError(f"{where} holds half a surrogate pair, which is no text") from None
+    elif shape is ID:
+        if type(value) not in (str, int):
+            raise DataError(f"{where} holds {shown(value)}, neither text nor an integer")
     elif isinstance(shape, list):
         if not isinstance(value, list):
             raise DataError(f"{where} holds {shown(value)}, not a list")

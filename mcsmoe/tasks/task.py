@@ -12,14 +12,18 @@ SPLITS = {"train": "train", "test": "validation"}
 """The development set serves as test split, because most test sets hide their labels."""
 
 
+ID = str | int
+"""Shape of a name that is never read, such as that of a question."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set on the hub; a local directory with files of the same splits and columns can replace it.
 
     `hub` is its id, `subset` the name of one of its configurations, `revision` a commit or reference (None: the
     newest). `splits` maps "train" and "test" to the data set's own split names. A column holds text, or what `shapes`
-    says of it: `{"answers": {"text": [str]}}` is an object with a list of texts; `object` is anything, such as a label,
-    which the task itself checks.
+    says of it: `{"answers": {"text": [str]}}` is an object that has a list of texts, and perhaps more. `ID` is a text
+    or an integer, `object` anything, such as a label, which the task itself checks.
     """
 
     columns: Sequence[str]
