@@ -86,6 +86,24 @@ def test_without_a_source_all_kinds_come_from_the_hub(monkeypatch: pytest.Monkey
     assert found["languages"] == [f"20231101.{language} text" for language in ("de", "fr", "es", "zh")]
 
 
+def test_a_table_gives_the_text_that_stands_in_it(tmp_path: Path):
+    texts = ["NA", "007", "3.10", "2020-01-02", "two\nlines"]
+    (tmp_path / "a.csv").write_text("text,n\n" + "".join(f'"{text}",{i}\n' for i, text in enumerate(texts)))
+    assert sorted(read(str(tmp_path))["a"]) == sorted(texts)
+
+
+def test_messages_that_the_template_refuses_are_one_line(tmp_path: Path):
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": MESSAGES}) + "\n")
+
+    class Strict(Chatty):
+        def apply_chat_template(self, messages: Any, tokenize: bool) -> str:
+            raise TypeError("roles must\nalternate")
+
+    message = r"chat\.jsonl, line 1: the model's chat template refuses these messages \(roles must alternate\)"
+    with pytest.raises(DataError, match=message):
+        read(str(tmp_path), Strict())
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -1,5 +1,6 @@
 import gzip
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,16 @@ def test_the_hub_is_asked_with_configuration_and_revision(monkeypatch, change, e
     with pytest.raises(DataError, match="there are no rows"):
         TASKS[change["name"]].examples(settings(**change), "test")
     assert asked == expected
+
+
+@pytest.mark.parametrize(("text", "shown"), [(None, "null"), (7, "7"), (datetime(2020, 1, 2), "a datetime")])
+def test_a_row_of_the_hub_without_text_is_refused(monkeypatch, text, shown):
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"text": [text, text]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    with pytest.raises(DataError, match=f"^mine/text, split 'train', row 1: column text holds {shown}, not text"):
+        TASKS["lm"].examples(settings(name="lm", hub="mine/text"), "train")
 
 
 def test_running_text_may_stand_in_another_column(sst2):
