@@ -145,7 +145,8 @@ def shown(value: Any) -> str:
     """A value in a message, as JSON has it: `null`, `5`, `"text"`; what is no scalar by its kind alone."""
     if value is None or isinstance(value, str | int | float):
         return json.dumps(value, ensure_ascii=False)[:60]
-    return {list: "a list", dict: "an object", bytes: "bytes"}.get(type(value), f"a {type(value).__name__}")
+    kinds: dict[type, str] = {list: "a list", dict: "an object", bytes: "bytes"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
 
 
 def names(columns: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from tests.tasks.settings import settings
 PAIR = {"sentence1": "A", "sentence2": "B"}
 GIVEN = {"title": ["T", "U"], "sentences": [["a.", " b."], ["c."]]}
 OPEN = {"question": "Q", "context": "C"}
-ROWS = {
+ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
     "boolq": ({"question": "Q", "passage": "P", "label": 1}, "boolq question: Q passage: P", "yes"),
     "cola": ({"sentence": "S", "label": 1}, "cola sentence: S", "acceptable"),
     "hellaswag": ({"activity_label": "A", "ctx": "C", "endings": ["a", "b"], "label": "1"}, "hellaswag A: C", "b"),
@@ -66,7 +66,7 @@ def test_a_row_becomes_a_prompt_and_its_answer(name):
     assert set(task.source.columns) == set(row)
 
 
-FINE = {
+FINE: dict[str, list[tuple[tuple[str, ...], float]]] = {
     "stsb": [(("label",), 2.5)],
     "multirc": [(("idx", "paragraph"), -1), (("idx", "question"), -1)],
     "wikiqa": [(("question_id",), -1)],
@@ -80,7 +80,9 @@ def test_a_column_of_another_shape_is_refused_with_its_place(tmp_path, name):
     source, row = TASKS[name].source, ROWS[name][0]
     assert source is not None
     file = tmp_path / f"{source.splits['test']}.jsonl"
-    places = [(column,) for column in row] + [(column, key) for column in row for key in inside(row[column])]
+    places: list[tuple[Any, ...]] = [(column,) for column in row] + [
+        (column, key) for column in row for key in inside(row[column])
+    ]
     for path in places:
         for wrong in (None, True, 2.5, -1, [None], {"a": 1}):
             file.write_text(json.dumps(row) + "\n" + json.dumps(changed(row, path, wrong)) + "\n")

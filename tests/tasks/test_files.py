@@ -8,6 +8,7 @@ import tracemalloc
 from datetime import date
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
@@ -26,7 +27,7 @@ TEXTS = [
 
 def write(file: Path, texts: list[str]) -> None:
     """Write rows with a text and a number in the format that the name of the file says."""
-    rows = [{"text": text, "number": i} for i, text in enumerate(texts)]
+    rows: list[dict[str, Any]] = [{"text": text, "number": i} for i, text in enumerate(texts)]
     lines = "".join(json.dumps(row, ensure_ascii=row["number"] % 2 == 0) + "\n" for row in rows)
     match "".join(file.suffixes):
         case ".jsonl":
