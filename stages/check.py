@@ -6,6 +6,7 @@ python -m stages.check      as dvc calls it; its outputs change only if a recipe
 import importlib.util
 import shutil
 from collections.abc import Sequence
+from heapq import nlargest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,12 @@ from mcsmoe.params import Params
 from stages.common import CHECKED, FIGURES, RECIPES, explained, run, start
 
 if TYPE_CHECKING:
+    from mcsmoe.calibration.sample import Sampling
     from mcsmoe.families import MoELayer
+    from mcsmoe.tasks.task import Task
+
+PASSAGES = 100
+"""Passages of a split that are looked at first for one that makes a block."""
 
 
 def main() -> None:
@@ -105,9 +111,34 @@ def check(params: Params) -> Sequence["MoELayer"]:
         }
         check_size(weights, params.compress, value_bytes(config))
     CubicSchedule.of(params.compress, steps=1)
-    for split in ("train", "test"):
-        task.examples(params.task, split)
+    check_data(params, task, sampling)
     return layers
+
+
+def check_data(params: Params, task: "Task", sampling: "Sampling") -> None:
+    """Refuse data that a later stage would refuse: every row is read, and text is cut into blocks where it has to be.
+
+    Raises `DataError` for rows that are no text or make no block, `ParameterError` for a number that does not fit them.
+    """
+    from mcsmoe.errors import DataError
+    from mcsmoe.tasks.reading import hold_out
+    from mcsmoe.training.start import start_tokenizer
+
+    train, test = (task.examples(params.task, split) for split in ("train", "test"))
+    parts = [train]
+    if params.finetune.epochs or params.methods.distill:
+        parts = list(hold_out(train, params.task.selection, params.seed))
+    if task.generates or task.chooses:
+        return  # each example makes a row
+    tokenizer = start_tokenizer(params.model, parts[0])
+    sampling.draw(tokenizer)
+    for part in (*parts, test[: params.evaluate.limit]):
+        try:  # a few long passages are enough to make a block
+            task.encode(
+                tokenizer, nlargest(PASSAGES, part, key=lambda each: len(each.source)), params.task, params.seed
+            )
+        except DataError:
+            task.encode(tokenizer, part, params.task, params.seed)
 
 
 def value_bytes(config: Any) -> int:

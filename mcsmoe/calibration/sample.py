@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from mcsmoe.calibration.memory import Rows
 from mcsmoe.errors import DataError
 from mcsmoe.params import TaskSection
+from mcsmoe.tasks.files import names
+from mcsmoe.tasks.reading import check_shape
 from mcsmoe.tasks.task import TASKS, Encoded, Example
 
 
@@ -103,7 +105,7 @@ class TextSampling:
     def draw(self, tokenizer: Any) -> Sample:
         """Draw the sample and encode it with `tokenizer`.
 
-        Raises `DataError` if the texts are empty or not strings, `ParameterError` for an impossible `length`.
+        Raises `DataError` if the texts are empty, `ParameterError` for an impossible `length`.
         """
         examples = [Example(text, text) for text in self._enough(tokenizer)]
         if not examples:
@@ -118,9 +120,7 @@ class TextSampling:
         """The first texts that together have the tokens for all rows; blank texts are skipped."""
         # A row that is corrupted comes from a block that is longer than its source.
         missing = self.samples * self.length * (1 if self.causal else 2)
-        for i, text in enumerate(self.texts):
-            if not isinstance(text, str):
-                raise DataError(f"text {i} is {type(text).__name__}, not a string")
+        for text in self.texts:
             if text.strip():
                 yield text
                 missing -= len(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -131,20 +131,21 @@ class TextSampling:
 def in_random_order(texts: Any, seed: int, column: str = "text") -> Iterator[str]:
     """Yield texts in a seeded random order if they can be indexed (a list, a data set), else as they come.
 
-    An item with columns, as in a data set, gives its `column`. Raises `DataError` if it has none of that name, or if
-    `texts` is a single string.
+    An item with columns, as in a data set, gives its `column`. Raises `DataError` if it has none of that name, for what
+    is no text, with its place, or if `texts` is a single string.
     """
     if isinstance(texts, str):
         raise DataError(f"texts is one string, {texts[:20]!r}...: give a list of strings")
     if hasattr(texts, "__len__") and hasattr(texts, "__getitem__"):
         order = list(range(len(texts)))
         random.Random(seed).shuffle(order)
-        items: Iterable[Any] = (texts[i] for i in order)
+        items: Iterable[tuple[int, Any]] = ((i, texts[i]) for i in order)
     else:
-        items = texts
-    for item in items:
+        items = enumerate(texts)
+    for i, item in items:
         if isinstance(item, dict):
             if column not in item:
-                raise DataError(f"texts have no column {column!r}; there are {', '.join(item)}")
+                raise DataError(f"texts have no column {column!r}; there are {names(item)}")
             item = item[column]
+        check_shape(item, str, f"texts[{i}]")
         yield item

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from xxhash import xxh3_128, xxh3_128_hexdigest
 
 from mcsmoe.checkpoint.output import check_room, exchange, settle, write_json
 from mcsmoe.checkpoint.writer import raw
@@ -84,8 +86,8 @@ FORMAT = 1
 """Version of the layout of notes and unfinished outputs; it is part of the key."""
 LIBRARIES = ("numpy", "scipy", "torch")
 OURS = ("mcsmoe", "stages")
-HEAD = 2**20
-"""How many bytes at the start of each file `identity` hashes: all of a small file, the header of a large one."""
+CHUNK = 2**26
+"""Bytes of a large file that are hashed at a time."""
 
 
 class Staging(NamedTuple):
@@ -168,16 +170,30 @@ def _surroundings() -> dict[str, Any]:
     return {"format": FORMAT, "libraries": versions, "threads": torch.get_num_threads()}
 
 
-def identity(directory: Path) -> dict[str, list[Any]]:
-    """File name → [size, time of change, hash of its first `HEAD` bytes]: identifies files without reading them whole.
+def identity(directory: Path) -> dict[str, str]:
+    """File name → hash of its content, whatever its times say. Part of the key of `resumable_directory`."""
+    return {path.name: _content(path) for path in sorted(directory.iterdir()) if path.is_file()}
 
-    Part of the key of `resumable_directory`.
+
+def _content(path: Path) -> str:
+    """Hash of a file; a large one is read once in a process, unless the inode or the time of its last change differs.
+
+    Nobody can set that time back, unlike the time of modification, and none of `CHUNK` bytes is written within a tick
+    of the clock.
     """
-    return {
-        path.name: [path.stat().st_size, path.stat().st_mtime_ns, sha256([_head(path)])]
-        for path in sorted(directory.iterdir())
-        if path.is_file()
-    }
+    found = path.stat()
+    if found.st_size < CHUNK:
+        return xxh3_128_hexdigest(path.read_bytes())
+    return _large_content(path, found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns)
+
+
+@cache
+def _large_content(path: Path, *_: int) -> str:
+    digest = xxh3_128()
+    with path.open("rb") as file:
+        while part := file.read(CHUNK):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def source_code(plugins: Iterable[str] = ()) -> str:
@@ -201,11 +217,6 @@ def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
     """A hash of small tensors and their names."""
     parts = ((name.encode(), raw(value)) for name, value in tensors.items())
     return sha256(piece for part in parts for piece in part)
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(HEAD)
 
 
 def sha256(parts: Iterable[Any]) -> str:

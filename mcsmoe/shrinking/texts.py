@@ -1,6 +1,5 @@
 """Where the text for comparing experts and measuring models comes from: files, a hub data set, or a mix of them."""
 
-import json
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,8 +7,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mcsmoe.errors import DataError
 from mcsmoe.fields import HUB_ID
+from mcsmoe.tasks.files import READERS, Row, names, read_file
+from mcsmoe.tasks.reading import check_shape
 
 Texts = dict[str, Iterator[str]]
 """Kind of text, such as "code" → its texts."""
@@ -43,7 +46,9 @@ PASSAGE = 4_000
 """Characters of the longest text; a longer one is cut, so that one book is not the whole sample."""
 TEXT_COLUMNS = ("text", "content", "messages", "conversation", "sentence")
 """Columns that are looked for, in this order, in files and data sets that nobody described."""
-FILES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
+MESSAGES = [{"role": str, "content": str}]
+PLAIN = (".txt", ".md")
+FILES = (*PLAIN, *READERS)
 
 
 def read_texts(source: str | None, seed: int, tokenizer: Any) -> Texts:
@@ -99,23 +104,19 @@ def _files(paths: list[Path], seed: int, tokenizer: Any) -> Iterator[str]:
 
 
 def _file(path: Path, seed: int, tokenizer: Any) -> Iterator[str]:
-    import datasets
-
-    datasets.disable_progress_bars()
-    if path.suffix in (".txt", ".md"):
+    """The texts of a file in a seeded order; all rows are looked at before the first is given."""
+    if path.suffix in PLAIN:
         try:
-            passages = list(_passages(path.read_text("utf-8")))
+            passages = list(_passages(path.read_text("utf-8-sig")))
         except UnicodeDecodeError as error:
             raise DataError(f"text {path}: not UTF-8 ({error.reason} at byte {error.start})") from None
         random.Random(seed).shuffle(passages)
         yield from passages
         return
-    reader = {"parquet": "parquet", "csv": "csv"}.get(path.suffix[1:], "json")
-    try:
-        rows = datasets.load_dataset(reader, data_files=str(path), split="train").shuffle(seed=seed)
-    except datasets.exceptions.DatasetGenerationError as error:
-        raise DataError(f"text {path}: cannot be read as {reader}: {error.__cause__ or error}") from None
-    yield from chain.from_iterable(_passages(_text(row, (), str(path), tokenizer)) for row in rows)
+    found = [(row.where, _values(row, ())) for row in read_file(path)]
+    for i in np.random.default_rng(seed).permutation(len(found)):
+        where, values = found[i]
+        yield from _passages(_text(values, where, tokenizer))
 
 
 def _hub(source: HubText, seed: int, tokenizer: Any) -> Iterator[str]:
@@ -125,8 +126,9 @@ def _hub(source: HubText, seed: int, tokenizer: Any) -> Iterator[str]:
     datasets.disable_progress_bars()
     try:
         rows = datasets.load_dataset(source.hub, source.subset, split=source.split, streaming=True)
-        for row in rows.shuffle(seed=seed, buffer_size=1_000):
-            yield from _passages(_text(row, source.columns, source.hub, tokenizer))
+        for each in rows.shuffle(seed=seed, buffer_size=1_000):
+            row = Row(f"text {source.hub}", each)
+            yield from _passages(_text(_values(row, source.columns), row.where, tokenizer))
     except DataError:
         raise
     except Exception as error:  # whatever the network or the data set raises
@@ -137,22 +139,33 @@ def _hub(source: HubText, seed: int, tokenizer: Any) -> Iterator[str]:
         ) from None
 
 
-def _text(row: Mapping[str, Any], columns: tuple[str, ...], where: str, tokenizer: Any) -> str:
-    """The text of one row: its `columns`, or the first of `TEXT_COLUMNS` that it has."""
-    names = columns or next(((name,) for name in TEXT_COLUMNS if name in row), ())
-    if not names or not all(name in row for name in names):
-        raise DataError(f"text {where}: no column {' or '.join(columns or TEXT_COLUMNS)}; there are {', '.join(row)}")
-    return "\n\n".join(_plain(row[name], f"text {where}: column {name}", tokenizer) for name in names)
+def _values(row: Row, columns: tuple[str, ...]) -> list[Any]:
+    """The texts or messages of one row: its `columns`, or the first of `TEXT_COLUMNS` that it has.
+
+    Raises `DataError` for a column that is missing or holds neither.
+    """
+    wanted = columns or next(((name,) for name in TEXT_COLUMNS if name in row.values), ())
+    if not wanted or not all(name in row.values for name in wanted):
+        missing = " or ".join(columns or TEXT_COLUMNS)
+        raise DataError(f"{row.where}: no column {missing}; there are {names(row.values)}")
+    values = [row.values[name] for name in wanted]
+    for name, value in zip(wanted, values, strict=True):
+        check_shape(value, MESSAGES if isinstance(value, list) else str, f"{row.where}: column {name}")
+    return values
 
 
-def _plain(value: Any, where: str, tokenizer: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list) or not all(isinstance(each, dict) and "content" in each for each in value):
-        raise DataError(f"{where} holds {json.dumps(value, default=str)[:60]}, which is neither a string nor messages")
-    if getattr(tokenizer, "chat_template", None):
-        return str(tokenizer.apply_chat_template(value, tokenize=False))
-    return "\n\n".join(str(each["content"]) for each in value)
+def _text(values: list[Any], where: str, tokenizer: Any) -> str:
+    """Texts and messages as one text."""
+    return "\n\n".join(each if isinstance(each, str) else _conversation(each, where, tokenizer) for each in values)
+
+
+def _conversation(messages: list[Any], where: str, tokenizer: Any) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        return "\n\n".join(each["content"] for each in messages)
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except Exception as error:  # whatever the template raises, such as for roles that it does not know
+        raise DataError(f"{where}: the model's chat template refuses these messages ({error})") from None
 
 
 def _passages(text: str) -> Iterator[str]:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from mcsmoe.errors import DataError
+from mcsmoe.tasks.files import shown
 from mcsmoe.tasks.score import Score, share
 from mcsmoe.tasks.task import CONVERTED, TASKS, Example, Prediction, Source
-from mcsmoe.tasks.text import RowTask
+from mcsmoe.tasks.text import RowTask, numbered
 
 
 class ChoiceTask(RowTask):
@@ -18,11 +19,20 @@ class ChoiceTask(RowTask):
     generates = False
     chooses = True
 
-    def chosen(self, choices: Sequence[str], index: int) -> str:
-        """Return the right choice. Raises `DataError` if `index` is out of range, as hidden labels (-1) are."""
-        if not 0 <= index < len(choices):
-            raise DataError(f"label {index} has no choice; known are 0 to {len(choices) - 1}")
-        return choices[index]
+    def chosen(self, choices: Sequence[str], label: Any, first: int = 0) -> str:
+        """Return the right choice; `label` is its number, from `first`.
+
+        Raises `DataError` if it is no such number, as hidden labels (-1) are, or if a choice is blank: its
+        log-likelihood per byte is undefined.
+        """
+        for number, choice in enumerate(choices, first):
+            if not choice.strip():
+                raise DataError(f"choice {number} is blank")
+        found = numbered(choices, label, first)
+        if found is None:
+            known = f"known are {first} to {len(choices) - 1 + first}" if choices else "there are no choices"
+            raise DataError(f"label {shown(label)} has no choice; {known}")
+        return found
 
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
         """Return `accuracy`, by log-likelihood, and `normalized_accuracy`, by log-likelihood per UTF-8 byte.
@@ -68,15 +78,18 @@ TASKS.register("copa")(COPA())
 class HellaSwag(ChoiceTask):
     """Accuracy of the likeliest ending; by summed log-likelihood, and per byte."""
 
-    source = Source(("activity_label", "ctx", "endings", "label"), "Rowan/hellaswag")
+    source = Source(
+        ("activity_label", "ctx", "endings", "label"),
+        "Rowan/hellaswag",
+        shapes={"endings": [str], "label": object},
+    )
     lengths = (128, 64)
 
     def example(self, row: Mapping[str, Any]) -> Example:
         """Make an example whose prompt leaves out the endings: each is scored as a continuation of the text."""
         choices = tuple(ending.strip() for ending in row["endings"])
         prompt = f"hellaswag {row['activity_label']}: {row['ctx']}"
-        label = int(row["label"]) if row["label"] != "" else -1
-        return Example(prompt, self.chosen(choices, label), choices)
+        return Example(prompt, self.chosen(choices, row["label"]), choices)
 
 
 TASKS.register("hellaswag")(HellaSwag())
@@ -85,17 +98,24 @@ TASKS.register("hellaswag")(HellaSwag())
 class OpenBookQA(ChoiceTask):
     """Accuracy of the likeliest choice; by summed log-likelihood, and per byte. The book is closed."""
 
-    source = Source(("question_stem", "choices", "answerKey"), "allenai/openbookqa", "main")
+    source = Source(
+        ("question_stem", "choices", "answerKey"),
+        "allenai/openbookqa",
+        "main",
+        shapes={"choices": {"text": [str], "label": [str]}},
+    )
     lengths = (128, 32)
 
     def example(self, row: Mapping[str, Any]) -> Example:
         """Make an example whose prompt lists all choices with their letters; the answer is the text of one."""
-        choices, letters = tuple(row["choices"]["text"]), list(row["choices"]["label"])
+        choices, letters, key = tuple(row["choices"]["text"]), row["choices"]["label"], row["answerKey"]
+        if len(letters) != len(choices):
+            raise DataError(f"{len(letters)} letters for {len(choices)} choices")
+        if key not in letters:
+            raise DataError(f"answerKey {shown(key)} has no choice; known are {', '.join(letters)}")
         listed = " ".join(f"({letter}) {choice}" for letter, choice in zip(letters, choices, strict=True))
-        key = letters.index(row["answerKey"]) if row["answerKey"] in letters else -1
-        return Example(
-            f"openbookqa question: {row['question_stem']} choices: {listed}", self.chosen(choices, key), choices
-        )
+        right = self.chosen(choices, letters.index(key))
+        return Example(f"openbookqa question: {row['question_stem']} choices: {listed}", right, choices)
 
 
 TASKS.register("openbookqa")(OpenBookQA())
@@ -104,14 +124,20 @@ TASKS.register("openbookqa")(OpenBookQA())
 class WinoGrande(ChoiceTask):
     """Accuracy of the likelier name; by summed log-likelihood, and per byte."""
 
-    source = Source(("sentence", "option1", "option2", "answer"), "allenai/winogrande", "winogrande_xl", CONVERTED)
+    source = Source(
+        ("sentence", "option1", "option2", "answer"),
+        "allenai/winogrande",
+        "winogrande_xl",
+        CONVERTED,
+        shapes={"answer": object},
+    )
     lengths = (128, 16)
 
     def example(self, row: Mapping[str, Any]) -> Example:
-        """Make an example whose prompt has both names; the answer ("1" or "2" in the data) is one of them."""
+        """Make an example whose prompt has both names; the answer (1 or 2 in the data) is one of them."""
         choices = (row["option1"], row["option2"])
         prompt = f"winogrande sentence: {row['sentence']} option1: {choices[0]} option2: {choices[1]}"
-        return Example(prompt, self.chosen(choices, int(row["answer"] or 0) - 1), choices)
+        return Example(prompt, self.chosen(choices, row["answer"], first=1), choices)
 
 
 TASKS.register("winogrande")(WinoGrande())

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from mcsmoe.errors import DataError
+from mcsmoe.tasks.files import shown
 from mcsmoe.tasks.score import Column, Score, f1, matthews, share
 from mcsmoe.tasks.task import CONVERTED, TASKS, Example, Prediction, Source
-from mcsmoe.tasks.text import RowTask
+from mcsmoe.tasks.text import RowTask, numbered
 
 NO_ANSWER = -1
 STATISTICS = {"f1": f1, "matthews": matthews}
@@ -30,11 +31,17 @@ class ClassificationTask(RowTask):
         """Fill `prompt` from the row. Raises `DataError` for a label without an answer."""
         return Example(self.prompt.format(**row), self.answer(row["label"]), tuple(self.answers))
 
-    def answer(self, label: int) -> str:
-        """Return the answer for a label. Raises `DataError` if there is none (hidden labels are -1)."""
-        if not 0 <= label < len(self.answers):
-            raise DataError(f"label {label} has no answer; known are 0 to {len(self.answers) - 1}")
-        return self.answers[label]
+    def answer(self, label: Any) -> str:
+        """Return the answer for a label: its number from 0, which a `.csv` has as text, or the answer itself.
+
+        Raises `DataError` for anything else, such as hidden labels (-1). Where an answer is itself a number, as in
+        `answers = ("1", "2")`, the text "1" is that answer.
+        """
+        found = label if isinstance(label, str) and label in self.answers else numbered(self.answers, label)
+        if found is None:
+            known = ", ".join(f"{number} ({answer})" for number, answer in enumerate(self.answers))
+            raise DataError(f"label {shown(label)} has no answer; known are {known}")
+        return found
 
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
         """Return `accuracy`, the statistics in `also`, and `invalid`: the share of texts that are none of the answers.

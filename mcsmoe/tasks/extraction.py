@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mcsmoe.errors import DataError
 from mcsmoe.tasks.score import Score, share
 from mcsmoe.tasks.task import CONVERTED, TASKS, Example, Prediction, Source
 from mcsmoe.tasks.text import RowTask
@@ -48,13 +49,27 @@ def word_f1(said: str, known: str, closed: Sequence[str] = ()) -> float:
     if ours in closed or theirs in closed:
         return float(ours == theirs)
     common = sum((Counter(ours.split()) & Counter(theirs.split())).values())
-    return 2 * common / (len(ours.split()) + len(theirs.split()))
+    return 2 * common / max(1, len(ours.split()) + len(theirs.split()))
+
+
+def right_answers(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the reference answers of a row. Raises `DataError` if one is blank: no answer has a word of it."""
+    for i, text in enumerate(texts):
+        if not text.strip():
+            raise DataError(f"reference answer {i} is blank")
+    return tuple(texts)
 
 
 class HotpotQA(ExtractionTask):
     """Exact match and F1 of generated answers; `yes` and `no` are right as a whole only."""
 
-    source = Source(("question", "context", "answer"), "hotpotqa/hotpot_qa", "distractor", CONVERTED)
+    source = Source(
+        ("question", "context", "answer"),
+        "hotpotqa/hotpot_qa",
+        "distractor",
+        CONVERTED,
+        shapes={"context": {"title": [str], "sentences": [[str]]}},
+    )
     lengths = (1024, 32)
     closed = ("yes", "no", "noanswer")
 
@@ -63,27 +78,31 @@ class HotpotQA(ExtractionTask):
 
         The prompt does not say which paragraphs hold the answer.
         """
-        context = row["context"]
-        paragraphs = (
-            f"{title}: {''.join(sentences)}"
-            for title, sentences in zip(context["title"], context["sentences"], strict=True)
-        )
+        titles, sentences = row["context"]["title"], row["context"]["sentences"]
+        if len(titles) != len(sentences):
+            raise DataError(f"{len(titles)} titles for {len(sentences)} paragraphs")
+        paragraphs = (f"{title}: {''.join(own)}" for title, own in zip(titles, sentences, strict=True))
         prompt = f"hotpotqa question: {row['question']} context: {' '.join(paragraphs)}"
-        return Example(prompt, row["answer"], (), (row["answer"],))
+        return Example(prompt, row["answer"], (), right_answers([row["answer"]]))
 
 
 TASKS.register("hotpotqa")(HotpotQA())
 
 
+ANSWERS = {"answers": {"text": [str]}}
+
+
 class SQuAD(ExtractionTask):
     """Exact match and F1 of generated answers, each against the best of all reference answers."""
 
-    source = Source(("question", "context", "answers"), "rajpurkar/squad")
+    source = Source(("question", "context", "answers"), "rajpurkar/squad", shapes=ANSWERS)
     lengths = (512, 32)
 
     def example(self, row: Mapping[str, Any]) -> Example:
-        """Make an example whose target is the first reference answer."""
-        references = tuple(row["answers"]["text"])
+        """Make an example whose target is the first reference answer. Raises `DataError` if there is none."""
+        references = right_answers(row["answers"]["text"])
+        if not references:
+            raise DataError("answers.text is empty; a question without an answer is one of task squad_v2")
         return Example(f"squad question: {row['question']} context: {row['context']}", references[0], (), references)
 
 
@@ -96,13 +115,13 @@ UNANSWERABLE = "unanswerable"
 class SQuAD2(ExtractionTask):
     """Exact match and F1 of generated answers; `unanswerable` is right just where there is no reference answer."""
 
-    source = Source(("question", "context", "answers"), "rajpurkar/squad_v2")
+    source = Source(("question", "context", "answers"), "rajpurkar/squad_v2", shapes=ANSWERS)
     lengths = (512, 32)
     closed = (UNANSWERABLE,)
 
     def example(self, row: Mapping[str, Any]) -> Example:
         """Make an example whose target is the first reference answer, or `UNANSWERABLE` if there is none."""
-        references = tuple(row["answers"]["text"])
+        references = right_answers(row["answers"]["text"])
         prompt = f"squad_v2 question: {row['question']} context: {row['context']}"
         return Example(prompt, references[0] if references else UNANSWERABLE, (), references or (UNANSWERABLE,))
 

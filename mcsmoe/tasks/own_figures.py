@@ -8,15 +8,22 @@ import numpy as np
 
 from mcsmoe.errors import DataError
 from mcsmoe.tasks.classification import ClassificationTask
+from mcsmoe.tasks.files import shown
 from mcsmoe.tasks.score import Score, pearson, share, spearman
-from mcsmoe.tasks.task import CONVERTED, TASKS, Example, Prediction, Source
+from mcsmoe.tasks.task import CONVERTED, ID, TASKS, Example, Prediction, Source
 from mcsmoe.tasks.text import RowTask, exact_match
 
 
 class MultiRC(ClassificationTask):
     """Accuracy over answers, F1 over all answers (F1a), and the share of questions with each answer right (EM)."""
 
-    source = Source(("paragraph", "question", "answer", "idx", "label"), "aps/super_glue", "multirc", CONVERTED)
+    source = Source(
+        ("paragraph", "question", "answer", "idx", "label"),
+        "aps/super_glue",
+        "multirc",
+        CONVERTED,
+        shapes={"idx": {"paragraph": ID, "question": ID}, "label": object},
+    )
     lengths = (512, 4)
     prompt = "multirc question: {question} answer: {answer} paragraph: {paragraph}"
     answers = ("false", "true")
@@ -57,9 +64,9 @@ class STSB(RowTask):
 
         Raises `DataError` if the grade is not on the scale (hidden labels).
         """
-        grade = float(row["label"])
-        if not SCALE[0] <= grade <= SCALE[1]:
-            raise DataError(f"label {grade} is not from {SCALE[0]:.0f} to {SCALE[1]:.0f}")
+        grade = number(row["label"])
+        if grade == NO_NUMBER:
+            raise DataError(f"label {shown(row['label'])} is no number from {SCALE[0]:.0f} to {SCALE[1]:.0f}")
         source = f"stsb sentence1: {row['sentence1']} sentence2: {row['sentence2']}"
         return Example(source, f"{round(5 * grade) / 5:.1f}", references=(str(grade),))
 
@@ -73,11 +80,11 @@ class STSB(RowTask):
         }
 
 
-def number(text: str) -> float:
-    """Return `text` as a number, or `NO_NUMBER` if it is none or off the scale."""
+def number(value: Any) -> float:
+    """Return a text or number as a number, or `NO_NUMBER` if it is none or off the scale."""
     try:
-        found = float(text)
-    except ValueError:
+        found = NO_NUMBER if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
         return NO_NUMBER
     return found if SCALE[0] <= found <= SCALE[1] else NO_NUMBER
 
@@ -88,7 +95,11 @@ TASKS.register("stsb")(STSB())
 class WikiQA(ClassificationTask):
     """Accuracy and F1 of generated answers; MAP and MRR of a question's sentences, ranked by likelihood of `true`."""
 
-    source = Source(("question_id", "question", "answer", "label"), "microsoft/wiki_qa")
+    source = Source(
+        ("question_id", "question", "answer", "label"),
+        "microsoft/wiki_qa",
+        shapes={"question_id": ID, "label": object},
+    )
     lengths = (128, 4)
     chooses = True
     prompt = "wikiqa question: {question} answer: {answer}"
@@ -98,7 +109,7 @@ class WikiQA(ClassificationTask):
     def example(self, row: Mapping[str, Any]) -> Example:
         """Make one example per sentence; the question's id is the cluster."""
         choices = tuple(self.answers)
-        return Example(self.prompt.format(**row), self.answer(row["label"]), choices, cluster=row["question_id"])
+        return Example(self.prompt.format(**row), self.answer(row["label"]), choices, cluster=str(row["question_id"]))
 
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
         """Return accuracy, F1, MAP and MRR; MAP and MRR leave out questions without a right sentence, as is usual."""

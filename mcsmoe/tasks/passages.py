@@ -43,9 +43,7 @@ class LanguageModelling:
         passages = tokenizer([e.source for e in examples], add_special_tokens=False)["input_ids"]
         ids = list(chain.from_iterable([*passage, tokenizer.eos_token_id] for passage in passages))[:-1]
         if len(ids) < 2:
-            raise DataError(
-                f"{settings.data or settings.hub or 'text'}: there are no two tokens in {len(examples)} passages"
-            )
+            raise DataError(f"{_place(settings)}: there are no two tokens in {len(examples)} passages")
         blocks = [ids[start : start + length] for start in range(0, len(ids), length)]
         return [Encoded(block[:1], block[1:]) for block in blocks if len(block) > 1]
 
@@ -68,6 +66,8 @@ TASKS.register("wikitext2")(WikiText2())
 
 NOISE = 0.15
 MEAN_SPAN = 3.0
+SHORTEST = 9
+"""Tokens of the shortest block that a span is taken out of."""
 
 
 class Denoise:
@@ -87,9 +87,12 @@ class Denoise:
     def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskSection, seed: int) -> list[Encoded]:
         """Cut each passage into blocks and take out spans drawn with `seed`.
 
-        A block is the longest whose corrupted source fits into `max_source_length`; blocks of 8 tokens or fewer are
-        left out. Raises `ParameterError` if a block's target is longer than `max_target_length`.
+        A block is the longest whose corrupted source fits into `max_source_length`; a rest of less than `SHORTEST`
+        tokens is left out. Raises `ParameterError` if a block's target is longer than `max_target_length`, `DataError`
+        if no passage is long enough, or the tokenizer has no tokens to stand for spans.
         """
+        if settings.max_source_length <= SHORTEST:
+            raise ParameterError("max_source_length", settings.max_source_length, f"must be above {SHORTEST}")
         length = _block_length(settings.max_source_length)
         noise, spans = _budget(length)
         if noise + spans + 1 > settings.max_target_length:
@@ -99,14 +102,30 @@ class Denoise:
                 f"must be at least {noise + spans + 1} for `max_source_length` = {settings.max_source_length}",
             )
         ids = tokenizer([e.source for e in examples], add_special_tokens=False)["input_ids"]
-        sentinels = np.array(tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(spans)]))
         rng = np.random.default_rng(seed)
-        blocks = [np.array(i[s : s + length]) for i in ids for s in range(0, len(i), length)]
-        return [corrupt(block, sentinels, tokenizer.eos_token_id, rng) for block in blocks if len(block) > 8]
+        blocks = [np.array(i[s : s + length]) for i in ids for s in range(0, len(i), length) if len(i) - s >= SHORTEST]
+        if not blocks:
+            raise DataError(f"{_place(settings)}: none of {len(examples)} passages has {SHORTEST} tokens")
+        sentinels = _sentinels(tokenizer, max(_budget(len(block))[1] for block in blocks))
+        return [corrupt(block, sentinels, tokenizer.eos_token_id, rng) for block in blocks]
 
     def score(self, predictions: Sequence[Prediction], examples: Sequence[Example]) -> dict[str, Score | float]:
         """There is nothing to compare texts for."""
         raise NotImplementedError("span corruption is scored on target tokens, not on generated text")
+
+
+def _place(settings: TaskSection) -> str:
+    return settings.data or settings.hub or "text"
+
+
+def _sentinels(tokenizer: Any, count: int) -> np.ndarray:
+    """Ids [count] of `<extra_id_0>` and so on, one for each span of a block."""
+    names = [f"<extra_id_{i}>" for i in range(count)]
+    ids = tokenizer.convert_tokens_to_ids(names)
+    for name, found in zip(names, ids, strict=True):
+        if found in (None, tokenizer.unk_token_id):
+            raise DataError(f"the tokenizer has no {name}: a block has up to {count} spans, and each needs one")
+    return np.array(ids)
 
 
 def corrupt(block: np.ndarray, sentinels: np.ndarray, end: int, rng: np.random.Generator) -> Encoded:

@@ -2,16 +2,16 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from mcsmoe.errors import DataError, ParameterError
 from mcsmoe.fields import find_directory
 from mcsmoe.params import TaskSection
-from mcsmoe.tasks.task import Example, Source, Split
-
-READERS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+from mcsmoe.tasks.files import READERS, Row, names, read_file, shown
+from mcsmoe.tasks.task import ID, Example, Source, Split
 
 
 def read_passages(settings: TaskSection, source: Source, split: Split) -> list[Example]:
@@ -21,15 +21,16 @@ def read_passages(settings: TaskSection, source: Source, split: Split) -> list[E
     """
     column = settings.column or source.columns[0]
     rows = _read(settings, replace(source, columns=(column,)), split)
-    return [Example(row[column], row[column]) for row in rows]
+    return [Example(row.values[column], row.values[column]) for row in rows]
 
 
-def read_rows(settings: TaskSection, source: Source, split: Split) -> list[dict[str, Any]]:
-    """Read all rows of a split, or the first `train_limit` rows of train.
+def read_rows(settings: TaskSection, source: Source, split: Split) -> Iterator[Row]:
+    """Yield all rows of a split, or the first `train_limit` rows of train; each has all columns in their shapes.
 
     They come from `settings.data`, else `settings.hub`, else the task's own data set. Raises `DataError` for a
-    missing file or column or an unreadable file, `ParameterError` for a data set that cannot be found or a
-    `column` that the task does not read.
+    missing file, an unreadable one or one without rows, and for a missing column or a value of another shape than
+    `source.shapes` has, with its place; `ParameterError` for a data set that cannot be found or a `column` that the
+    task does not read.
     """
     if settings.column is not None:
         columns = ", ".join(source.columns)
@@ -37,7 +38,7 @@ def read_rows(settings: TaskSection, source: Source, split: Split) -> list[dict[
     return _read(settings, source, split)
 
 
-def _read(settings: TaskSection, source: Source, split: Split) -> list[dict[str, Any]]:
+def _read(settings: TaskSection, source: Source, split: Split) -> Iterator[Row]:
     data, hub, name = settings.data, settings.hub or source.hub, source.splits[split]
     if data is not None:
         rows = _local(data, name)
@@ -45,32 +46,59 @@ def _read(settings: TaskSection, source: Source, split: Split) -> list[dict[str,
         rows = _hub(hub, settings, source, name)
     else:
         raise ParameterError("data", None, f"task {settings.name!r} needs a local directory, or a hub id in `hub`")
-    missing = sorted(set(source.columns) - set(rows.column_names))
-    if missing:
-        there = ", ".join(rows.column_names)
-        raise DataError(f"{data or hub}, split {name!r}: column {missing[0]!r} is missing; there are {there}")
-    limit = settings.train_limit if split == "train" else None
-    return list(rows.select(range(min(limit or len(rows), len(rows)))))
+    empty = True
+    for row in islice(rows, settings.train_limit if split == "train" else None):
+        for column in source.columns:
+            if column not in row.values:
+                raise DataError(f"{row.where}: column {column!r} is missing; there are {names(row.values)}")
+            check_shape(row.values[column], source.shapes.get(column, str), f"{row.where}: column {column}")
+        empty = False
+        yield row
+    if empty:
+        raise DataError(f"{data or hub}, split {name!r}: there are no rows")
 
 
-def _local(data: str, split: str) -> Any:
-    import datasets
+def check_shape(value: Any, shape: Any, where: str) -> None:
+    """Raise `DataError` for a value of another shape; see `Source.shapes`.
 
-    datasets.disable_progress_bars()
+    A text is one that can be written in UTF-8, which half a surrogate pair, as JSON allows it, cannot.
+    """
+    if shape is str:
+        if not isinstance(value, str):
+            raise DataError(f"{where} holds {shown(value)}, not text")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{where} holds half a surrogate pair, which is no text") from None
+    elif shape is ID:
+        if type(value) not in (str, int):
+            raise DataError(f"{where} holds {shown(value)}, neither text nor an integer")
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            raise DataError(f"{where} holds {shown(value)}, not a list")
+        for i, each in enumerate(value):
+            check_shape(each, shape[0], f"{where}[{i}]")
+    elif isinstance(shape, dict):
+        if not isinstance(value, dict):
+            raise DataError(f"{where} holds {shown(value)}, not an object")
+        for key, inner in shape.items():
+            if key not in value:
+                raise DataError(f"{where} has no {key!r}; there are {names(value)}")
+            check_shape(value[key], inner, f"{where}.{key}")
+
+
+def _local(data: str, split: str) -> Iterator[Row]:
     directory = find_directory(data)
     if not directory.is_dir():
         raise ParameterError("data", data, "there is no such directory")
-    for ending, reader in READERS.items():
+    for ending in READERS:
         file = directory / f"{split}{ending}"
         if file.is_file():
-            try:
-                return datasets.load_dataset(reader, data_files={split: str(file)}, split=split)
-            except datasets.exceptions.DatasetGenerationError as error:
-                raise DataError(f"{file}: cannot be read as {reader}: {error.__cause__ or error}") from None
+            return read_file(file)
     raise DataError(f"{directory}: no file for split {split!r}; expected {split}.jsonl, .jsonl.gz, .parquet or .csv")
 
 
-def _hub(data: str, settings: TaskSection, source: Source, split: str) -> Any:
+def _hub(data: str, settings: TaskSection, source: Source, split: str) -> Iterator[Row]:
     """Read a split of a hub data set.
 
     The task's own revision applies to its own data set only. Its subset is the default for any other, too, since
@@ -83,10 +111,11 @@ def _hub(data: str, settings: TaskSection, source: Source, split: str) -> Any:
     own = source.revision if data == source.hub else None
     subset, revision = settings.subset or source.subset, settings.revision or own
     try:
-        return datasets.load_dataset(data, subset, split=split, revision=revision)
-    except (OSError, ValueError) as error:
+        rows = datasets.load_dataset(data, subset, split=split, revision=revision)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         what = f"no data set that the hub gives (subset {subset!r}, revision {revision!r})"
         raise ParameterError("hub", data, f"{what}: {error}") from None
+    return (Row(f"{data}, split {split!r}, row {number}", row) for number, row in enumerate(rows, 1))
 
 
 def fingerprint(examples: Sequence[Example]) -> str:

@@ -12,12 +12,18 @@ SPLITS = {"train": "train", "test": "validation"}
 """The development set serves as test split, because most test sets hide their labels."""
 
 
+ID = str | int
+"""Shape of a name that is never read, such as that of a question."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set on the hub; a local directory with files of the same splits and columns can replace it.
 
     `hub` is its id, `subset` the name of one of its configurations, `revision` a commit or reference (None: the
-    newest). `splits` maps "train" and "test" to the data set's own split names.
+    newest). `splits` maps "train" and "test" to the data set's own split names. A column holds text, or what `shapes`
+    says of it: `{"answers": {"text": [str]}}` is an object that has a list of texts, and perhaps more. `ID` is a text
+    or an integer, `object` anything, such as a label, which the task itself checks.
     """
 
     columns: Sequence[str]
@@ -25,6 +31,7 @@ class Source:
     subset: str | None = None
     revision: str | None = None
     splits: Mapping[str, str] = field(default_factory=lambda: SPLITS)
+    shapes: Mapping[str, Any] = field(default_factory=lambda: {"label": object})
 
 
 PASSAGES = Source(columns=("text",))

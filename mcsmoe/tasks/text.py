@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from mcsmoe.errors import DataError
 from mcsmoe.params import TaskSection
+from mcsmoe.tasks.files import Row
 from mcsmoe.tasks.reading import read_rows
 from mcsmoe.tasks.task import Encoded, Example, Prediction, Source, Split
 
@@ -41,17 +43,29 @@ class RowTask(TextTask):
     def example(self, row: dict[str, Any]) -> Example:
         """Make an example from one row; its texts are already stripped of white space at both ends.
 
-        Raises `DataError` for a label that is out of range.
+        Raises `DataError` for a label without an answer, or texts that cannot be scored.
         """
         raise NotImplementedError
 
     def examples(self, settings: TaskSection, split: Split) -> list[Example]:
-        """See `Task.examples`."""
-        return [self.example(_stripped(row)) for row in read_rows(settings, self.source, split)]
+        """See `Task.examples`; what `example` raises is told with the place of the row."""
+        return [self._placed(row) for row in read_rows(settings, self.source, split)]
+
+    def _placed(self, row: Row) -> Example:
+        try:
+            return self.example(_stripped(row.values))
+        except DataError as error:
+            raise DataError(f"{row.where}: {error}") from None
 
 
 def _stripped(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value.strip() if isinstance(value, str) else value for name, value in row.items()}
+
+
+def numbered(answers: Sequence[str], label: Any, first: int = 0) -> str | None:
+    """Return the answer whose number, from `first`, is `label`; a `.csv` has it as text: "1". None if there is none."""
+    found = {str(number): answer for number, answer in enumerate(answers, first)}
+    return found.get(str(label)) if type(label) is int or isinstance(label, str) else None
 
 
 def exact_match(predictions: Sequence[Prediction], examples: Sequence[Example]) -> list[bool]:

@@ -51,17 +51,21 @@ def start_model(settings: ModelSection, examples: Sequence[Example]) -> tuple[An
 
     Random weights depend on torch's global seed. Raises `CheckpointError` or `ParameterError`, as `check_model` does.
     """
+    tokenizer = start_tokenizer(settings, examples)
     if settings.origin is not None:
-        origin: dict[str, Any] = {
-            "revision": settings.revision,
-            "trust_remote_code": settings.trust_remote_code,
-        }
-        return load_model(settings.origin, **origin), load_tokenizer(settings.origin, **origin)
-    assert settings.tokenizer is not None  # params refuse it
+        origin: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+        return load_model(settings.origin, **origin), tokenizer
     causal = family_of(check_model(settings)).causal
-    texts = (text for e in examples for text in dict.fromkeys((e.source, e.target)))
-    tokenizer = train_tokenizer(texts, settings.tokenizer, causal=causal)
     return _random_model(_configuration(settings, _ids(tokenizer, causal))), tokenizer
+
+
+def start_tokenizer(settings: ModelSection, examples: Sequence[Example]) -> Any:
+    """Return the tokenizer of `start_model`, without the model. Raises `CheckpointError` if the checkpoint has none."""
+    if settings.origin is not None:
+        return load_tokenizer(settings.origin, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    assert settings.tokenizer is not None  # params refuse it
+    texts = (text for e in examples for text in dict.fromkeys((e.source, e.target)))
+    return train_tokenizer(texts, settings.tokenizer, causal=family_of(check_model(settings)).causal)
 
 
 def check_dense(settings: ModelSection, config: Any) -> None:

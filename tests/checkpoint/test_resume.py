@@ -1,6 +1,7 @@
 """Weights in shards, and directories whose making goes on where it was interrupted."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcsmoe.checkpoint import shards
+from mcsmoe.checkpoint import resume, shards
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.resume import Store, identity, resumable_directory, source_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
@@ -216,6 +217,24 @@ def test_identity_changes_with_every_file(tmp_path: Path):
     (tmp_path / "b").write_text("2")
     assert identity(tmp_path)["a"] == seen["a"]
     assert identity(tmp_path)["b"] != seen["b"]
+
+
+@pytest.mark.parametrize("chunk", [2**26, 2**18])
+def test_identity_is_content_not_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int):
+    """A weight that differs far behind the header, in a file of the same size and time, is another model."""
+    monkeypatch.setattr(resume, "CHUNK", chunk)
+    file, other, values = tmp_path / "a", tmp_path / "other", bytearray(2**21)
+    file.write_bytes(values)
+    os.utime(file, (1e9, 1e9))
+    seen = identity(tmp_path)
+    os.utime(file)
+    assert identity(tmp_path) == seen
+    values[-1] = 1
+    other.write_bytes(values)
+    os.utime(other, (1e9, 1e9))
+    other.replace(file)
+    assert identity(tmp_path).keys() == seen.keys()
+    assert identity(tmp_path) != seen
 
 
 def test_code_is_that_of_this_project_and_of_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

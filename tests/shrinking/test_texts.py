@@ -86,13 +86,39 @@ def test_without_a_source_all_kinds_come_from_the_hub(monkeypatch: pytest.Monkey
     assert found["languages"] == [f"20231101.{language} text" for language in ("de", "fr", "es", "zh")]
 
 
+def test_a_table_gives_the_text_that_stands_in_it(tmp_path: Path):
+    texts = ["NA", "007", "3.10", "2020-01-02", "two\nlines"]
+    (tmp_path / "a.csv").write_text("text,n\n" + "".join(f'"{text}",{i}\n' for i, text in enumerate(texts)))
+    assert sorted(read(str(tmp_path))["a"]) == sorted(texts)
+
+
+def test_messages_that_the_template_refuses_are_one_line(tmp_path: Path):
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": MESSAGES}) + "\n")
+
+    class Strict(Chatty):
+        def apply_chat_template(self, messages: Any, tokenize: bool) -> str:
+            raise TypeError("roles must\nalternate")
+
+    message = r"chat\.jsonl, line 1: the model's chat template refuses these messages \(roles must alternate\)"
+    with pytest.raises(DataError, match=message):
+        read(str(tmp_path), Strict())
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("a.jsonl", '{"story": "x"}\n', "no column text or content or messages .*; there are story"),
-        ("a.jsonl", '{"text": 7}\n', "column text holds 7, which is neither a string nor messages"),
-        ("a.jsonl", '{"text": ["x"]}\n', r'column text holds \["x"\], which is neither'),
-        ("a.jsonl", "{not json\n", "cannot be read as json"),
+        ("a.jsonl", '{"text": "x"}\n\n{"text": 7}\n', r"a\.jsonl, line 3: column text holds 7, not text"),
+        ("a.jsonl", '{"text": null}\n', "column text holds null, not text"),
+        ("a.jsonl", '{"text": "\\ud800"}\n', "column text holds half a surrogate pair"),
+        ("a.jsonl", '{"text": ["x"]}\n', r'column text\[0\] holds "x", not an object'),
+        (
+            "a.jsonl",
+            '{"text": [{"role": "user", "content": null}]}\n',
+            r"column text\[0\]\.content holds null, not text",
+        ),
+        ("a.jsonl", "{not json\n", r"a\.jsonl, line 1: not JSON"),
+        ("a.csv", "story\nx\n", "no column text or .*; there are story"),
         ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
         ("a.pdf", "x", r"no file that ends with \.txt"),
     ],

@@ -1,5 +1,6 @@
 """What a late stage would refuse is refused before the first training, in one line and with exit code 2."""
 
+import json
 import re
 import subprocess
 import sys
@@ -38,6 +39,7 @@ ROOT = Path(__file__).parent.parent.parent
         ({"compress": {"initial_warmup": 0.8, "final_warmup": 0.4}}, "compress."),
         ({"task": {"name": "sts2"}}, "unknown task 'sts2'; known: boolq, cola, copa, denoise,"),
         ({"task": {"name": "sst2", "data": "./nowhere"}}, "task.data = './nowhere' in params.yaml: there is no"),
+        ({"task": {"train_limit": 9, "selection": 9}}, "task.selection = 9 in params.yaml: must be below the number"),
         ({"model": {"source": "./nowhere"}}, "nowhere: no such directory"),
         (
             {"memory_limit": "16 gigs"},
@@ -60,6 +62,39 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, sections, message):
         check.main()
     assert message in explained(error.value)
     assert "\n" not in explained(error.value)
+
+
+LONG = " ".join(f"word{i}" for i in range(30))
+TEXTS = [LONG, "", "short", LONG, "too short"]
+
+
+@pytest.mark.parametrize(
+    ("split", "texts", "settings", "message"),
+    [
+        ("train", [*TEXTS, None], {}, "data/train.jsonl, line 6: column text holds null, not text"),
+        ("validation", [*TEXTS, 5], {}, "data/validation.jsonl, line 6: column text holds 5, not text"),
+        ("validation", [], {}, "data, split 'validation': there are no rows"),
+        ("train", ["short"] * 20, {}, "data: none of 20 passages has 9 tokens"),
+        ("validation", ["short"] * 20, {}, "data: none of 20 passages has 9 tokens"),
+        ("train", TEXTS, {"max_source_length": 9}, "task.max_source_length = 9 in params.yaml: must be above 9"),
+        ("train", TEXTS, {"max_target_length": 4}, "task.max_target_length = 4 in params.yaml: must be at least"),
+        ("train", TEXTS, {}, None),
+    ],
+)
+def test_every_row_and_block_is_looked_at(tmp_path, monkeypatch, split, texts, settings, message):
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    for name in ("train", "validation"):
+        rows = [{"text": text} for text in (texts if name == split else TEXTS * 4)]
+        Path(f"data/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"name": "denoise", "data": "data", "max_source_length": 32, "max_target_length": 16, "selection": 2}
+    write_params(task=task | settings)
+    if message is None:
+        check.main()
+        return
+    with pytest.raises(UserError) as error:
+        check.main()
+    assert message in explained(error.value)
 
 
 def test_a_mistake_exits_with_2_and_writes_nothing(tmp_path, monkeypatch):

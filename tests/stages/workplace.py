@@ -35,9 +35,9 @@ def enter(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write_params(**sections: Any) -> None:
     """Write params.yaml: few examples, and `sections` changed key by key; and all recipes that it allows, resolved."""
-    changes = {"task": {"train_limit": 200}, "calibration": {"samples": 40, "batch_size": 16}} | sections
+    few = {"task": {"train_limit": 200, "selection": 20}, "calibration": {"samples": 40, "batch_size": 16}}
     values = small_params()
-    for name, section in changes.items():
+    for name, section in (few | sections).items():
         values[name] = values[name] | section if isinstance(section, dict) else section
     Path("params.yaml").write_text(yaml.safe_dump(values))
     shutil.rmtree(RECIPES, ignore_errors=True)

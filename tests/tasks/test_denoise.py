@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from mcsmoe.errors import ParameterError
+from mcsmoe.errors import DataError, ParameterError
 from mcsmoe.params import TokenizerSection
 from mcsmoe.tasks.passages import MEAN_SPAN, NOISE, corrupt
-from mcsmoe.tasks.task import TASKS
+from mcsmoe.tasks.task import TASKS, Example
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from tests.tasks.settings import settings
 
@@ -59,6 +59,29 @@ def test_sources_fill_their_length_and_never_exceed_it(passages):
     assert max(len(row.target) for row in rows) <= 16
     assert rows == task.encode(tokenizer, examples, passages, 0)
     assert rows != task.encode(tokenizer, examples, passages, 1)
+
+
+def test_a_tokenizer_without_words_for_spans_is_refused(passages):
+    task = TASKS["denoise"]
+    examples = task.examples(passages, "test")
+    tokenizer = train_tokenizer((e.source for e in examples), TokenizerSection(kind="bpe", vocab_size=300))
+    long = passages.model_copy(update={"max_source_length": 900, "max_target_length": 900})
+    many = [Example(" ".join(e.source for e in examples), "")]
+    with pytest.raises(DataError, match="the tokenizer has no <extra_id_32>: a block has up to"):
+        task.encode(tokenizer, many, long, 0)
+    assert task.encode(tokenizer, examples, long, 0)  # short passages need few
+
+
+@pytest.mark.parametrize("words", [8, 9])
+def test_the_shortest_passage_with_a_span(passages, words):
+    tokenizer = train_tokenizer(["a b"], TokenizerSection(kind="word", vocab_size=64))
+    example = Example(" ".join("ab"[i % 2] for i in range(words)), "")
+    if words == 9:
+        (row,) = TASKS["denoise"].encode(tokenizer, [example], passages, 0)
+        assert len(row.source) + len(row.target) == words + 2 * 2  # a sentinel and an end in both
+    else:
+        with pytest.raises(DataError, match="none of 1 passages has 9 tokens"):
+            TASKS["denoise"].encode(tokenizer, [example], passages, 0)
 
 
 def test_a_target_that_does_not_fit_is_refused(passages):

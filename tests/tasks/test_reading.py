@@ -1,5 +1,6 @@
 import gzip
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_a_limit_takes_the_first_rows(sst2):
         ({"name": "lm", "data": None}, "needs a local directory, or a hub id"),
         ({"name": "lm", "column": "body"}, "column 'body' is missing; there are sentence, label"),
         ({"column": "sentence"}, "^column = 'sentence': task 'sst2' reads sentence, label"),
-        ({"name": "copa"}, "column 'choice1' is missing; there are sentence, label"),
+        ({"name": "copa"}, r"gz, line 1: column 'premise' is missing; there are sentence, label"),
     ],
 )
 def test_missing_data_is_one_clear_line(sst2, change, message):
@@ -55,7 +56,7 @@ def test_a_missing_split_names_the_files_looked_for(sst2, tmp_path):
 
 def test_broken_rows_name_the_file(sst2, tmp_path):
     (tmp_path / "validation.jsonl").write_text('{"sentence": ')
-    with pytest.raises(DataError, match=r"validation\.jsonl: cannot be read as json"):
+    with pytest.raises(DataError, match=r"validation\.jsonl, line 1: not JSON \(Expecting value at character 14\)"):
         TASKS["sst2"].examples(sst2, "test")
 
 
@@ -97,8 +98,19 @@ def test_the_hub_is_asked_with_configuration_and_revision(monkeypatch, change, e
     source = TASKS[change["name"]].source
     assert source is not None
     columns = source.columns
-    assert TASKS[change["name"]].examples(settings(**change), "test") == []
+    with pytest.raises(DataError, match="there are no rows"):
+        TASKS[change["name"]].examples(settings(**change), "test")
     assert asked == expected
+
+
+@pytest.mark.parametrize(("text", "shown"), [(None, "null"), (7, "7"), (datetime(2020, 1, 2), "a datetime")])
+def test_a_row_of_the_hub_without_text_is_refused(monkeypatch, text, shown):
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"text": [text, text]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    with pytest.raises(DataError, match=f"^mine/text, split 'train', row 1: column text holds {shown}, not text"):
+        TASKS["lm"].examples(settings(name="lm", hub="mine/text"), "train")
 
 
 def test_running_text_may_stand_in_another_column(sst2):

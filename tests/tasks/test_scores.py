@@ -63,6 +63,7 @@ def test_multirc_counts_answers_and_whole_questions():
         ("dog", "cat", 0),
         ("the", "cat", 0),
         ("", "the", 0),
+        ("", " ", 0),
         ("A.", "b", 0),
         ("A", "a", 1),
     ],
