@@ -41,13 +41,21 @@ def shown_size(size: float) -> str:
 Bytes = Annotated[Positive | None, BeforeValidator(size_in_bytes)]
 
 
-def find_directory(path: str) -> Path:
+def find_directory(path: str | Path) -> Path:
     """Look up a relative directory in the working directory, then in its parents; return `path` if none has it.
 
-    A queued experiment runs in a subdirectory of the project, where `../data` must still be found.
+    A queued experiment runs in a subdirectory of the project, where `../data` must still be found. `~` is the home
+    directory.
     """
-    here = Path.cwd()
-    return next((parent / path for parent in (here, *here.parents) if (parent / path).is_dir()), Path(path))
+    path, here = Path(path).expanduser(), Path.cwd()
+    if path.is_absolute() or path.is_dir():
+        return path
+    return next((parent / path for parent in here.parents if (parent / path).is_dir()), path)
+
+
+def looked_in(path: str | Path) -> str:
+    """Where `find_directory` has looked, for people who get to know that nothing is there."""
+    return "" if Path(path).expanduser().is_absolute() else f" in {Path.cwd()} and the directories above it"
 
 
 class Section(BaseModel):

@@ -2,9 +2,10 @@
 
 import sys
 
-from mcsmoe.interrupt import idle, resumed_by
+from mcsmoe.interrupt import follow, idle, resumed_by
 
 resumed_by("dvc repro")
 # While `python -m stages.NAME` imports this package, argv[0] is "-m"; other programs keep their own handler.
 if sys.argv[:1] == ["-m"]:
     idle()
+    follow()

@@ -14,7 +14,7 @@ from typer import Option
 
 from mcsmoe.command import prepare
 from mcsmoe.errors import UserError
-from stages.common import run
+from stages.common import check_outputs, run
 
 SEED = 0
 WARMUP = 2
@@ -33,6 +33,7 @@ def main(
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", batches):
         raise UserError(f"--batches {batches!r}: numbers from 1 up, by commas, such as 1,16")
     prepare(SEED, threads)
+    check_outputs(filter(None, [output]))
     import torch
 
     from mcsmoe.checkpoint.load import load_model

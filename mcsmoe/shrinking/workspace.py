@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mcsmoe.checkpoint.output import write_json
+from mcsmoe.checkpoint.output import settle, write_json
 from mcsmoe.checkpoint.resume import Store, locked
 from mcsmoe.errors import CheckpointError
 
@@ -21,7 +21,7 @@ class Workspace:
         self.path = path
         self.notes = Store(path / "notes")
         self._record = path / "finished.json"
-        self._finished: dict[str, str] = json.loads(self._record.read_text()) if self._record.is_file() else {}
+        self._finished = _read(self._record)
 
     def finished(self, phase: str, key: str) -> bool:
         """Whether an earlier run has finished the phase with this key."""
@@ -36,6 +36,14 @@ class Workspace:
         work()
         self._finished[phase] = key
         write_json(self._record, self._finished)
+
+
+def _read(record: Path) -> dict[str, str]:
+    """The finished phases; none if the file is damaged."""
+    try:
+        return dict(json.loads(record.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def workspace_path(output: Path) -> Path:
@@ -67,5 +75,5 @@ def close(space: Workspace, result: Path, output: Path) -> None:
     """
     if output.exists():
         raise CheckpointError(f"{output}: appeared while the result was made; move it away and run again")
-    result.rename(output)
+    settle(result, output)
     shutil.rmtree(space.path)
