@@ -45,7 +45,7 @@ def main(
         settings, batch_size = standalone(task, data, subset), batch_size or 32
         prepare(seed=0)
         check_outputs(written)
-        source = directory if directory.is_dir() or not is_hub_id(checkpoint) else checkpoint
+        source = directory if directory.is_dir() else checkpoint
     from mcsmoe.checkpoint.output import write_json
     from mcsmoe.evaluation.measure import measure
     from mcsmoe.tasks.task import TASKS

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from typer import Option
 
+from mcsmoe.fields import find_directory
 from stages.common import run, start
 
 SOURCE = Path("artifacts/permute")
@@ -33,7 +34,8 @@ def main(
     from mcsmoe.grouping.plan import Plan
     from mcsmoe.model import Model
 
-    model, planned = Model(source, params.memory_limit), plan or checkpoint
+    checkpoint = find_directory(checkpoint)
+    model, planned = Model(find_directory(source), params.memory_limit), find_directory(plan or checkpoint)
     try:
         mapped = open_mapped(model.checkpoint, Checkpoint(checkpoint), planned)
     except PlanError as error:

@@ -4,20 +4,20 @@ import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
 
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError
-from mcsmoe.fields import find_directory, looked_in
 from mcsmoe.families import auto_class, family_of, language_config
+from mcsmoe.fields import find_directory, looked_in
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
-def is_hub_id(source: Path | str) -> bool:
+def is_hub_id(source: Path | str) -> TypeGuard[str]:
     """Whether `source` can be a hub id: a `str` that does not look like a path, as "./a", "~/a", "a/" and "a/b/c" do.
 
     Nor can "models/mixtral" be one where there is a directory `models`.

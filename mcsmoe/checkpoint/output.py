@@ -69,7 +69,7 @@ def check_output(path: Path, *, directory: bool = False) -> None:
     """Raise `FileError` unless a file, or a directory, can be written at `path`; leave nothing there."""
     check_kind(path, directory=directory)
     place = Path(path).absolute()
-    above = next(parent for parent in place.parents if parent.is_dir())
+    above = next(parent for parent in place.parents if os.path.isdir(parent))
     try:
         # The names may be too long, the disk read-only, the rights those of a foreign server: trying is the only test.
         with tempfile.TemporaryDirectory(prefix=".", suffix=SCRATCH, dir=above) as trial:
@@ -81,14 +81,14 @@ def check_output(path: Path, *, directory: bool = False) -> None:
 def check_kind(path: Path, *, directory: bool) -> None:
     """Raise `FileError` if `path` can be no output because of what is there, or in the place of a directory above."""
     place = Path(path).absolute()
-    blocked = next((above for above in place.parents if os.path.lexists(above) and not above.is_dir()), None)
+    blocked = next((above for above in place.parents if os.path.lexists(above) and not os.path.isdir(above)), None)
     if blocked is not None:
         raise FileError(f"{path}: cannot be written: {blocked} is no directory")
     if directory and Path(os.path.normpath(place)) in (Path.cwd(), *Path.cwd().parents):
         raise FileError(f"{path}: an output replaces what is there: give a directory of its own")
-    if place.is_dir() and not directory:
+    if os.path.isdir(place) and not directory:
         raise FileError(f"{path}: is a directory; give the path of a file")
-    if directory and os.path.lexists(place) and not place.is_dir():
+    if directory and os.path.lexists(place) and not os.path.isdir(place):
         raise FileError(f"{path}: is no directory; give another path")
 
 

@@ -59,9 +59,9 @@ def output_path(output: str | Path) -> Path:
     Raises `CheckpointError` if something is there that no run has written, `FileError` if it cannot be written.
     """
     path = Path(os.path.normpath(output))
+    check_output(path, directory=True)
     if path.exists() and not (path / Outcome.FILE).is_file():
         raise CheckpointError(f"{path}: exists and is no result of an earlier run; give another directory")
-    check_output(path, directory=True)
     return path
 
 
