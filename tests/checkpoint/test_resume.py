@@ -166,11 +166,13 @@ def test_killed_between_the_exchange_and_the_removal(small: None, tmp_path: Path
     """The older output, which is then where the newer one was, is not taken for an unfinished one."""
     write(tmp_path / "out", Source(), "older")
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+    def killed(fresh: Path, path: Path) -> None:
+        settle(fresh, path)
+        if path.name == "out":
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(resume, "settle", lambda *paths: (settle(*paths), paths[1].name == "out" and killed()))
+        patch.setattr(resume, "settle", killed)
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path / "out", Source())
     assert (tmp_path / ".out.partial" / "new").is_dir()
