@@ -41,7 +41,7 @@ def nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 
 @pytest.mark.parametrize(
     ("before", "message"),
-    [("", "bytes needed"), (UNSEEN, "m-smoe/model.safetensors: No space left on device")],
+    [("", "bytes needed"), (UNSEEN, "artifacts/merge/m-smoe: No space left on device")],
 )
 def test_a_full_disk_is_one_line_and_leaves_the_rest_intact(nearly_full: Path, before: str, message: str):
     kept = (nearly_full / "one" / WEIGHTS).read_bytes()
