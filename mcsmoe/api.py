@@ -28,6 +28,7 @@ from mcsmoe.errors import CheckpointError, ParameterError, StatisticsError
 from mcsmoe.evaluation.quality import Likelihood, likelihood
 from mcsmoe.exporting.stock import open_mapped
 from mcsmoe.exporting.write import export_model
+from mcsmoe.fields import find_directory
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.merging.apply import merge_model
 from mcsmoe.methods.planning import make_plan
@@ -215,7 +216,7 @@ def export(
     Raises `CheckpointError` if no stock class can hold the model or `output` is in use, `UnknownNameError` for an
     unknown `router`; `output` then stays as it was.
     """
-    directory = merged.directory if isinstance(merged, Model) else Path(merged)
+    directory = merged.directory if isinstance(merged, Model) else find_directory(merged)
     mapped = open_mapped(model.checkpoint, Checkpoint(directory), Path(plan or directory))
     observer = None
     if texts is not None:

@@ -1,33 +1,30 @@
 """What every command does, of a stage or of `mcsmoe`: threads and seed; one line for a user's mistake or Ctrl-C."""
 
-import errno
 import os
 import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from mcsmoe.errors import DiskFullError, UserError
+from mcsmoe.errors import UserError, file_error
 from mcsmoe.interrupt import INTERRUPTED, idle, leaving, working
 
 USER_ERROR = 2
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Exit code for whatever the user can put right: an argument, a file, its permissions, a full disk."""
 
 
 def run(app: Callable[[], Any], explained: Callable[[UserError], str] = str) -> None:
-    """Call `app`. A `UserError` or a full disk prints one line on stderr and exits with code 2.
+    """Call `app`. A `UserError`, or an error of the operating system, is one line on stderr and exit code 2.
 
     `explained` makes the line of an error. The app's commands are `interruptible`.
     """
     try:
         app()
-    except UserError as error:
-        _fail(explained(error))
-    except OSError as error:
-        if error.errno not in DISK_FULL:
+    except Exception as error:
+        told = error if isinstance(error, UserError) else file_error(error)
+        if told is None:
             raise
-        full = DiskFullError(f"no space left on the device while writing {error.filename or 'an output'}")
-        _fail(explained(full))
+        _fail(explained(told))
 
 
 def interruptible(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,11 @@
 """Mistakes that users can make. Each message is one line: the argument, its value, its file, and what is allowed."""
 
+import errno
+import os
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 SHOWN = 200
 """Most characters of a wrong value that a message repeats."""
@@ -77,5 +81,31 @@ class DataError(UserError):
     """Task data that is missing or lacks expected columns."""
 
 
-class DiskFullError(UserError):
+class FileError(UserError):
+    """A file or directory that the operating system does not read or write: no permission, a name too long, ..."""
+
+
+class DiskFullError(FileError):
     """Not enough disk space to write a whole output."""
+
+
+def file_error(error: BaseException, path: Path | None = None, fresh: Path | None = None) -> FileError | None:
+    """What the operating system refused, if that is behind `error`; None for any other error.
+
+    It is `error` itself, what that was raised from, or what it tells in words, as libraries in Rust do:
+    "I/O error: No space left on device (os error 28)". Files in `fresh` are named as they will be in `path`; without
+    a name, it was `path`.
+    """
+    if isinstance(error, OSError) and error.errno:
+        number, name, reason = error.errno, error.filename, error.strerror
+    elif told := re.search(r"\(os error (\d+)\)", str(error)):
+        number, name, reason = int(told[1]), None, os.strerror(int(told[1]))
+    else:
+        return file_error(error.__cause__, path, fresh) if error.__cause__ else None
+    named = path if name is None or isinstance(name, int) else Path(os.fsdecode(name))
+    if named and path and fresh and named.is_relative_to(fresh):
+        named = path / named.relative_to(fresh)
+    line = f"{named}: {reason}" if named else str(reason)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"{line}; make room and run again")
+    return FileError(line)

@@ -57,14 +57,22 @@ def shown_size(size: float) -> str:
 Bytes = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(size_in_bytes)]
 
 
-def find_directory(path: str) -> Path:
+def find_directory(path: str | Path) -> Path:
     """Look up a relative directory in the working directory, then in its parents; return `path` if none has it.
 
-    A queued experiment runs in a subdirectory of the project, where `../data` must still be found.
+    A queued experiment runs in a subdirectory of the project, where `../data` must still be found. `~` is the home
+    directory.
     """
-    here = Path.cwd()
-    # Unlike `Path.is_dir`, this one takes a name that is too long, or no name at all, for one of nothing.
-    return next((parent / path for parent in (here, *here.parents) if os.path.isdir(parent / path)), Path(path))
+    path, here = Path(path).expanduser(), Path.cwd()
+    # Unlike `Path.is_dir`, `os.path.isdir` takes a name that is too long, or no name at all, for one of nothing.
+    if path.is_absolute() or os.path.isdir(path):
+        return path
+    return next((parent / path for parent in here.parents if os.path.isdir(parent / path)), path)
+
+
+def looked_in(path: str | Path) -> str:
+    """Where `find_directory` has looked, for people who get to know that nothing is there."""
+    return "" if Path(path).expanduser().is_absolute() else f" in {Path.cwd()} and the directories above it"
 
 
 class Section(BaseModel):

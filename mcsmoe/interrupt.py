@@ -1,5 +1,9 @@
-"""Ctrl-C prints one line that says how to resume, and exits with code 130 within seconds, whatever is running."""
+"""Ctrl-C prints one line that says how to resume, and exits with code 130 within seconds, whatever is running.
 
+Processes that a command has started end with it, however it ends.
+"""
+
+import ctypes
 import os
 import shlex
 import signal
@@ -8,12 +12,13 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 INTERRUPTED = 130
 SECONDS = 5
 """Time for cleaning up, and for native code that cannot be interrupted: a large matrix product, a solver."""
-CHILD = {"MCSMOE_CHILD": "1"}
-"""Environment of a process that a command starts. It prints nothing on Ctrl-C, because the command already does."""
+CHILD = "MCSMOE_CHILD"
+PR_SET_PDEATHSIG = 1
 HALF = "nothing half written"
 
 _said = threading.Lock()
@@ -32,6 +37,33 @@ def idle() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored
         signal.signal(signal.SIGINT, _end)
+
+
+def child() -> dict[str, str]:
+    """What a process that this one starts needs in its environment to know whose child it is."""
+    return {CHILD: str(os.getpid())}
+
+
+def follow() -> None:
+    """If this process is a `child`, make the system kill it when its parent ends, even if that is killed itself.
+
+    A child prints nothing on Ctrl-C, because the command already does, and an uncaught error only if nobody stops it
+    within `SECONDS`: it may just have lost touch with a process that died.
+    """
+    parent = os.environ.get(CHILD)
+    if parent is None:
+        return
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # on Linux only
+    if prctl is not None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):  # it has ended before
+        os._exit(1)
+    sys.excepthook = _late
+
+
+def _late(*error: Any) -> None:
+    time.sleep(SECONDS)
+    sys.__excepthook__(*error)
 
 
 def working() -> None:
@@ -77,7 +109,7 @@ def _end(number: int = signal.SIGINT, frame: FrameType | None = None) -> None:
 
 
 def _say(what: str) -> None:
-    if _said.acquire(blocking=False) and not CHILD.items() <= os.environ.items():
+    if _said.acquire(blocking=False) and CHILD not in os.environ:
         again = ", or ".join([f"run `{same_command()}` again", *(f"`{other}`" for other in _others)])
         os.write(2, f"\ninterrupted: {what}; {again}\n".encode())
 

@@ -29,7 +29,7 @@ def main() -> None:
     Write artifacts/checked.json, which is the same for all valid params, and artifacts/recipes. Print a line for each
     recipe whose result no stock checkpoint can hold.
     """
-    params = start()
+    params = start(files=[CHECKED], directories=[RECIPES])
     from mcsmoe.checkpoint.output import atomic_directory, write_json
     from mcsmoe.exporting.stock import recipe_obstacle
     from mcsmoe.methods.resolved import ResolvedMethod, code_of

@@ -17,7 +17,7 @@ def main() -> None:
 
     After an interruption the next run resumes at the same layer, if the model is streamed and there is one process.
     """
-    params = start()
+    params = start(directories=[OUTPUT])
     if not launched(params, "stages.collect"):
         return
     from accelerate import Accelerator

@@ -3,7 +3,7 @@
 import importlib
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mcsmoe.command import interruptible, prepare
 from mcsmoe.errors import SHOWN, CheckpointError, ParameterError, PlanError, StatisticsError, UserError
 from mcsmoe.params import Params
 
+PARAMS = Path("params.yaml")
 CHECKED = Path("artifacts/checked.json")
 """Written when the params file has passed its check; holds the code of plugins that the task depends on."""
 RECIPES = Path("artifacts/recipes")
@@ -64,18 +65,30 @@ def explained(error: UserError) -> str:
     return "; ".join([text, *remedies])
 
 
-def start(path: Path = Path("params.yaml")) -> Params:
+def start(*, files: Iterable[Path] = (), directories: Iterable[Path] = ()) -> Params:
     """Read and check the whole params file, import torch with its threads and seed, and import its plugins.
 
-    Every stage checks the whole file, so a mistake in a late section shows before the first training.
-    Raises `ParameterError` or another `UserError` for the first mistake.
+    Every stage checks the whole file, so a mistake in a late section shows before the first training. `files` and
+    `directories` are what the stage writes. Raises `ParameterError` or another `UserError` for the first mistake, and
+    `FileError` for an output that cannot be written.
     """
     global _params_file
-    params, _params_file = Params.load(path), path
+    params, _params_file = Params.load(PARAMS), PARAMS
     prepare(params.seed, params.threads)
+    check_outputs(files, directories)
     for module in params.plugins:
         import_plugin(module)
     return params
+
+
+def check_outputs(files: Iterable[Path] = (), directories: Iterable[Path] = ()) -> None:
+    """Raise `FileError` for the first output that cannot be written."""
+    from mcsmoe.checkpoint.output import check_output
+
+    for file in files:
+        check_output(file)
+    for directory in directories:
+        check_output(directory, directory=True)
 
 
 def made(path: Path) -> Path:

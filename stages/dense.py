@@ -14,7 +14,8 @@ OUTPUT = Path("artifacts/merge")  # like a merged model, so that distill finds i
 
 def main(method: Annotated[str, Option(help="Name of the baseline.")] = "dense") -> None:
     """Train a dense counterpart of artifacts/finetune with the `finetune` settings; write artifacts/merge/METHOD."""
-    params = start()
+    curve = FIGURES / f"curves/{method}.json"
+    params = start(files=[curve], directories=[OUTPUT / method])
     if not launched(params, "stages.dense"):
         return
     from mcsmoe.checkpoint.load import load_config, load_tokenizer
@@ -23,7 +24,6 @@ def main(method: Annotated[str, Option(help="Name of the baseline.")] = "dense")
 
     tokenizer = load_tokenizer(made(FULL), trust_remote_code=params.model.trust_remote_code)
     model = start_dense(params.model, load_config(FULL), tokenizer)
-    curve = FIGURES / f"curves/{method}.json"
     finetune(params, model, tokenizer, split_train(params), OUTPUT / method, curve, FULL)
 
 

@@ -14,7 +14,8 @@ from typer import Option
 
 from mcsmoe.command import prepare
 from mcsmoe.errors import ParameterError, UserError
-from stages.common import run, start
+from mcsmoe.fields import find_directory
+from stages.common import check_outputs, run, start
 
 
 def main(
@@ -30,19 +31,20 @@ def main(
     ] = None,
 ) -> None:
     """Measure quality, parameters, bytes, experts and FLOPs per token of CHECKPOINT; write them to OUTPUT."""
-    directory = Path(checkpoint)
+    directory, written = find_directory(checkpoint), [output] if output else []
     source: Path | str = directory
     if task is None:
         if {data, subset, limit, batch_size, memory_limit} != {None}:
             options = "--data, --subset, --limit, --batch-size and --memory-limit"
             raise UserError(f"{options} go with --task; else params.yaml says it")
-        params = start()
+        params = start(files=written)
         settings, batch_size, limit = params.task, params.evaluate.batch_size, params.evaluate.limit
         allowed, trusted = params.memory_limit, params.model.trust_remote_code
     else:
         allowed, trusted = parsed(memory_limit), False
         settings, batch_size = standalone(task, data, subset), batch_size or 32
         prepare(seed=0)
+        check_outputs(written)
         source = directory if directory.is_dir() else checkpoint
     from mcsmoe.checkpoint.output import write_json
     from mcsmoe.evaluation.measure import measure

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from typer import Option
 
+from mcsmoe.fields import find_directory
 from stages.common import run, start
 
 SOURCE = Path("artifacts/permute")
@@ -22,7 +23,7 @@ def main(
 
     After an interruption the next run resumes at the same layer, if the weights are large enough for shards.
     """
-    params = start()
+    params = start(directories=[output])
     from mcsmoe.calibration.observer import Observer
     from mcsmoe.calibration.sample import Sampling
     from mcsmoe.checkpoint.reader import Checkpoint
@@ -34,8 +35,8 @@ def main(
     from mcsmoe.grouping.plan import Plan
     from mcsmoe.model import Model
 
-    model = Model(source, params.memory_limit, trust_remote_code=params.model.trust_remote_code)
-    planned = plan or checkpoint
+    checkpoint, planned = find_directory(checkpoint), find_directory(plan or checkpoint)
+    model = Model(find_directory(source), params.memory_limit, trust_remote_code=params.model.trust_remote_code)
     try:
         mapped = open_mapped(model.checkpoint, Checkpoint(checkpoint), planned)
     except PlanError as error:

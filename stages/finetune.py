@@ -16,8 +16,8 @@ def main(
 
     With finetune.epochs 0, write the model as it is, without training.
     """
-    params = start()
     curve = FIGURES / "curves/finetune.json"
+    params = start(files=[curve], directories=[output])
     if params.finetune.epochs == 0:
         from mcsmoe.checkpoint.output import write_json
         from mcsmoe.training.untrained import take

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 
-from mcsmoe.interrupt import CHILD, INTERRUPTED
+from mcsmoe.interrupt import INTERRUPTED, child, same_command
 from mcsmoe.params import Params
 
 LAUNCHED = "MCSMOE_LAUNCHED"
+COMMAND = "MCSMOE_COMMAND"
+"""The command line of the stage."""
 
 
 def launched(params: Params, module: str) -> bool:
@@ -28,6 +30,8 @@ def launched(params: Params, module: str) -> bool:
     if wanted == 1:
         return True
     code = _run([sys.executable, "-m", "stages.launch", *_launcher(wanted), module, *sys.argv[1:]])
+    if code < 0:
+        sys.exit(_killed("the launcher", -code, same_command()))
     if code:
         sys.exit(code)
     return False
@@ -36,7 +40,8 @@ def launched(params: Params, module: str) -> bool:
 def _run(command: list[str]) -> int:
     """Run a launcher and return its exit code; if this process is stopped, the launcher and its processes stop too."""
     # Its own process group, away from the terminal: a launcher that gets Ctrl-C twice leaves its processes behind.
-    process = subprocess.Popen(command, env=os.environ | CHILD | {LAUNCHED: "1"}, process_group=0)
+    ours = child() | {LAUNCHED: "1", COMMAND: same_command()}
+    process = subprocess.Popen(command, env=os.environ | ours, process_group=0)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # under nohup SIGHUP stays ignored
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
@@ -63,13 +68,27 @@ def _launcher(processes: int) -> list[str]:
 def _launch() -> None:
     """Run the launcher that the command line names; on Ctrl-C it exits silently, because the stage prints the line."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.disable(logging.WARNING)  # torch's launcher warns about each signal that it passes on
+    # torch's launcher warns about each signal that it passes on, and tells at length of a process that failed.
+    logging.disable(logging.CRITICAL)
+    os.environ |= child()
     del sys.argv[0]
     try:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     except SignalException:
         sys.exit(INTERRUPTED)
+    except ChildFailedError as error:
+        rank, first = error.get_first_failure()
+        code = first.exitcode
+        sys.exit(code if code > 0 else _killed(f"process {rank}", -code, os.environ[COMMAND]))
+
+
+def _killed(what: str, number: int, command: str) -> int:
+    """Say of a process that a signal killed it, since it could not say so itself; return the exit code for that."""
+    why = ", as the system does when memory runs out" if number == signal.SIGKILL else ""
+    print(f"error: {what} was killed by {signal.Signals(number).name}{why}; run `{command}` again", file=sys.stderr)
+    return 128 + number
 
 
 if __name__ == "__main__":

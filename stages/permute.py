@@ -13,7 +13,8 @@ def main() -> None:
 
     After an interruption the next run resumes at the same layer.
     """
-    params = start()
+    figures = FIGURES / "permute.json"
+    params = start(files=[figures], directories=[OUTPUT])
     from mcsmoe.alignment.permute import permute_model
     from mcsmoe.calibration.observer import Observer
     from mcsmoe.calibration.sample import Sampling
@@ -25,7 +26,7 @@ def main() -> None:
     observer = Observer(model, sampling, "permute", tokens=params.permute.matching == "activation")
     permuted = permute_model(observer, OUTPUT, params.permute.matching, params.permute.reference)
     change = round(permuted.largest_logit_change, 6)
-    write_json(FIGURES / "permute.json", {"largest_logit_change": change, "layers": permuted.layers})
+    write_json(figures, {"largest_logit_change": change, "layers": permuted.layers})
     for name, row in permuted.layers.items():
         print(f"{name}: matching {row['before']:.4f} → {row['after']:.4f} with expert {row['reference']}")
 

@@ -22,10 +22,11 @@ def recover(stage: str, source: str, method: str, train: Callable[["Params", Any
 
     Raises `CheckpointError` for a missing student or teacher, `MemoryLimitError` or `DiskFullError` without room.
     """
-    params = start()
+    origin, output = (Path("artifacts") / step / method for step in (source, stage))
+    curve = FIGURES / f"curves/{stage}-{method}.json"
+    params = start(files=[curve], directories=[output])
     from mcsmoe.checkpoint.load import check_source
 
-    origin, output = (Path("artifacts") / step / method for step in (source, stage))
     check_source(made(origin))
     check_source(made(TEACHER))
     if not launched(params, f"stages.{stage}"):
@@ -43,4 +44,4 @@ def recover(stage: str, source: str, method: str, train: Callable[["Params", Any
     fit = train(
         params, student, lambda settings: make_recovery(params, settings, student, load_model(TEACHER), tokenizer)
     )
-    write_training(fit, tokenizer, output, FIGURES / f"curves/{stage}-{method}.json", origin)
+    write_training(fit, tokenizer, output, curve, origin)

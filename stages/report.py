@@ -1,6 +1,7 @@
 """Turn all measurements into a page, a table and figures, and into the files for `dvc metrics` and `dvc plots`."""
 
 from pathlib import Path
+from typing import Any
 
 from stages.common import FIGURES, run, start
 
@@ -13,11 +14,12 @@ STATISTICS = Path("artifacts/collect")
 
 def main() -> None:
     """Write report/, metrics/, plots/ and artifacts/pictures from artifacts/figures and the routing statistics."""
-    params = start()
+    page, groups, ranks = REPORT / "index.html", PICTURES / "groups", PICTURES / "stable-rank"
+    params = start(files=[page, METRICS / "quality.json", PLOTS / "use.json"], directories=[groups, ranks])
     from mcsmoe.calibration.statistics import RoutingStatistics
-    from mcsmoe.checkpoint.output import atomic_directory, write_json
+    from mcsmoe.checkpoint.output import atomic_directory, json_text, write_files
     from mcsmoe.report.curves import curves_section
-    from mcsmoe.report.figure import INK, colours, save
+    from mcsmoe.report.figure import INK, colours, save, svg
     from mcsmoe.report.gathered import Gathered, metric_files, plot_rows
     from mcsmoe.report.groups import excerpt, expert_use, framed, similarity_groups, similarity_section
     from mcsmoe.report.page import provenance_section, report_page
@@ -51,25 +53,25 @@ def main() -> None:
         curves_section(gathered.curves, {"full": INK} | colours([*gathered.plans, *params.methods.dense])),
         provenance_section(params, statistics.provenance, known),
     ]
-    save(quality_size(results, metric), REPORT / "quality-size.svg")
-    save(expert_use(frequency), REPORT / "expert-use.svg")
-    with atomic_directory(PICTURES / "groups") as directory:
+    with atomic_directory(groups) as directory:
         for method, plan in gathered.plans.items():
             title = f"{method}: similarity of experts by router logits, and its groups"
             save(similarity_groups(excerpt(similarity), framed(plan), title), directory / f"{method}.svg")
-    with atomic_directory(PICTURES / "stable-rank") as directory:
+    with atomic_directory(ranks) as directory:
         for method, rows in gathered.ranks.items():
             save(stable_rank_figure(method, moments(rows)), directory / f"{method}.svg")
-    for name, values in metric_files(results, metric).items():
-        write_json(METRICS / f"{name}.json", values)
-    for step, curves in gathered.curves.items():
-        write_json(PLOTS / f"{step}.json", plot_rows(curves))
-    write_json(PLOTS / "use.json", plot_rows(use))
-    write_json(PLOTS / "stable-rank.json", plot_rows(gathered.ranks))
-    write_json(REPORT / "results.json", {"checkpoints": [vars(r) for r in results], "permute": gathered.permute})
     table = results_table(results, metric).markdown()
-    (REPORT / "table.md").write_text(table)
-    (REPORT / "index.html").write_text(report_page(params.task.name, results, metric, sections))
+    figures: dict[Path, Any] = {METRICS / f"{name}.json": row for name, row in metric_files(results, metric).items()}
+    figures |= {PLOTS / f"{step}.json": plot_rows(curves) for step, curves in gathered.curves.items()}
+    figures[PLOTS / "use.json"] = plot_rows(use)
+    figures[PLOTS / "stable-rank.json"] = plot_rows(gathered.ranks)
+    figures[REPORT / "results.json"] = {"checkpoints": [vars(r) for r in results], "permute": gathered.permute}
+    written: dict[Path, str | bytes] = {path: json_text(values) for path, values in figures.items()}
+    written[REPORT / "quality-size.svg"] = svg(quality_size(results, metric))
+    written[REPORT / "expert-use.svg"] = svg(expert_use(frequency))
+    written[REPORT / "table.md"] = table
+    written[page] = report_page(params.task.name, results, metric, sections)
+    write_files(written)
     print(table, end="")
 
 

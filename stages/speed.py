@@ -14,7 +14,8 @@ from typer import Option
 
 from mcsmoe.command import prepare
 from mcsmoe.errors import UserError
-from stages.common import run
+from mcsmoe.fields import find_directory
+from stages.common import check_outputs, run
 
 SEED = 0
 WARMUP = 2
@@ -33,6 +34,7 @@ def main(
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", batches):
         raise UserError(f"--batches {batches!r}: numbers from 1 up, by commas, such as 1,16")
     prepare(SEED, threads)
+    check_outputs(filter(None, [output]))
     import torch
 
     from mcsmoe.checkpoint.load import load_model
@@ -41,7 +43,7 @@ def main(
 
     torch.use_deterministic_algorithms(False)  # they are slower, and inference in practice does not use them
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    directory = Path(checkpoint)
+    directory = find_directory(checkpoint)
     model = load_model(directory if directory.is_dir() else checkpoint, any_family=True).to(device)
     found: dict[str, float | str] = {"device": device, "threads": torch.get_num_threads(), "repeats": repeats}
     found |= {"prompt_tokens": prompt, "new_tokens": new}

@@ -10,7 +10,8 @@ from stages.common import FIGURES, made, run, start
 
 def main(method: Annotated[str, Option(help="Recipe whose experts are measured.")]) -> None:
     """Write artifacts/figures/stable-rank/METHOD.json: one row for each layer before, merged and distilled."""
-    start()
+    output = FIGURES / f"stable-rank/{method}.json"
+    start(files=[output])
     from mcsmoe.checkpoint.output import write_json
     from mcsmoe.evaluation.stable_rank import merged_ranks, stock_ranks
     from mcsmoe.model import Model
@@ -25,7 +26,7 @@ def main(method: Annotated[str, Option(help="Recipe whose experts are measured."
         for moment, layers in moments.items()
         for layer, rank in layers.items()
     ]
-    write_json(FIGURES / f"stable-rank/{method}.json", rows)
+    write_json(output, rows)
 
 
 if __name__ == "__main__":

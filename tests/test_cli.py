@@ -85,13 +85,14 @@ def test_one_json_object_and_nothing_else(arguments: list[str], key: str):
         (["diff", "one", "none"], "error: none: no plan.json\n"),
         (
             ["inspect", "./none"],
-            "error: ./none: no such directory; give the path of a saved checkpoint or a hub id\n",
+            "error: ./none: no such directory in HERE; give the path of a saved checkpoint or a hub id\n",
         ),
         (["inspect", "one"], "error: one: no config.json; is it a checkpoint directory?\n"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], line: str, capsys, monkeypatch: pytest.MonkeyPatch):
-    assert refused(capsys, monkeypatch, *arguments) == line
+    here = f"{Path.cwd()} and the directories above it"
+    assert refused(capsys, monkeypatch, *arguments) == line.replace("HERE", here)
 
 
 def test_of_a_hub_id_two_files_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -11,7 +11,19 @@ from safetensors import SafetensorError
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint, indexed_files
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import auto_class, family_of, language_config
-from mcsmoe.fields import HUB_ID
+from mcsmoe.fields import HUB_ID, find_directory, looked_in
+
+
+def is_hub_id(source: Path | str) -> TypeGuard[str]:
+    """Whether `source` can be a hub id: a `str` that does not look like a path, as "./a", "~/a", "a/" and "a/b/c" do.
+
+    Nor can "models/mixtral" be one where there is a directory `models`.
+    """
+    if isinstance(source, Path) or not HUB_ID.fullmatch(source):
+        return False
+    owner, _, name = source.rpartition("/")
+    return not Path(owner).is_dir() if owner else not Path(name).exists()
+
 
 # What transformers, safetensors and torch raise for damaged, missing or mismatched files.
 LOAD_ERRORS = (
@@ -163,12 +175,14 @@ UNWANTED = ["[!a]*/*", "a[!d]*/*", "consolidated*"]  # of folders, only addition
 def fetch(source: Path | str, revision: str | None = None, patterns: Sequence[str] = WANTED) -> Path:
     """The directory of a checkpoint; files of a hub id that match `patterns` are fetched into the hub's cache first.
 
-    Raises `CheckpointError` for what is neither a directory nor something that the hub gives.
+    A relative directory is found by `find_directory`. Raises `CheckpointError` for what is neither a directory nor
+    something that the hub gives.
     """
-    if Path(source).is_dir():
-        return Path(source)
-    if isinstance(source, Path) or not HUB_ID.fullmatch(source):
-        raise CheckpointError(f"{source}: no such directory; give the path of a saved checkpoint or a hub id")
+    directory = find_directory(source)
+    if directory.is_dir():
+        return directory
+    if not is_hub_id(source):
+        raise _no_directory(source)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -214,8 +228,13 @@ def check_source(source: Path | str, *, any_family: bool = False) -> None:
             config = language_config(Checkpoint(directory).config)
             if not any_family:
                 family_of(config)
-    elif isinstance(source, Path) or not HUB_ID.fullmatch(source):
-        raise CheckpointError(f"{source}: no such directory; give the path of a saved checkpoint or a hub id")
+    elif not is_hub_id(source):
+        raise _no_directory(source)
+
+
+def _no_directory(source: Path | str) -> CheckpointError:
+    where = looked_in(source)
+    return CheckpointError(f"{source}: no such directory{where}; give the path of a saved checkpoint or a hub id")
 
 
 class _Failures:

@@ -1,12 +1,12 @@
 """Output directories whose interrupted write continues in the next run."""
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,12 +19,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 from xxhash import xxh3_128, xxh3_128_hexdigest
 
-from mcsmoe.checkpoint.output import check_room, exchange, settle, write_json
+from mcsmoe.checkpoint.output import (
+    NEW,
+    check_kind,
+    check_room,
+    lock_directory,
+    refusals_of,
+    restore_old,
+    settle,
+    write_json,
+)
 from mcsmoe.checkpoint.writer import raw
 from mcsmoe.errors import CheckpointError
 from mcsmoe.reading import parse_json
 
 VALUES = "values"
+UNREADABLE = (SafetensorError, OSError, ValueError, TypeError, KeyError)
+"""What reading a damaged note raises."""
 
 
 class Note(NamedTuple):
@@ -55,20 +66,35 @@ class Store:
         path, unfinished = self.directory / name, self.directory / f".{name}"
         check_room(path, sum(value.nbytes for value in tensors.values()))
         copies = {key: value.cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
-        save_file(copies, unfinished, {VALUES: json.dumps(values)})
-        settle(unfinished, path)
+        text = json.dumps(values)
+        with refusals_of(unfinished, path):
+            save_file(copies, unfinished, {VALUES: json.dumps([text, _note_hash(copies, text)])})
+            settle(unfinished, path)
 
     def load(self, name: str) -> Note:
         """Load an existing note; its tensors are memory-mapped from the file. Raises `CheckpointError` if damaged."""
-        path = self.directory / name
         try:
-            with safe_open(path, "pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                return Note(tensors, parse_json(file.metadata()[VALUES].encode()))
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{path} is damaged ({error}); remove {self.directory.parent} and run again"
-            ) from None
+            tensors, text, _ = self._read(name)
+            return Note(tensors, parse_json(text.encode()))
+        except UNREADABLE as error:
+            raise CheckpointError(f"{self.directory / name} is damaged ({error})") from None
+
+    def damaged(self) -> str | None:
+        """The name of a note that is not as it was written; None if all are. Reads them all."""
+        for name in sorted(self.names()):
+            try:
+                tensors, text, expected = self._read(name)
+            except UNREADABLE:
+                return name
+            if _note_hash(tensors, text) != expected:
+                return name
+        return None
+
+    def _read(self, name: str) -> tuple[dict[str, Tensor], str, str]:
+        with safe_open(self.directory / name, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            text, expected = parse_json(file.metadata()[VALUES].encode())
+        return tensors, text, expected
 
     def drop(self, name: str) -> None:
         """Remove a note if it exists."""
@@ -82,7 +108,15 @@ class Store:
         return (self.directory / name).is_file()
 
 
-FORMAT = 1
+def _note_hash(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = xxh3_128(text.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
+        digest.update(raw(tensors[name]))
+    return digest.hexdigest()
+
+
+FORMAT = 2
 """Version of the layout of notes and unfinished outputs; it is part of the key."""
 LIBRARIES = ("numpy", "scipy", "torch")
 OURS = ("mcsmoe", "stages")
@@ -102,22 +136,29 @@ def resumable_directory(path: Path, key: Mapping[str, Any]) -> Iterator[Staging]
     """Yield a `Staging` in `.{name}.partial` beside `path`; its `output` replaces `path` on success.
 
     After an interruption (Ctrl-C, kill -9, a full disk) output and store are kept for the next run with the same
-    `key`; a run with another key starts afresh. `key` holds JSON values: everything that the written bytes depend on.
-    Library versions and the number of threads are added here.
+    `key`; a run with another key, or one that finds them damaged, starts afresh. `key` holds JSON values: everything
+    that the written bytes depend on. Library versions and the number of threads are added here.
     Nothing is kept if the store is empty, or after a `CheckpointError`, which means that the data itself is wrong.
-    Raises `CheckpointError` if another process is writing the same output.
+    Raises `CheckpointError` if another process is writing the same output, and `FileError` for what the operating
+    system refuses.
     """
     path = Path(path)
+    check_kind(path, directory=True)
     scratch = path.with_name(f".{path.name}.partial")
-    scratch.mkdir(parents=True, exist_ok=True)
-    with locked(scratch, path):
-        staging = Staging(scratch / "new", Store(scratch / "notes"))
+    with refusals_of(scratch, path), ExitStack() as stack:
+        if scratch.is_file():
+            scratch.unlink()
+        scratch.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(locked(scratch, path))
+        staging, stamp = Staging(scratch / NEW, Store(scratch / "notes")), scratch / "key.json"
         keep = False
         try:
-            _start(staging, scratch / "key.json", dict(key) | _surroundings())
-            yield staging
-            shutil.rmtree(scratch / "old", ignore_errors=True)
-            exchange(staging.output, path)
+            restore_old(scratch, path)
+            _start(staging, stamp, dict(key) | _surroundings())
+            with refusals_of(staging.output, path):
+                yield staging
+                stamp.unlink()  # the older output, which is then in the place of this one, has not this key
+                settle(staging.output, path)
         except CheckpointError:
             raise
         except BaseException as error:
@@ -132,37 +173,46 @@ def resumable_directory(path: Path, key: Mapping[str, Any]) -> Iterator[Staging]
 
 @contextmanager
 def locked(directory: Path, output: Path) -> Iterator[None]:
-    """Lock the directory in which `output` is made; the system releases the lock when the process ends, even if killed.
+    """Lock the directory in which `output` is made.
 
     Raises `CheckpointError` if another process has it.
     """
-    lock = os.open(directory, os.O_RDONLY)
+    lock = lock_directory(directory)
+    if lock is None:
+        raise CheckpointError(f"{output}: another process is writing it; wait for it or stop it")
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(f"{output}: another process is writing it; wait for it or stop it") from None
         yield
     finally:
         os.close(lock)
 
 
 def _start(staging: Staging, stamp: Path, key: dict[str, Any]) -> None:
-    """Keep what an earlier run left if it had the same `key`, else start with an empty output and store."""
-    if _stamped(stamp) != json.loads(json.dumps(key)):
-        stamp.unlink(missing_ok=True)  # first: after an interrupted removal the rest must not match the old key
-        shutil.rmtree(staging.output, ignore_errors=True)
-        shutil.rmtree(staging.store.directory, ignore_errors=True)
+    """Keep what an earlier run left if it is whole and had the same `key`; else empty the output and the store."""
+    known = _key(stamp) == json.loads(json.dumps(key)) and staging.output.is_dir()
+    damaged = staging.store.damaged() if known else None
+    if damaged:
+        print(f"{stamp.parent}: {damaged} is damaged: starting anew", file=sys.stderr)
+    if not known or damaged:
+        _remove(stamp)  # first: after an interrupted removal the rest must not match the old key
+        _remove(staging.output)
+        _remove(staging.store.directory)
         write_json(stamp, key)
     staging.output.mkdir(exist_ok=True)
 
 
-def _stamped(stamp: Path) -> Any:
-    """The key of an earlier run; None if there is none, or a damaged one."""
+def _key(stamp: Path) -> Any:
+    """The key in the file `stamp`; None if there is none that can be read."""
     try:
         return parse_json(stamp.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _surroundings() -> dict[str, Any]:

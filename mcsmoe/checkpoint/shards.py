@@ -7,12 +7,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mcsmoe.checkpoint.output import check_room, settle, write_json
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS
 from mcsmoe.checkpoint.resume import Store
-from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, write_safetensors
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, differing, write_safetensors
 from mcsmoe.progress import progress
 
 SHARD_BYTES = 5 * 10**9
@@ -57,9 +58,9 @@ def write_parts(
     """Write all parts into `directory`: one file up to `SHARD_BYTES` in total, else one shard per part and an index.
 
     Returns content hashes of what was written; `store` keeps those of each shard. A shard gets its final name once its
-    bytes are on the disk. A shard that has its name and is in the store is not written again and its pieces are not
-    made: the caller guarantees that it came from the same data. Peak memory is that of the pieces. A progress bar
-    called `description` counts the bytes. Raises what `write_safetensors` raises.
+    bytes are on the disk. A shard that holds what the store says is not written again and its pieces are not made: the
+    caller guarantees that it came from the same data. Peak memory is that of the pieces. A progress bar called
+    `description` counts the bytes. Raises what `write_safetensors` raises.
     """
     if sum(part.size_bytes for part in parts) <= SHARD_BYTES:
         specs = {name: spec for part in parts for name, spec in part.specs.items()}
@@ -70,8 +71,9 @@ def write_parts(
     written: Written = {}
     todo = dict(files)
     for name in files:
-        if store and name in store and (directory / name).is_file():
-            written |= store.load(name).values
+        ours = store.load(name).values if store and name in store else None
+        if ours is not None and _holds(directory / name, ours):
+            written |= ours
             del todo[name]
     check_room(directory / INDEX, sum(part.size_bytes for part in todo.values()))
     if 0 < len(todo) < len(files):
@@ -89,6 +91,16 @@ def write_parts(
     total = sum(part.size_bytes for part in parts)
     write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
     return written
+
+
+def _holds(shard: Path, written: Written) -> bool:
+    """Whether a shard is on the disk as it was written."""
+    try:
+        with safe_open(shard, "pt") as file:
+            names = sorted(file.keys())
+            return names == sorted(written) and not any(differing(written, n, file.get_tensor(n)) for n in names)
+    except (SafetensorError, OSError):
+        return False
 
 
 def _bytes_of(parts: Iterable[Part], description: str) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mcsmoe.calibration.memory import must_stream
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.watch import Batch, one_by_one
-from mcsmoe.checkpoint.output import write_json
+from mcsmoe.checkpoint.output import check_output, write_json
 from mcsmoe.checkpoint.reader import read_json
 from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code, tensor_hash
 from mcsmoe.checkpoint.verify import probe_batch, verify_stock
@@ -171,6 +171,7 @@ def export_model(
     `output` then stays as it was.
     """
     rule = ROWS[router]
+    check_output(output, directory=True)
     if output.exists() and not (output / REPORT).is_file():
         raise CheckpointError(f"{output}: exists and is no earlier export; give another directory")
     check_stock(mapped)

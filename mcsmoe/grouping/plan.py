@@ -11,6 +11,7 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
+from mcsmoe.checkpoint.output import write_files
 from mcsmoe.errors import PlanError
 from mcsmoe.reading import parse_as
 
@@ -116,7 +117,7 @@ class Plan:
 
     def save(self, directory: Path) -> None:
         """Write `plan.json` with one line per group, so that `diff` can compare two plans."""
-        (directory / PLAN).write_text(_one_line_a_group(self.to_json()) + "\n")
+        write_files({directory / PLAN: _one_line_a_group(self.to_json()) + "\n"})
 
     @classmethod
     def load(cls, source: Path | str) -> "Plan":

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.companions import own_code
-from mcsmoe.checkpoint.output import write_json
+from mcsmoe.checkpoint.output import json_text, write_files
 from mcsmoe.errors import CheckpointError
 from mcsmoe.evaluation.quality import interval
 from mcsmoe.exporting.card import Card, Figure, Measured, Origin, code
@@ -104,10 +104,9 @@ class Outcome:
 
     def save(self, directory: Path, card: Card, page: str) -> None:
         """Write the figures, the model card, the plan and the page into the directory of the result."""
-        write_json(directory / self.FILE, self.to_json())
-        (directory / CARD).write_text(card.markdown())
-        (directory / PAGE).write_text(page)
         card.plan.save(directory)
+        figures = json_text(self.to_json())
+        write_files({directory / self.FILE: figures, directory / CARD: card.markdown(), directory / PAGE: page})
 
     @classmethod
     def load(cls, directory: Path) -> "Outcome":

@@ -11,6 +11,7 @@ from typing import Any
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.load import fetch
+from mcsmoe.checkpoint.output import check_output
 from mcsmoe.checkpoint.resume import identity, source_code
 from mcsmoe.errors import CheckpointError
 from mcsmoe.exporting.stock import open_mapped
@@ -55,9 +56,10 @@ def run_job(job: Job) -> Outcome:
 def output_path(output: str | Path) -> Path:
     """The path of an output without detours: what "x/../out" means must not depend on whether x is there.
 
-    Raises `CheckpointError` if something is there that no run has written.
+    Raises `CheckpointError` if something is there that no run has written, `FileError` if it cannot be written.
     """
     path = Path(os.path.normpath(output))
+    check_output(path, directory=True)
     if path.exists() and not (path / Outcome.FILE).is_file():
         raise CheckpointError(f"{path}: exists and is no result of an earlier run; give another directory")
     return path

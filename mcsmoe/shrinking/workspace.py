@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mcsmoe.checkpoint.output import write_json
+from mcsmoe.checkpoint.output import settle, write_json
 from mcsmoe.checkpoint.resume import Store, locked
 from mcsmoe.errors import CheckpointError
 from mcsmoe.reading import parse_as
@@ -42,7 +42,7 @@ def _recorded(record: Path) -> dict[str, str]:
     """The phases that earlier runs have finished; none if there is no record, or a damaged one."""
     try:
         found: dict[str, str] = parse_as(dict[str, str], record.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return {}
     return found
 
@@ -76,5 +76,5 @@ def close(space: Workspace, result: Path, output: Path) -> None:
     """
     if output.exists():
         raise CheckpointError(f"{output}: appeared while the result was made; move it away and run again")
-    result.rename(output)
+    settle(result, output)
     shutil.rmtree(space.path)

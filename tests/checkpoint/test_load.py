@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
-from mcsmoe.checkpoint.load import check_source, load_model, load_tokenizer
+from mcsmoe.checkpoint.load import check_source, fetch, is_hub_id, load_model, load_tokenizer
 from mcsmoe.checkpoint.reader import WEIGHTS
 from mcsmoe.errors import CheckpointError
 from tests.models import logits, tiny_switch
@@ -104,6 +105,26 @@ def test_a_path_is_never_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match="no such directory"):
         load_model((tmp_path / "gone").relative_to(tmp_path))
+
+
+@pytest.mark.parametrize("source", ["./a", "~/a", "a/", "a/b/c", "models/mixtral"])
+def test_what_looks_like_a_path_is_never_asked_of_the_hub(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Path("models").mkdir()
+    with pytest.raises(CheckpointError, match=f"{source}: no such directory{'' if source[0] == '~' else ' in '}"):
+        fetch(source)
+    assert is_hub_id("other/mixtral")
+
+
+@pytest.mark.parametrize("source", ["../models/a", "models/a", "~/models/a"])
+def test_a_relative_directory_is_found_from_below(source, tmp_path, monkeypatch):
+    below = tmp_path / "queue" / "run"
+    for directory in (below, tmp_path / "models" / "a"):
+        directory.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert fetch(source).resolve() == tmp_path / "models" / "a"
 
 
 def test_a_hub_id_that_cannot_be_reached(monkeypatch):

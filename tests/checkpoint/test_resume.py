@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ import pytest
 import torch
 
 from mcsmoe.checkpoint import resume, shards
+from mcsmoe.checkpoint.output import settle
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.resume import Store, identity, resumable_directory, source_code
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
-from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, differing
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
 from mcsmoe.errors import CheckpointError, DiskFullError
 from tests.mutations import COUNT, mutated, right_or_one_line
 
@@ -133,18 +135,50 @@ def test_what_was_written_from_something_else_is_not_used(small: None, tmp_path:
     assert asked == list("abcdef")
 
 
-def test_a_finished_shard_that_changed_is_not_what_was_written(small: None, tmp_path: Path):
+def test_a_finished_shard_that_changed_is_written_again(small: None, tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "out", Source("c"))
     (shard,) = (tmp_path / ".out.partial" / "new").glob("model-00002*")
     content = shard.read_bytes()
     shard.write_bytes(content[:-4] + bytes(4))
-    with resumable_directory(tmp_path / "out", {"key": "key"}) as staging:
-        written = Source().write(*staging)
-        found = Checkpoint(staging.output)
-        changed = [name for name in found.names() if differing(written, name, found.tensor(name))]
-    assert changed == ["b"]
-    assert written.keys() == set(found.names())
+    assert write(tmp_path / "out", Source()) == list("bcdef")
+    assert Checkpoint(tmp_path / "out").tensor("b").eq(ord("b")).all()
+
+
+@pytest.mark.parametrize("damage", ["note", "cut note", "key", "no output", "file"])
+def test_damaged_leftovers_are_no_obstacle(small: None, tmp_path: Path, damage: str):
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "out", Source("c"))
+    partial = tmp_path / ".out.partial"
+    note = next((partial / "notes").iterdir())
+    if "note" in damage:
+        content = note.read_bytes()
+        note.write_bytes(content[:20] if "cut" in damage else content.replace(b'"a', b'"b').replace(b"0", b"1"))
+    elif damage == "key":
+        (partial / "key.json").write_text("{")
+    else:
+        shutil.rmtree(partial / "new" if damage == "no output" else partial)
+        if damage == "file":
+            partial.touch()
+    assert write(tmp_path / "out", Source()) == list("abcdef")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_killed_between_the_exchange_and_the_removal(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The older output, which is then where the newer one was, is not taken for an unfinished one."""
+    write(tmp_path / "out", Source(), "older")
+
+    def killed(fresh: Path, path: Path) -> None:
+        settle(fresh, path)
+        if path.name == "out":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "settle", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "out", Source())
+    assert (tmp_path / ".out.partial" / "new").is_dir()
+    assert write(tmp_path / "out", Source()) == list("abcdef")
 
 
 def test_nothing_stays_where_nothing_is_finished(small: None, tmp_path: Path):

@@ -39,7 +39,10 @@ def nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
         subprocess.run(["umount", str(MERGED)], check=True)
 
 
-@pytest.mark.parametrize(("before", "message"), [("", "bytes needed"), (UNSEEN, "no space left on the device")])
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [("", "bytes needed"), (UNSEEN, "artifacts/merge/m-smoe: No space left on device")],
+)
 def test_a_full_disk_is_one_line_and_leaves_the_rest_intact(nearly_full: Path, before: str, message: str):
     kept = (nearly_full / "one" / WEIGHTS).read_bytes()
     ran = subprocess.run(

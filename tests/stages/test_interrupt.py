@@ -113,3 +113,39 @@ def test_ctrl_c_while_several_processes_work(tmp_path: Path, monkeypatch: pytest
     assert said == "interrupted: nothing half written; run `python -m stages.collect` again, or `dvc repro`"
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+@pytest.mark.slow  # three processes after each other import torch
+def test_a_process_that_is_killed_ends_the_stage_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    write_params(plugins=["moment"], launch={"processes": 2})
+    kill = "os.kill(os.getpid(), 9) if os.environ['RANK'] == '1' else time.sleep(60)"
+    (tmp_path / "moment.py").write_text(f"import os, time\nif 'RANK' in os.environ: {kill}")
+    command = [sys.executable, "-m", "stages.collect"]
+    ran = subprocess.run(command, env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}, capture_output=True, text=True)
+    assert ran.returncode == 128 + 9
+    assert ran.stderr == (
+        "error: process 1 was killed by SIGKILL, as the system does when memory runs out; "
+        "run `python -m stages.collect` again\n"
+    )
+
+
+def test_a_child_ends_with_its_parent(tmp_path: Path):
+    child = "import time; from mcsmoe.interrupt import follow; follow(); print('ready', flush=True); time.sleep(60)"
+    parent = (
+        "import os, subprocess, sys; from mcsmoe.interrupt import child\n"
+        f"subprocess.run([sys.executable, '-c', {child!r}], env=os.environ | child())"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.kill()
+    assert process.communicate(timeout=20) == ("", None)  # the child has closed its end, too
+
+
+def test_a_python_without_the_packages(tmp_path: Path):
+    ran = subprocess.run([sys.executable, "-S", "-m", "stages.check"], cwd=ROOT, env={}, capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert ran.stderr.count("\n") == 1
+    assert "is not installed in" in ran.stderr
+    assert "activate" in ran.stderr
