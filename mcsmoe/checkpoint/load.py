@@ -1,31 +1,24 @@
 """Loading models and tokenizers; any missing or unexpected tensor is an error."""
 
-import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from torch import Tensor
 
+from mcsmoe.checkpoint.config import precision, read_config
+from mcsmoe.checkpoint.pickled import pickled_tensors
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
-from mcsmoe.errors import CheckpointError
-from mcsmoe.families import auto_class, family_of, language_config
+from mcsmoe.errors import CheckpointError, UserError
+from mcsmoe.families import auto_class, family_of, language_config, skeleton, sparse_layers
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-# What transformers, safetensors and torch raise for damaged, missing or mismatched files.
-LOAD_ERRORS = (
-    OSError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    EOFError,
-    ImportError,
-    SafetensorError,
-    pickle.UnpicklingError,
-)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model")
+GENERATION = "generation_config.json"
 LOADING_REPORT = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
@@ -45,26 +38,29 @@ def load_model(
     Raises `CheckpointError` for a missing or damaged source, an unsupported architecture, a tensor that is missing,
     unexpected or of the wrong shape, and for weights that are not finite.
     """
-    check_source(source, any_family=any_family)
+    directory = fetch(source, revision)
     import transformers
 
-    import mcsmoe.modeling  # noqa: F401 - registers the merged classes
     from mcsmoe.modeling.aligned_mcsmoe import align_weights
 
-    origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    with _Failures(source):
-        whole = transformers.AutoConfig.from_pretrained(source, **origin)
-    config = language_config(whole)
-    if not any_family:
-        family_of(config)
+    config, checkpoint, whole = _opened(directory, trust_remote_code, any_family)
+    options: dict[str, Any] = {"config": config, "trust_remote_code": trust_remote_code}
     if getattr(config, "quantization_config", None):  # nothing here computes on quantised weights
         config.quantization_config["dequantize"] = True
-    # With this option tensors of the wrong shape appear in the report, by name.
-    options = origin | {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    else:
+        options["dtype"] = config.dtype or torch.float32
     if dtype is not None:
         options["dtype"] = dtype
+    # With `ignore_mismatched_sizes` tensors of the wrong shape appear in the report, by name.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with _Failures(source):
-        model, report = getattr(transformers, auto_class(config)).from_pretrained(source, config=config, **options)
+        if checkpoint is None or checkpoint.as_stored:
+            model, report = getattr(transformers, auto_class(config)).from_pretrained(directory, **options)
+        else:
+            values = {name: _Late(partial(checkpoint.tensor, name)) for name in checkpoint.names()}
+            model, report = type(skeleton(config)).from_pretrained(None, state_dict=values, **options)
+            if (directory / GENERATION).is_file():
+                model.generation_config = transformers.GenerationConfig.from_pretrained(directory)
     if config is not whole:
         inside = f"{model.base_model_prefix}."
         report["unexpected_keys"] = {key for key in report["unexpected_keys"] if key.startswith(inside)}
@@ -81,6 +77,16 @@ def load_model(
     return model.eval()
 
 
+class _Late:
+    """A tensor that is read when transformers asks for its values, as it does with slices of safetensors."""
+
+    def __init__(self, read: Callable[[], Tensor]) -> None:
+        self._read = read
+
+    def __getitem__(self, _: object) -> Tensor:
+        return self._read()
+
+
 def compute_in(model: Any, dtype: torch.dtype | None) -> None:
     """Choose kernels that support `dtype`: the default for experts, a grouped matrix product, takes no float64."""
     if dtype == torch.float64 and model._can_set_experts_implementation():
@@ -92,19 +98,65 @@ def load_config(
 ) -> Any:
     """The configuration of a checkpoint of a supported family (or of `any_family`), or of the language model in it.
 
-    Raises `CheckpointError` for a missing or damaged source and for an unsupported architecture.
+    Its `dtype` is the one in which most of the weights are stored, whatever config.json says; of weights in FP8, that
+    in which they are restored. Of a hub id, whose weights are not at hand, it is what config.json says.
+    Raises `CheckpointError` for a missing or damaged source, an unsupported architecture, a configuration of which no
+    model can be built, and a tensor of integers where the model has numbers.
     """
-    check_source(source, any_family=any_family)
+    return _opened(fetch(source, revision, SMALL), trust_remote_code, any_family)[0]
+
+
+def _opened(directory: Path, trust_remote_code: bool, any_family: bool) -> tuple[Any, Checkpoint | None, Any]:
+    """The configuration of a directory, its checkpoint (None without safetensors), and the outer configuration."""
+    checkpoint = check_source(directory, any_family=any_family)
     import transformers
 
     import mcsmoe.modeling  # noqa: F401 - registers the merged classes
 
-    with _Failures(source):
-        whole = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
-    config = language_config(whole)
+    with _Failures(directory):
+        whole = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        config = language_config(whole)
+    if checkpoint is not None:
+        stored = {name: checkpoint.stored_dtype(name) for name in checkpoint.names()}
+        own = checkpoint.precision
+        if "quantization_config" not in checkpoint.config and hasattr(config, "quantization_config"):
+            del config.quantization_config
+    else:
+        held = {name: value for _, name, value in pickled_tensors(directory)}
+        stored = {name: value.dtype for name, value in held.items()}
+        own = precision(((value.dtype, value.numel()) for value in held.values()), config.dtype)
+    if own is not None and own != (config.dtype or torch.float32):
+        config.dtype = own
     if not any_family:
         family_of(config)
-    return config
+        with _Failures(directory, "config.json describes no model that can be built"):
+            skeleton(config)
+            sparse_layers(config)
+        if getattr(config, "quantization_config", None) is None:
+            check_numbers(directory, config, stored)
+    return config, checkpoint, whole
+
+
+def check_numbers(directory: Path, config: Any, stored: Mapping[str, torch.dtype]) -> None:
+    """Raise `CheckpointError`, naming the tensor, for integers in `stored` where a model of `config` has numbers.
+
+    `stored` are the tensors of its checkpoint and their dtypes. Read as numbers, packed weights would be noise.
+    """
+    whole = [name for name, dtype in stored.items() if not dtype.is_floating_point]
+    if not whole:
+        return
+    model = skeleton(config)
+    kept = {_leaf(name) for name, value in model.named_buffers() if not value.is_floating_point()}
+    numbers = {_leaf(name) for name, _ in model.named_parameters()}
+    numbers |= {_leaf(place.tensor) for layer in sparse_layers(config) for place in layer.places.values()}
+    for name in whole:
+        if _leaf(name) in numbers - kept:
+            what = f"{name} is stored as {stored[name]}".replace("torch.", "")
+            raise CheckpointError(f"{directory}: {what}, packed or damaged; take the model in float32 or bfloat16")
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def load_tokenizer(
@@ -134,7 +186,7 @@ def load_tokenizer(
 
 
 # Hub repositories often hold the same weights in other formats, too.
-SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
+SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
 WANTED = [*SMALL, "*.safetensors", "*.bin"]
 UNWANTED = ["*/*", "consolidated*"]
 
@@ -171,33 +223,33 @@ def local_directory(source: Path | str) -> Path:
     return Path(cached_file(source, "config.json", local_files_only=True)).parent
 
 
-def check_source(source: Path | str, *, any_family: bool = False) -> None:
+def check_source(source: Path | str, *, any_family: bool = False) -> Checkpoint | None:
     """Raise `CheckpointError` for a directory that is missing, visibly damaged or of an unsupported architecture.
 
-    Fast: transformers is not imported.
+    Returns the checkpoint in it; None for a hub id, and without safetensors. Fast: transformers is not imported.
     """
     directory = Path(source)
     if directory.is_dir():
-        if not (directory / "config.json").is_file():
-            raise CheckpointError(f"{directory}: no config.json; is it a checkpoint directory?")
-        if any((directory / name).is_file() for name in (WEIGHTS, INDEX)):
-            config = language_config(Checkpoint(directory).config)
-            if not any_family:
-                family_of(config)
-    elif isinstance(source, Path) or not HUB_ID.fullmatch(source):
+        described = read_config(directory)
+        found = any((directory / name).is_file() for name in (WEIGHTS, INDEX))
+        if not any_family:
+            family_of(language_config(described))
+        return Checkpoint(directory) if found else None
+    if isinstance(source, Path) or not HUB_ID.fullmatch(source):
         raise CheckpointError(f"{source}: no such directory; give the path of a saved checkpoint or a hub id")
+    return None
 
 
 class _Failures:
-    """Context manager that turns errors of the loading libraries into a `CheckpointError`."""
+    """Context manager that turns whatever loading libraries raise for files of a user into a `CheckpointError`."""
 
-    def __init__(self, source: Path | str) -> None:
-        self.source = source
+    def __init__(self, source: Path | str, what: str = "cannot be loaded") -> None:
+        self.source, self.what = source, what
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, LOAD_ERRORS):
-            reason = str(error).strip() or type(error).__name__
-            raise CheckpointError(f"{self.source}: cannot be loaded: {reason}") from error
+        if isinstance(error, Exception) and not isinstance(error, UserError):
+            reason = shorten(str(error).strip() or type(error).__name__, 400, placeholder=" …")
+            raise CheckpointError(f"{self.source}: {self.what}: {reason}") from error

@@ -195,9 +195,8 @@ def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, 
     Raises `CheckpointError` for values that are not finite, and `DiskFullError` if the disk is full.
     """
     source, checkpoint, family = mapped.source, mapped.checkpoint, mapped.family
-    text = (source.directory / "config.json").read_bytes().decode()
     counts = (mapped.layers[0].experts, mapped.kept)
-    config = with_expert_count(text, family.expert_counts, *counts, older=family.older_count)
+    config = with_expert_count(source.config_text, family.expert_counts, *counts, older=family.older_count)
     parts = []
     for layer in mapped.layers:
         specs = {}

@@ -95,7 +95,7 @@ def test_a_path_is_never_a_hub_id(tmp_path, monkeypatch):
 
 def test_a_hub_id_that_cannot_be_reached(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="nobody/no-such-model: cannot be loaded"):
+    with pytest.raises(CheckpointError, match="nobody/no-such-model: no such directory, and no model hub"):
         load_model("nobody/no-such-model")
 
 
