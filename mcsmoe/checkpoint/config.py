@@ -18,6 +18,9 @@ LIMITS = {
     r"(positions|position_embeddings|sequence_length)$": 2**31,
 }
 """Pattern of a field's name → the most that it may count. Building a model of 2⁶³ layers would never end."""
+KINDS: dict[str, type] = {"model_type": str, "text_config": dict}
+"""Fields by which a configuration is looked up → their type."""
+KIND_NAMES = {str: "string", dict: "object"}
 DTYPE_FIELDS = ("torch_dtype", "dtype")
 """Fields that hold the dtype of the weights, the older one first."""
 
@@ -45,6 +48,9 @@ def read_config(directory: Path) -> dict[str, Any]:
     config = read_json(path)
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: not a JSON object; copy the file again")
+    for name, kind in KINDS.items():
+        if name in config and not isinstance(config[name], kind):
+            raise CheckpointError(f"{path}: {name} = {config[name]!r:.80}: must be a JSON {KIND_NAMES[kind]}")
     for name, value in _integers(config):
         limit = next((limit for pattern, limit in LIMITS.items() if re.search(pattern, name)), value)
         if value > limit:

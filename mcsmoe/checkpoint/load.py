@@ -168,18 +168,30 @@ def load_tokenizer(
 ) -> Any:
     """Load the tokenizer of a checkpoint; if it has no padding token, it pads with its end token.
 
-    Raises `CheckpointError` if there is none.
+    If it has no end token, it takes that of config.json. Raises `CheckpointError` if there is no tokenizer or no end
+    token, and for token ids that the model has no embedding for.
     """
-    check_source(source, any_family=any_family)
-    directory = Path(source)
-    if directory.is_dir() and not any((directory / name).is_file() for name in TOKENIZER_FILES):
+    directory = fetch(source, revision, SMALL)
+    check_source(directory, any_family=any_family)
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
         raise CheckpointError(f"{directory}: no tokenizer; save it with the model: {', '.join(TOKENIZER_FILES)}")
     import transformers
 
     with _Failures(source):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            source, revision=revision, trust_remote_code=trust_remote_code
-        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        known = tokenizer.get_vocab()
+    config = language_config(read_config(directory))
+    rows, last = config.get("vocab_size"), max(known, key=known.__getitem__, default="")
+    if isinstance(rows, int) and known and known[last] >= rows:
+        what = f"the tokenizer has {last!r} as token {known[last]}, the model embeddings of {rows} tokens"
+        raise CheckpointError(f"{source}: {what}; take the token out, or resize the embeddings")
+    if tokenizer.eos_token_id is None:
+        end = config.get("eos_token_id")
+        token = next((token for token, number in known.items() if number == end and type(end) is int), None)
+        if token is None:
+            what = "the tokenizer has no end token, and config.json names none (eos_token_id)"
+            raise CheckpointError(f"{source}: {what}; set eos_token in tokenizer_config.json")
+        tokenizer.eos_token = token
     if tokenizer.pad_token_id is None:  # most causal models were trained without one
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

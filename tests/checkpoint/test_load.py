@@ -3,21 +3,17 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models
 from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
-from mcsmoe.checkpoint.load import check_source, load_model, load_tokenizer
+from mcsmoe.checkpoint.load import check_source, load_config, load_model, load_tokenizer
 from mcsmoe.checkpoint.reader import WEIGHTS
 from mcsmoe.errors import CheckpointError
+from tests.causal import tiny_mixtral
+from tests.checkpoint.damage import change, change_config
 from tests.models import logits, tiny_switch
 from tests.shared import GOLDEN, needs_golden
-
-
-def change(directory, edit):
-    tensors = load_file(directory / WEIGHTS)
-    edit(tensors)
-    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
 
 
 def test_loads_what_was_saved(model, saved):
@@ -104,6 +100,33 @@ def test_a_tokenizer_without_padding_pads_with_the_end(tmp_path):
     words = Tokenizer(models.WordLevel({"</s>": 0, "a": 1}))
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(tmp_path)
     assert load_tokenizer(tmp_path).pad_token_id == 0
+
+
+def test_a_tokenizer_without_an_end_takes_that_of_the_configuration(tmp_path):
+    tiny_switch().save_pretrained(tmp_path)
+    words = Tokenizer(models.WordLevel({"a": 0, "<end>": 1, "<unk>": 2}))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(tmp_path)
+    found = load_tokenizer(tmp_path)
+    assert (found.eos_token, found.eos_token_id, found.pad_token_id) == ("<end>", 1, 1)
+    change_config(tmp_path, lambda values: values.update(eos_token_id=None))
+    with pytest.raises(CheckpointError, match="the tokenizer has no end token, and config.json names none"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_token_without_an_embedding_is_named(tmp_path):
+    tiny_switch().save_pretrained(tmp_path)
+    words = Tokenizer(models.WordLevel({"</s>": 0, "a": 60}))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="the tokenizer has 'a' as token 60, the model embeddings of 60 tokens"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["wide", None, -4, [4], 2**40, {"a": 1}])
+def test_a_size_of_the_wrong_kind_is_one_line(tmp_path, value):
+    tiny_mixtral().save_pretrained(tmp_path)
+    change_config(tmp_path, lambda values: values.update(hidden_size=value))
+    with pytest.raises(CheckpointError, match=r"hidden_size|config\.json describes no model that can be built"):
+        load_config(tmp_path)
 
 
 def test_a_directory_without_a_tokenizer(tmp_path):

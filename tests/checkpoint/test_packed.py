@@ -61,8 +61,10 @@ def test_fp8_is_restored_however_it_is_read(fp8, tmp_path):
     assert "quantization_config" not in checkpoint.config
 
     whole, streamed = load_model(directory), load_streamed(directory)
-    for block in blocks_of(streamed).names:
-        blocks_of(streamed).load(block)
+    blocks = blocks_of(streamed)
+    assert blocks is not None
+    for block in blocks.names:
+        blocks.load(block)
     values = streamed.state_dict()
     assert all(value.equal(values[name]) for name, value in whole.state_dict().items())
     assert whole.lm_head.weight.equal(expected["lm_head.weight"])
