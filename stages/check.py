@@ -84,9 +84,6 @@ def check(params: Params) -> Sequence["MoELayer"]:
     layers = sparse_layers(config)
     if not layers:
         raise CheckpointError(f"the model to start from is dense: {config.model_type} has no experts to merge")
-    model = params.model
-    if model.origin is not None:
-        load_tokenizer(model.origin, revision=model.revision, trust_remote_code=model.trust_remote_code)
     check_length(params.task, task, positions(config))
     validate_recipes(params, layers)
     # Full fine-tuning needs the most memory of all trainings, and collect of all passes over the sample.
@@ -110,6 +107,9 @@ def check(params: Params) -> Sequence["MoELayer"]:
         }
         check_size(weights, params.compress, value_bytes(config))
     CubicSchedule.of(params.compress, steps=1)
+    model = params.model
+    if model.origin is not None:
+        load_tokenizer(model.origin, revision=model.revision, trust_remote_code=model.trust_remote_code)
     for split in ("train", "test"):
         task.examples(params.task, split)
     return layers

@@ -55,11 +55,7 @@ def test_a_damaged_file_is_refused_in_one_line(whole, form, name, reads, seed, t
         (directory / name).write_bytes(mutated((whole / form / name).read_bytes(), each))
         for reader in reads:
             with right_or_one_line():
-                try:
-                    reader(directory)
-                except CheckpointError as error:
-                    assert "weights_only" not in str(error)  # how to run pickled code
-                    raise
+                reader(directory)
 
 
 @pytest.mark.parametrize("field", ["num_hidden_layers", "num_local_experts", "hidden_size", "max_position_embeddings"])
