@@ -20,7 +20,7 @@ LIMITS = {
 """Pattern of a field's name → the most that it may count. Building a model of 2⁶³ layers would never end."""
 KINDS: dict[str, type] = {"model_type": str, "text_config": dict}
 """Fields by which a configuration is looked up → their type."""
-KIND_NAMES = {str: "string", dict: "object"}
+KIND_NAMES: dict[type, str] = {str: "string", dict: "object"}
 DTYPE_FIELDS = ("torch_dtype", "dtype")
 """Fields that hold the dtype of the weights, the older one first."""
 

@@ -14,14 +14,24 @@ from mcsmoe.checkpoint.header import Entry, read_header
 from mcsmoe.errors import CheckpointError
 
 
-def all_finite(value: Tensor) -> bool:
-    """True if no value is NaN or infinite; integers are always finite.
+def largest(value: Tensor) -> float:
+    """The largest magnitude, NaN if any value is; 0 for integers and without values.
 
-    Checks minimum and maximum, which are NaN if any value is: `isfinite` would allocate three temporary tensors.
+    Takes minimum and maximum, which are NaN if any value is: `isfinite` would allocate three temporary tensors.
     """
     if not value.is_floating_point() or not value.numel():
-        return True
-    return all(math.isfinite(float(extreme)) for extreme in value.aminmax())
+        return 0.0
+    low, high = value.aminmax()
+    return max(-float(low), float(high))
+
+
+def all_finite(value: Tensor) -> bool:
+    """True if no value is NaN or infinite; integers are always finite."""
+    return math.isfinite(largest(value))
+
+
+LARGEST = 2.0**56
+"""The largest magnitude in a matrix: the sum of some thousand squares is still a float32."""
 
 
 WEIGHTS = "model.safetensors"
@@ -103,12 +113,14 @@ class Checkpoint:
         if name in self._scales:
             assert self._blocks is not None
             value = self._blocks.restore(value, self._stored(self._scales[name], index))
-        if not all_finite(value):
-            file = self._entry(name).file
+        file, most = self._entry(name).file, largest(value)
+        if not math.isfinite(most):
             raise CheckpointError(f"{file}: {name} holds NaN or infinity; train or copy the model again")
+        if most > LARGEST and value.ndim > 1:
+            raise CheckpointError(f"{file}: {name} holds {most:.3g}, which no weight is; train or copy the model again")
         cast = value.to(self.dtype(name))
         if cast is not value and not all_finite(cast):
-            raise CheckpointError(f"{self._entry(name).file}: {name} holds values too large for {cast.dtype}")
+            raise CheckpointError(f"{file}: {name} holds values too large for {cast.dtype}")
         return cast
 
     def _stored(self, name: str, index: int | slice | None) -> Tensor:

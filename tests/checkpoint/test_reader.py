@@ -103,3 +103,10 @@ def test_values_must_be_finite(directory, value):
     save_file({"a": torch.tensor([1.0, value])}, directory / WEIGHTS)
     with pytest.raises(CheckpointError, match="a holds NaN or infinity"):
         Checkpoint(directory).tensor("a")
+
+
+def test_a_matrix_of_absurd_values_is_named(directory):
+    save_file({"a": torch.full((2, 2), -1e30), "mask": torch.tensor([-1e30])}, directory / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"a holds 1e\+30, which no weight is"):
+        Checkpoint(directory).tensor("a")
+    assert Checkpoint(directory).tensor("mask") < 0
