@@ -7,10 +7,11 @@ from mcsmoe.calibration.sample import TextSampling, in_random_order
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.resume import identity, tensor_hash
 from mcsmoe.errors import ParameterError, nearest
+from mcsmoe.families import positions
 from mcsmoe.fields import size_in_bytes
 from mcsmoe.model import Model
 from mcsmoe.params import Exclude
-from mcsmoe.shrinking.rows import LENGTH, positions
+from mcsmoe.shrinking.rows import LENGTH
 
 SAMPLES, BATCH = 128, 4
 """Default size of a calibration sample, in blocks, and blocks at a time."""

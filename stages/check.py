@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcsmoe.errors import ParameterError, UserError
-from mcsmoe.params import Params
+from mcsmoe.params import Params, TaskSection
 from stages.common import CHECKED, FIGURES, RECIPES, explained, run, start
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def check(params: Params) -> Sequence["MoELayer"]:
     from mcsmoe.compression.pruner import CubicSchedule
     from mcsmoe.compression.size import check_size
     from mcsmoe.errors import CheckpointError
-    from mcsmoe.families import excluded_layers, sparse_layers
+    from mcsmoe.families import excluded_layers, positions, sparse_layers
     from mcsmoe.methods.recipe import validate_recipes
     from mcsmoe.tasks.task import TASKS
     from mcsmoe.training.start import check_companions, check_dense, check_model
@@ -89,6 +89,7 @@ def check(params: Params) -> Sequence["MoELayer"]:
     if not layers:
         raise CheckpointError(f"the model to start from is dense: {config.model_type} has no experts to merge")
     check_companions(params.model)
+    check_length(params.task, task, positions(config))
     validate_recipes(params, layers)
     # Full fine-tuning needs the most memory of all trainings, and collect of all passes over the sample.
     if params.finetune.epochs:
@@ -96,8 +97,8 @@ def check(params: Params) -> Sequence["MoELayer"]:
     sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     must_stream(params.memory_limit, "collect", config, sampling, params.collect.also)
     # No later model is larger than the full one.
-    positions = params.task.max_source_length + params.task.max_target_length
-    must_stream_scoring(params.memory_limit, "evaluate", config, params.evaluate.batch_size, positions, task.generates)
+    longest = params.task.max_source_length + params.task.max_target_length
+    must_stream_scoring(params.memory_limit, "evaluate", config, params.evaluate.batch_size, longest, task.generates)
     excluded = excluded_layers(params.merge.exclude, layers)
     if params.methods.dense:
         check_dense(params.model, config)
@@ -139,6 +140,15 @@ def check_data(params: Params, task: "Task", sampling: "Sampling") -> None:
             )
         except DataError:
             task.encode(tokenizer, part, params.task, params.seed)
+
+
+def check_length(settings: TaskSection, task: "Task", most: int) -> None:
+    """Raise `ParameterError` if a row can have more tokens than `most`, which the model takes."""
+    source, target = settings.max_source_length, settings.max_target_length
+    answers = task.generates or task.chooses  # running text is cut into blocks of `max_source_length`
+    if source + (target if answers else 0) > most:
+        what = f"and `max_target_length` = {target} are too long together" if answers else "is too long"
+        raise ParameterError("max_source_length", source, f"{what}: the model takes at most {most} tokens")
 
 
 def value_bytes(config: Any) -> int:

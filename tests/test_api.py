@@ -88,7 +88,7 @@ def test_the_examples_do_what_they_show():
 def test_a_quantised_model_is_refused_when_it_is_opened(made: Path, tmp_path: Path):
     shutil.copytree(made / "tiny-moe", tmp_path / "quantised")
     file = tmp_path / "quantised/config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "fp8"}}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "mxfp4"}}))
     with pytest.raises(CheckpointError, match=r"quantised: quantised, .* `shrink` restores such weights"):
         mcsmoe.open(tmp_path / "quantised")
 

@@ -1,6 +1,5 @@
 """Alignment of all experts of each layer to one of them, written as a checkpoint that computes the same function."""
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -116,7 +115,7 @@ def write_permuted(
         ours = {name: specs.pop(name) for name in held}
         parts.append(Part(layer.name, ours, partial(_permuted, source, layer, orders)))
     written = write_parts(directory, [*parts, *other_parts(specs, source.tensor)], "permute", store)
-    shutil.copyfile(source.directory / "config.json", directory / "config.json")
+    (directory / "config.json").write_bytes(source.config_text.encode())
     complete(directory, source.directory)
     return written
 

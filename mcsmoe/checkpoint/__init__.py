@@ -3,6 +3,10 @@
 A checkpoint is a directory as transformers writes it: safetensors in one file or in shards, config.json, tokenizer.
 
     reader      names, shapes and single tensors, without a model
+    header      the same of one safetensors file
+    fp8         weights in FP8 with a scale for each block, restored
+    config      config.json, and the dtype that it should name
+    pickled     old `.bin` files
     load        a model, its configuration, its tokenizer
     streamed    a model with one block in memory at a time
     lockstep    forward passes of such a model, all through one block before the next

@@ -1,17 +1,24 @@
 """Loading models and tokenizers; any missing or unexpected tensor is an error."""
 
-import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, TypeGuard
 
 import torch
-from safetensors import SafetensorError
+from torch import Tensor
 
-from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint, indexed_files
-from mcsmoe.errors import CheckpointError
-from mcsmoe.families import auto_class, family_of, language_config
+from mcsmoe.checkpoint.config import precision, read_config
+from mcsmoe.checkpoint.pickled import pickled_tensors
+from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
+from mcsmoe.errors import CheckpointError, UserError
+from mcsmoe.families import auto_class, family_of, language_config, skeleton, sparse_layers
 from mcsmoe.fields import HUB_ID, find_directory, looked_in
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json")
+GENERATION = "generation_config.json"
+ADAPTER = "adapter_config.json"
 
 
 def is_hub_id(source: Path | str) -> TypeGuard[str]:
@@ -25,20 +32,6 @@ def is_hub_id(source: Path | str) -> TypeGuard[str]:
     return not Path(owner).is_dir() if owner else not Path(name).exists()
 
 
-# What transformers, safetensors and torch raise for damaged, missing or mismatched files.
-LOAD_ERRORS = (
-    OSError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    EOFError,
-    ImportError,
-    SafetensorError,
-    pickle.UnpicklingError,
-)
-BIN_INDEX = "pytorch_model.bin.index.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json")
-ADAPTER = "adapter_config.json"
 LOADING_REPORT = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
@@ -58,27 +51,30 @@ def load_model(
     Raises `CheckpointError` for a missing or damaged source, an unsupported architecture, a tensor that is missing,
     unexpected or of the wrong shape, and for weights that are not finite.
     """
-    check_source(source, any_family=any_family)
+    directory = fetch(source, revision)
     import transformers
 
-    import mcsmoe.modeling  # noqa: F401 - registers the merged classes
     from mcsmoe.modeling.aligned_mcsmoe import align_weights
 
-    origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    with _Failures(source):
-        origin["trust_remote_code"] &= not has_native_class(source, revision)
-        whole = transformers.AutoConfig.from_pretrained(source, **origin)
-    config = language_config(whole)
-    if not any_family:
-        family_of(config)
+    config, checkpoint, whole = _opened(directory, trust_remote_code, any_family)
+    trusted = trust_remote_code and not has_native_class(directory)
+    options: dict[str, Any] = {"config": config, "trust_remote_code": trusted}
     if getattr(config, "quantization_config", None):  # nothing here computes on quantised weights
         config.quantization_config["dequantize"] = True
-    # With this option tensors of the wrong shape appear in the report, by name.
-    options = origin | {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    else:
+        options["dtype"] = config.dtype or torch.float32
     if dtype is not None:
         options["dtype"] = dtype
+    # With `ignore_mismatched_sizes` tensors of the wrong shape appear in the report, by name.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with _Failures(source):
-        model, report = getattr(transformers, auto_class(config)).from_pretrained(source, config=config, **options)
+        if checkpoint is None or checkpoint.as_stored:
+            model, report = getattr(transformers, auto_class(config)).from_pretrained(directory, **options)
+        else:
+            values = {name: _Late(partial(checkpoint.tensor, name)) for name in checkpoint.names()}
+            model, report = type(skeleton(config)).from_pretrained(None, state_dict=values, **options)
+            if (directory / GENERATION).is_file():
+                model.generation_config = transformers.GenerationConfig.from_pretrained(directory)
     if config is not whole:
         inside = f"{model.base_model_prefix}."
         report["unexpected_keys"] = {key for key in report["unexpected_keys"] if key.startswith(inside)}
@@ -95,14 +91,23 @@ def load_model(
     return model.eval()
 
 
-def has_native_class(source: Path | str, revision: str | None = None) -> bool:
+def has_native_class(directory: Path) -> bool:
     """Whether transformers or this package has the class of a model; then it is used, whatever code is beside it."""
     import transformers
 
     import mcsmoe.modeling  # noqa: F401 - registers the merged classes
 
-    values, _ = transformers.PreTrainedConfig.get_config_dict(source, revision=revision)
-    return values.get("model_type") in transformers.CONFIG_MAPPING
+    return read_config(directory).get("model_type") in transformers.CONFIG_MAPPING
+
+
+class _Late:
+    """A tensor that is read when transformers asks for its values, as it does with slices of safetensors."""
+
+    def __init__(self, read: Callable[[], Tensor]) -> None:
+        self._read = read
+
+    def __getitem__(self, _: object) -> Tensor:
+        return self._read()
 
 
 def compute_in(model: Any, dtype: torch.dtype | None) -> None:
@@ -116,20 +121,66 @@ def load_config(
 ) -> Any:
     """The configuration of a checkpoint of a supported family (or of `any_family`), or of the language model in it.
 
-    Raises `CheckpointError` for a missing or damaged source and for an unsupported architecture.
+    Its `dtype` is the one in which most of the weights are stored, whatever config.json says; of weights in FP8, that
+    in which they are restored. Of a hub id, whose weights are not at hand, it is what config.json says.
+    Raises `CheckpointError` for a missing or damaged source, an unsupported architecture, a configuration of which no
+    model can be built, and a tensor of integers where the model has numbers.
     """
-    check_source(source, any_family=any_family)
+    return _opened(fetch(source, revision, SMALL), trust_remote_code, any_family)[0]
+
+
+def _opened(directory: Path, trust_remote_code: bool, any_family: bool) -> tuple[Any, Checkpoint | None, Any]:
+    """The configuration of a directory, its checkpoint (None without safetensors), and the outer configuration."""
+    checkpoint = check_source(directory, any_family=any_family)
     import transformers
 
     import mcsmoe.modeling  # noqa: F401 - registers the merged classes
 
-    with _Failures(source):
-        trusted = trust_remote_code and not has_native_class(source, revision)
-        whole = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trusted)
-    config = language_config(whole)
+    with _Failures(directory):
+        trusted = trust_remote_code and not has_native_class(directory)
+        whole = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=trusted)
+        config = language_config(whole)
+    if checkpoint is not None:
+        stored = {name: checkpoint.stored_dtype(name) for name in checkpoint.names()}
+        own = checkpoint.precision
+        if "quantization_config" not in checkpoint.config and hasattr(config, "quantization_config"):
+            del config.quantization_config
+    else:
+        held = {name: value for _, name, value in pickled_tensors(directory)}
+        stored = {name: value.dtype for name, value in held.items()}
+        own = precision(((value.dtype, value.numel()) for value in held.values()), config.dtype)
+    if own is not None and own != (config.dtype or torch.float32):
+        config.dtype = own
     if not any_family:
         family_of(config)
-    return config
+        with _Failures(directory, "config.json describes no model that can be built"):
+            skeleton(config)
+            sparse_layers(config)
+        if getattr(config, "quantization_config", None) is None:
+            check_numbers(directory, config, stored)
+    return config, checkpoint, whole
+
+
+def check_numbers(directory: Path, config: Any, stored: Mapping[str, torch.dtype]) -> None:
+    """Raise `CheckpointError`, naming the tensor, for integers in `stored` where a model of `config` has numbers.
+
+    `stored` are the tensors of its checkpoint and their dtypes. Read as numbers, packed weights would be noise.
+    """
+    whole = [name for name, dtype in stored.items() if not dtype.is_floating_point]
+    if not whole:
+        return
+    model = skeleton(config)
+    kept = {_leaf(name) for name, value in model.named_buffers() if not value.is_floating_point()}
+    numbers = {_leaf(name) for name, _ in model.named_parameters()}
+    numbers |= {_leaf(place.tensor) for layer in sparse_layers(config) for place in layer.places.values()}
+    for name in whole:
+        if _leaf(name) in numbers - kept:
+            what = f"{name} is stored as {stored[name]}".replace("torch.", "")
+            raise CheckpointError(f"{directory}: {what}, packed or damaged; take the model in float32 or bfloat16")
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def load_tokenizer(
@@ -141,26 +192,40 @@ def load_tokenizer(
 ) -> Any:
     """Load the tokenizer of a checkpoint; if it has no padding token, it pads with its end token.
 
-    Raises `CheckpointError` if there is none.
+    If it has no end token, it takes that of config.json. Raises `CheckpointError` if there is no tokenizer or no end
+    token, and for token ids that the model has no embedding for.
     """
-    check_source(source, any_family=any_family)
-    directory = Path(source)
-    if directory.is_dir() and not any((directory / name).is_file() for name in TOKENIZER_FILES):
+    directory = fetch(source, revision, SMALL)
+    check_source(directory, any_family=any_family)
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
         raise CheckpointError(f"{directory}: no tokenizer; save it with the model: {', '.join(TOKENIZER_FILES)}")
     import transformers
 
     with _Failures(source):
-        options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        if trust_remote_code and has_native_class(source, revision):
-            options["config"] = transformers.AutoConfig.from_pretrained(source, revision=revision)
+        options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        if trust_remote_code and has_native_class(directory):
+            options["config"] = transformers.AutoConfig.from_pretrained(directory)
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-        except LOAD_ERRORS:
-            described = transformers.models.auto.tokenization_auto.get_tokenizer_config(source, revision=revision)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **options)
+        except Exception:
+            described = transformers.models.auto.tokenization_auto.get_tokenizer_config(directory)
             if trust_remote_code or "AutoTokenizer" not in (described.get("auto_map") or ()):
                 raise
             reason = "its tokenizer is Python code beside it, which runs only where `trust_remote_code` is true"
             raise CheckpointError(f"{source}: {reason}") from None
+        known = tokenizer.get_vocab()
+    config = language_config(read_config(directory))
+    rows, last = config.get("vocab_size"), max(known, key=known.__getitem__, default="")
+    if isinstance(rows, int) and known and known[last] >= rows:
+        what = f"the tokenizer has {last!r} as token {known[last]}, the model embeddings of {rows} tokens"
+        raise CheckpointError(f"{source}: {what}; take the token out, or resize the embeddings")
+    if tokenizer.eos_token_id is None:
+        end = config.get("eos_token_id")
+        token = next((token for token, number in known.items() if number == end and type(end) is int), None)
+        if token is None:
+            what = "the tokenizer has no end token, and config.json names none (eos_token_id)"
+            raise CheckpointError(f"{source}: {what}; set eos_token in tokenizer_config.json")
+        tokenizer.eos_token = token
     if tokenizer.pad_token_id is None:  # most causal models were trained without one
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -206,30 +271,26 @@ def local_directory(source: Path | str) -> Path:
     return Path(cached_file(source, "config.json", local_files_only=True)).parent
 
 
-def check_source(source: Path | str, *, any_family: bool = False) -> None:
+def check_source(source: Path | str, *, any_family: bool = False) -> Checkpoint | None:
     """Raise `CheckpointError` for a directory that is missing, visibly damaged or of an unsupported architecture.
 
-    Fast: transformers is not imported.
+    Returns the checkpoint in it; None for a hub id, and without safetensors. Fast: transformers is not imported.
     """
     directory = Path(source)
     if directory.is_dir():
-        if not (directory / "config.json").is_file():
-            raise CheckpointError(f"{directory}: no config.json; is it a checkpoint directory?")
-        if (directory / BIN_INDEX).is_file():
-            indexed_files(directory / BIN_INDEX)  # transformers would follow any path
+        described = read_config(directory)
         if (directory / ADAPTER).is_file():
-            remedy = (
-                "merge them into the model (in peft: merge_and_unload) and save it, or take the adapter's files away"
-            )
+            remedy = "merge them into the model (in peft: merge_and_unload) and save it, or take the files away"
             raise CheckpointError(
                 f"{directory}: {ADAPTER}: weights of an adapter are beside those of the model; {remedy}"
             )
-        if any((directory / name).is_file() for name in (WEIGHTS, INDEX)):
-            config = language_config(Checkpoint(directory).config)
-            if not any_family:
-                family_of(config)
-    elif not is_hub_id(source):
+        found = any((directory / name).is_file() for name in (WEIGHTS, INDEX))
+        if not any_family:
+            family_of(language_config(described))
+        return Checkpoint(directory) if found else None
+    if not is_hub_id(source):
         raise _no_directory(source)
+    return None
 
 
 def _no_directory(source: Path | str) -> CheckpointError:
@@ -238,17 +299,15 @@ def _no_directory(source: Path | str) -> CheckpointError:
 
 
 class _Failures:
-    """Context manager that turns errors of the loading libraries into a `CheckpointError`."""
+    """Context manager that turns whatever loading libraries raise for files of a user into a `CheckpointError`."""
 
-    def __init__(self, source: Path | str) -> None:
-        self.source = source
+    def __init__(self, source: Path | str, what: str = "cannot be loaded") -> None:
+        self.source, self.what = source, what
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, LOAD_ERRORS):
-            reason = str(error).strip() or type(error).__name__
-            if isinstance(error, pickle.UnpicklingError):  # whose own message says how to run the code in the file
-                reason = "a `.bin` file holds other things than tensors, or is damaged; look for safetensors"
-            raise CheckpointError(f"{self.source}: cannot be loaded: {reason}") from error
+        if isinstance(error, Exception) and not isinstance(error, UserError):
+            reason = shorten(str(error).strip() or type(error).__name__, 400, placeholder=" …")
+            raise CheckpointError(f"{self.source}: {self.what}: {reason}") from error

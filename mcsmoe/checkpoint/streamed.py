@@ -149,7 +149,7 @@ def load_streamed(directory: Path, device: torch.device | str = "cpu", dtype: to
 
     return_freed_memory()
     config, source = load_config(directory), Checkpoint(directory)
-    family, dtype = family_of(config), dtype or _dtype(config, source)
+    family, dtype = family_of(config), dtype or config.dtype or torch.float32
     model = empty_model(config, dtype)
     weights = Weights(source, family, model, dtype)
     blocks = Blocks(model, block_names(model, family.layers(config)), weights, torch.device(device))
@@ -180,7 +180,8 @@ def load_fitting(directory: Path, memory_limit: int | None, dtype: torch.dtype |
     Counts weights, and the largest tensor again because reading copies it. Raises `CheckpointError` as they do.
     """
     if memory_limit is not None:
-        weights, own = Footprint.of(load_config(directory)), _dtype(load_config(directory), Checkpoint(directory))
+        config = load_config(directory)
+        weights, own = Footprint.of(config), config.dtype or torch.float32
         if (weights.whole + weights.tensor) * (dtype or own).itemsize // own.itemsize > memory_limit:
             return load_streamed(directory, dtype=dtype)
     return load_model(directory, dtype=dtype)
@@ -221,13 +222,6 @@ def block_names(model: nn.Module, layers: list[MoELayer]) -> list[str]:
     """Module paths of all blocks, in order of the forward pass."""
     lists = dict.fromkeys(re.split(r"\.\d+\.", layer.path)[0] for layer in layers)
     return [f"{each}.{name}" for each in lists for name, _ in model.get_submodule(each).named_children()]
-
-
-def _dtype(config: Any, source: Checkpoint) -> torch.dtype:
-    """The dtype that `from_pretrained` would choose: the configuration's, else that of the first floating tensor."""
-    found = (source.dtype(name) for name in source.names())
-    dtype: torch.dtype = config.dtype or next(dtype for dtype in found if dtype.is_floating_point)
-    return dtype
 
 
 def _named(module: nn.Module) -> Mapping[str, Tensor]:

@@ -128,7 +128,7 @@ def check_inventory(checkpoint: Checkpoint, written: Written) -> None:
             count, first = len(difference), min(difference)
             raise CheckpointError(f"{checkpoint.directory}: {count} {kind} tensors, the first is {first}")
     for name in progress(checkpoint.names(), "check tensors", late=True):
-        shape, dtype = checkpoint.shape(name), checkpoint.dtype(name)
+        shape, dtype = checkpoint.shape(name), checkpoint.stored_dtype(name)
         if shape != tuple(expected[name].shape):
             wanted = list(expected[name].shape)
             raise CheckpointError(f"{checkpoint.directory}: {name} has shape {list(shape)}, not {wanted}")

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from xxhash import xxh3_128_hexdigest
 
+from mcsmoe.checkpoint.header import DTYPES
 from mcsmoe.checkpoint.output import check_room
-from mcsmoe.checkpoint.reader import DTYPES, all_finite
+from mcsmoe.checkpoint.reader import all_finite
 from mcsmoe.errors import CheckpointError
 
 

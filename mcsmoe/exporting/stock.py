@@ -225,8 +225,9 @@ def cannot_route(layer: MoELayer, kept: int) -> str | None:
 
 def stock_config(mapped: Mapped) -> str:
     """The text of config.json of the stock checkpoint: that of the source, with another number of experts."""
-    text = (mapped.source.directory / "config.json").read_bytes().decode()
-    return with_expert_count(text, mapped.family.expert_counts, mapped.layers[0].experts, mapped.kept)
+    return with_expert_count(
+        mapped.source.config_text, mapped.family.expert_counts, mapped.layers[0].experts, mapped.kept
+    )
 
 
 def write_stock(mapped: Mapped, routers: Mapping[str, Tensor], directory: Path, store: Store | None = None) -> Written:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from mcsmoe.calibration.memory import must_stream
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.watch import Batch, one_by_one
+from mcsmoe.checkpoint.config import read_json
 from mcsmoe.checkpoint.output import check_output, write_json
-from mcsmoe.checkpoint.reader import read_json
 from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code, tensor_hash
 from mcsmoe.checkpoint.verify import probe_batch, verify_stock
 from mcsmoe.errors import CheckpointError, ParameterError

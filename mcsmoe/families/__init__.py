@@ -11,7 +11,7 @@ The rest of the project sees plain data only: `MoELayer`, `Expert`, `Role` and `
 single experts and computes their outputs.
 """
 
-from mcsmoe.families.configs import configuration, language_config, merged_layers
+from mcsmoe.families.configs import configuration, language_config, merged_layers, positions
 from mcsmoe.families.family import FAMILIES, Family, auto_class, excluded_layers, family_of, register, sparse_layers
 from mcsmoe.families.layer import (
     Activation,
@@ -45,6 +45,7 @@ __all__ = [
     "family_of",
     "language_config",
     "merged_layers",
+    "positions",
     "register",
     "skeleton",
     "sparse_layers",

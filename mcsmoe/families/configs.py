@@ -55,3 +55,9 @@ def language_config(config: Any) -> Any:
         if getattr(config, name, None) is not None:
             setattr(inside, name, getattr(config, name))
     return inside
+
+
+def positions(config: Any) -> int:
+    """The most tokens that a model takes; without a limit in its configuration, as many as one likes."""
+    found = (getattr(config, name, None) for name in ("max_position_embeddings", "max_sequence_length"))
+    return next((value for value in found if isinstance(value, int)), 2**31)

@@ -9,8 +9,10 @@ import torch
 
 from mcsmoe.calibration.memory import Needs, must_stream
 from mcsmoe.checkpoint.companions import companions
+from mcsmoe.checkpoint.config import read_json
+from mcsmoe.checkpoint.fp8 import only_transformers_restores
 from mcsmoe.checkpoint.load import SMALL, fetch, load_config, load_tokenizer
-from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, read_json
+from mcsmoe.checkpoint.reader import INDEX, WEIGHTS
 from mcsmoe.errors import CheckpointError, ConflictError, DiskFullError, MemoryLimitError, ParameterError
 from mcsmoe.families import MoELayer, language_config, merged_layers, sparse_layers
 from mcsmoe.fields import shown_size
@@ -219,8 +221,9 @@ def check_experts(request: Request, kept: int, sizes: Sizes) -> None:
 
 
 def needs_restoring(directory: Path) -> bool:
-    """Whether tensors cannot be read as they are: quantised, in `.bin` files, or inside a model for more than text."""
-    if inside_another(directory) or "quantization_config" in read_json(directory / "config.json"):
+    """Whether tensors cannot be read one by one: in MXFP4, in `.bin` files, or inside a model for more than text."""
+    path = directory / "config.json"
+    if inside_another(directory) or only_transformers_restores(read_json(path), path):
         return True
     single = (directory / WEIGHTS).is_file() or (directory / INDEX).is_file()
     return not single and any(directory.glob("pytorch_model*.bin*"))

@@ -7,6 +7,7 @@ from typing import Any
 
 from mcsmoe.calibration.sample import Sample, TextSampling
 from mcsmoe.errors import DataError
+from mcsmoe.families import positions
 from mcsmoe.shrinking.texts import Texts, read_texts
 from mcsmoe.tasks.task import Encoded
 
@@ -43,12 +44,6 @@ def rows_for(config: Any, tokenizer: Any, text: str | None, samples: int, seed: 
     length = min(LENGTH, positions(config))
     texts, causal = read_texts(text, seed, tokenizer), not config.is_encoder_decoder
     return draw_rows(texts, tokenizer, samples=samples, length=length, seed=seed, causal=causal)
-
-
-def positions(config: Any) -> int:
-    """The most tokens that a model takes; without a limit in its configuration, as many as one likes."""
-    found = (getattr(config, name, None) for name in ("max_position_embeddings", "max_sequence_length"))
-    return next((value for value in found if isinstance(value, int)), 2**31)
 
 
 def draw_rows(texts: Texts, tokenizer: Any, *, samples: int, length: int, seed: int, causal: bool) -> Rows:

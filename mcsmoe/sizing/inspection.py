@@ -10,7 +10,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from mcsmoe.calibration.sample import TextSampling
-from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, read_json
+from mcsmoe.checkpoint.config import read_config, read_json
+from mcsmoe.checkpoint.fp8 import only_transformers_restores
+from mcsmoe.checkpoint.reader import INDEX, WEIGHTS
 from mcsmoe.checkpoint.streamed import block_names
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import FAMILIES, configuration, family_of, language_config, skeleton
@@ -94,7 +96,7 @@ class Inspection:
         size = f"{shown_size(self.bytes)} in {self.dtype}"
         if self.quantised:
             disk = "" if self.bytes_on_disk is None else f"{shown_size(self.bytes_on_disk)} on disk, "
-            size = f"{disk}quantised ({self.quantised}); {size}, as they are restored first"
+            size = f"{disk}quantised ({self.quantised}); {size}, to which they are restored"
         elif self.bytes_on_disk is None:
             size += ", by the configuration"
         else:
@@ -142,6 +144,7 @@ def inspect(directory: Path, samples: int, length: int, batch_size: int, name: s
     name = name or str(directory)
     config = _read_config(directory, name)
     quantisation = getattr(config, "quantization_config", None)
+    copied = only_transformers_restores(config.to_dict(), name)
     if config.dtype is None:  # quantised weights are restored to bfloat16; others are float32
         config.dtype = torch.bfloat16 if quantisation else torch.float32
     sizes, model = Sizes.of(config), skeleton(config)
@@ -156,7 +159,7 @@ def inspect(directory: Path, samples: int, length: int, batch_size: int, name: s
         form: Format = "stock" if kept in possible else "mapped"
         result, memory = sizes.kept(kept, form), working_memory(config, sampling, kept, form)
         disk = working_disk(config, sampling, kept, form, streamed=memory.streamed < memory.whole)
-        disk += sizes.total if quantisation else 0  # the restored weights
+        disk += sizes.total if copied else 0  # the restored weights
         return Outcome(kept, form, result, round(result / sizes.total, 4), disk, memory.whole, memory.streamed)
 
     return Inspection(
@@ -183,8 +186,8 @@ def inspect(directory: Path, samples: int, length: int, batch_size: int, name: s
 
 
 def _read_config(directory: Path, name: str) -> Any:
-    values = read_json(directory / "config.json")
-    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
+    values = read_config(directory)
+    if not isinstance(values.get("model_type"), str):
         raise CheckpointError(f"{name}: config.json names no model_type; copy the file again")
     inside = language_config(values)
     model_type = inside.get("model_type")

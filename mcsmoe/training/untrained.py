@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from mcsmoe.checkpoint.companions import complete
+from mcsmoe.checkpoint.config import read_json
+from mcsmoe.checkpoint.fp8 import only_transformers_restores
 from mcsmoe.checkpoint.load import fetch, load_model
 from mcsmoe.checkpoint.output import atomic_directory, check_room
-from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint, read_json
+from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.shards import other_parts, write_parts
 from mcsmoe.checkpoint.verify import check_inventory
@@ -20,8 +22,9 @@ def take(settings: ModelSection, output: Path) -> None:
     """Write the checkpoint that the full model starts from to `output`.
 
     Files in safetensors are copied, whatever their size. From a model that reads more than text, only the tensors of
-    its language model are copied, one by one. A quantised or `.bin` checkpoint is loaded into memory and saved again,
-    in the precision that transformers restores. Raises `CheckpointError` if names, shapes or values are not those of
+    its language model are copied, one by one. So are weights in FP8, restored to bfloat16, and a model whose tensors
+    differ in precision. Other quantised weights and `.bin` files are loaded into memory and saved again, in the
+    precision that transformers restores. Raises `CheckpointError` if names, shapes or values are not those of
     the model, `DiskFullError` if there is no room; `output` then stays as it was.
     """
     assert settings.origin is not None  # params refuse it
@@ -36,7 +39,10 @@ def restore(directory: Path, output: Path, trust_remote_code: bool = False) -> N
     with atomic_directory(output) as scratch:
         if in_plain_safetensors(directory):
             source = Checkpoint(directory)
-            written = (_copy if language_config(source.config) is source.config else _cut_out)(source, scratch)
+            if language_config(source.config) is not source.config:
+                written = _cut_out(source, scratch)
+            else:
+                written = (_copy if source.as_stored else _restored)(source, scratch)
         else:
             model = _anew(load_model(directory, trust_remote_code=trust_remote_code))
             written = save_model(model, None, scratch, directory)
@@ -44,9 +50,10 @@ def restore(directory: Path, output: Path, trust_remote_code: bool = False) -> N
 
 
 def in_plain_safetensors(directory: Path) -> bool:
-    """Whether the tensors of a checkpoint can be read one by one: it is neither quantised nor in `.bin` files."""
+    """Whether the tensors of a checkpoint can be read one by one: not if quantised (but FP8 can) or in `.bin` files."""
     found = any((directory / name).is_file() for name in (WEIGHTS, INDEX))
-    return found and "quantization_config" not in read_json(directory / "config.json")
+    path = directory / "config.json"
+    return found and not only_transformers_restores(read_json(path), path)
 
 
 def _anew(model: Any) -> Any:
@@ -60,13 +67,26 @@ def _anew(model: Any) -> Any:
 
 def _copy(source: Checkpoint, target: Path) -> Written:
     check_room(target / WEIGHTS, source.size_bytes)
-    names = [path.name for path in source.files] + ["config.json"]
+    names = [path.name for path in source.files]
     if (source.directory / INDEX).is_file() and not (source.directory / WEIGHTS).is_file():
         names.append(INDEX)
     for name in names:
         shutil.copyfile(source.directory / name, target / name)
-    complete(target, source.directory)
+    _copy_rest(source, target)
     return written_pieces(Piece(name, None, source.tensor(name)) for name in source.names())
+
+
+def _restored(source: Checkpoint, target: Path) -> Written:
+    """The tensors as they are read, one by one."""
+    specs = {name: TensorSpec(source.dtype(name), source.shape(name)) for name in source.names()}
+    written = write_parts(target, other_parts(specs, source.tensor))
+    _copy_rest(source, target)
+    return written
+
+
+def _copy_rest(source: Checkpoint, target: Path) -> None:
+    (target / "config.json").write_bytes(source.config_text.encode())
+    complete(target, source.directory)
 
 
 def _cut_out(source: Checkpoint, target: Path) -> Written:

@@ -1,24 +1,21 @@
 import json
 import sys
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models
 from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
-from mcsmoe.checkpoint.load import check_source, fetch, is_hub_id, load_model, load_tokenizer
+from mcsmoe.checkpoint.load import check_source, fetch, is_hub_id, load_config, load_model, load_tokenizer
 from mcsmoe.checkpoint.reader import WEIGHTS
 from mcsmoe.errors import CheckpointError
+from tests.causal import tiny_mixtral
+from tests.checkpoint.damage import change, change_config
 from tests.models import logits, tiny_switch
 from tests.shared import GOLDEN, needs_golden
-
-
-def change(directory, edit):
-    tensors = load_file(directory / WEIGHTS)
-    edit(tensors)
-    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
 
 
 def test_loads_what_was_saved(model, saved):
@@ -42,10 +39,22 @@ def test_old_bin_checkpoint(tmp_path):
     assert torch.equal(logits(load_model(tmp_path)), logits(model))
 
 
-def test_damaged_bin_checkpoint(tmp_path):
+@pytest.mark.parametrize("content", [b"nothing of the kind", bytes(4096)])
+def test_damaged_bin_checkpoint(content, tmp_path):
     tiny_switch().config.save_pretrained(tmp_path)
-    (tmp_path / "pytorch_model.bin").write_bytes(b"nothing of the kind")
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
+    (tmp_path / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be loaded") as error:
+        load_model(tmp_path)
+    assert "weights_only" not in str(error.value), "no advice to run what the file holds"
+
+
+def test_a_bin_that_unpacks_to_more_than_its_size(tmp_path):
+    tiny_switch().config.save_pretrained(tmp_path)
+    torch.save({"shared.weight": torch.zeros(10**6)}, tmp_path / "stored")
+    with ZipFile(tmp_path / "stored") as stored, ZipFile(tmp_path / "pytorch_model.bin", "w", ZIP_DEFLATED) as packed:
+        for name in stored.namelist():
+            packed.writestr(name, stored.read(name))
+    with pytest.raises(CheckpointError, match="unpacks to more than its size"):
         load_model(tmp_path)
 
 
@@ -129,7 +138,7 @@ def test_a_relative_directory_is_found_from_below(source, tmp_path, monkeypatch)
 
 def test_a_hub_id_that_cannot_be_reached(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="nobody/no-such-model: cannot be loaded"):
+    with pytest.raises(CheckpointError, match="nobody/no-such-model: no such directory, and no model hub"):
         load_model("nobody/no-such-model")
 
 
@@ -138,6 +147,33 @@ def test_a_tokenizer_without_padding_pads_with_the_end(tmp_path):
     words = Tokenizer(models.WordLevel({"</s>": 0, "a": 1}))
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(tmp_path)
     assert load_tokenizer(tmp_path).pad_token_id == 0
+
+
+def test_a_tokenizer_without_an_end_takes_that_of_the_configuration(tmp_path):
+    tiny_switch().save_pretrained(tmp_path)
+    words = Tokenizer(models.WordLevel({"a": 0, "<end>": 1, "<unk>": 2}))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(tmp_path)
+    found = load_tokenizer(tmp_path)
+    assert (found.eos_token, found.eos_token_id, found.pad_token_id) == ("<end>", 1, 1)
+    change_config(tmp_path, lambda values: values.update(eos_token_id=None))
+    with pytest.raises(CheckpointError, match="the tokenizer has no end token"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_token_without_an_embedding_is_named(tmp_path):
+    tiny_switch().save_pretrained(tmp_path)
+    words = Tokenizer(models.WordLevel({"</s>": 0, "a": 60}))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="the tokenizer has 'a' as token 60, the model embeddings of 60 tokens"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["wide", None, -4, [4], 2**40, {"a": 1}])
+def test_a_size_of_the_wrong_kind_is_one_line(tmp_path, value):
+    tiny_mixtral().save_pretrained(tmp_path)
+    change_config(tmp_path, lambda values: values.update(hidden_size=value))
+    with pytest.raises(CheckpointError, match=r"hidden_size|config\.json describes no model that can be built"):
+        load_config(tmp_path)
 
 
 def test_a_directory_without_a_tokenizer(tmp_path):

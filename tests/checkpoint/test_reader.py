@@ -8,9 +8,9 @@ from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError
 
 TENSORS = {
-    "a": torch.arange(6.0).view(2, 3),
+    "a": torch.arange(6.0, dtype=torch.bfloat16).view(2, 3),
     "b": torch.tensor([1, 2]),
-    "c": torch.ones(4, dtype=torch.bfloat16),
+    "c": torch.ones(4),
 }
 
 
@@ -34,7 +34,7 @@ def test_names_shapes_dtypes_values_and_bytes(directory, sharded):
     if sharded:
         shard(directory)
     checkpoint = Checkpoint(directory)
-    assert checkpoint.config == {"model_type": "any"}
+    assert checkpoint.config == {"model_type": "any", "dtype": "bfloat16"}
     assert checkpoint.names() == ["a", "b", "c"]
     for name, value in TENSORS.items():
         assert checkpoint.shape(name) == tuple(value.shape)
@@ -111,3 +111,10 @@ def test_values_must_be_finite(directory, value):
     save_file({"a": torch.tensor([1.0, value])}, directory / WEIGHTS)
     with pytest.raises(CheckpointError, match="a holds NaN or infinity"):
         Checkpoint(directory).tensor("a")
+
+
+def test_a_matrix_of_absurd_values_is_named(directory):
+    save_file({"a": torch.full((2, 2), -1e30), "mask": torch.tensor([-1e30])}, directory / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"a holds 1e\+30, which no weight is"):
+        Checkpoint(directory).tensor("a")
+    assert Checkpoint(directory).tensor("mask") < 0

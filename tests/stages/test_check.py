@@ -4,12 +4,14 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from mcsmoe.errors import UserError
-from mcsmoe.params import TokenizerSection
+from mcsmoe.errors import ParameterError, UserError
+from mcsmoe.params import Params, TokenizerSection
+from mcsmoe.tasks.task import TASKS
 from mcsmoe.tasks.tokenizer import train_tokenizer
 from stages import check
 from stages.common import explained
@@ -153,3 +155,13 @@ def test_dense_needs_a_checkpoint_beside_a_source(tmp_path, monkeypatch, dense_s
     with pytest.raises(UserError) as error:
         check.main()
     assert re.search(message, explained(error.value))
+
+
+@pytest.mark.parametrize(("task", "most", "fits"), [("lm", 16, True), ("lm", 15, False), ("sst2", 16, False)])
+def test_rows_are_no_longer_than_the_model_takes(task, most, fits):
+    """Blocks of running text are cut to the length of the source; other rows have an answer, too."""
+    section = Params.load(ROOT / "presets/tiny.yaml").task.model_copy(
+        update={"max_source_length": 16, "max_target_length": 4}
+    )
+    with nullcontext() if fits else pytest.raises(ParameterError, match=f"the model takes at most {most} tokens"):
+        check.check_length(section, TASKS[task], most)
