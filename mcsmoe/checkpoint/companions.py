@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mcsmoe.checkpoint.config import read_json
 from mcsmoe.checkpoint.older import for_older_programs, tokenizer_for_older_programs
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.paths import leads_out
-from mcsmoe.checkpoint.reader import Checkpoint, read_json
+from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.errors import CheckpointError
 
 TEMPLATES = "additional_chat_templates"

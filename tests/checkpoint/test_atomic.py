@@ -98,7 +98,12 @@ def test_scratch_of_the_dead_goes_and_that_of_the_living_stays(target):
 def test_bytes_are_on_the_disk_before_they_count(target, monkeypatch):
     seen = []
     monkeypatch.setattr("os.fsync", lambda file: seen.append(Path(os.readlink(f"/proc/self/fd/{file}")).name))
-    monkeypatch.setattr(output, "_exchanged", lambda *_: seen.extend(["exchanged"]) is None)
+
+    def exchanged(*_: Path) -> bool:
+        seen.append("exchanged")
+        return True
+
+    monkeypatch.setattr(output, "_exchanged", exchanged)
     with atomic_directory(target) as fresh:
         (fresh / "weights").touch()
     assert seen == ["weights", "new", "exchanged", "artifacts"]

@@ -61,9 +61,7 @@ def test_a_bin_that_unpacks_to_more_than_its_size(tmp_path):
 def test_pickled_code_is_not_run(tmp_path):
     tiny_switch().config.save_pretrained(tmp_path)
     torch.save({"shared.weight": print}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(
-        CheckpointError, match=r"cannot be loaded: a `\.bin` file holds other things than tensors"
-    ) as error:
+    with pytest.raises(CheckpointError, match=r"cannot be loaded: it holds something else than tensors") as error:
         load_model(tmp_path)
     assert "weights_only" not in str(error.value)
 
