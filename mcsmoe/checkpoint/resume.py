@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mcsmoe.checkpoint.output import check_room, exchange, settle, write_json
-from mcsmoe.checkpoint.writer import raw
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, raw, write_safetensors
 from mcsmoe.errors import CheckpointError
 
 VALUES = "values"
@@ -55,11 +55,18 @@ class Store:
         save_file(copies, unfinished, {VALUES: json.dumps(values)})
         settle(unfinished, path)
 
+    def write(self, name: str, specs: Mapping[str, TensorSpec], pieces: Iterable[Piece]) -> None:
+        """Write a note without values, one piece in memory at a time. Raises what `write_safetensors` raises."""
+        self.directory.mkdir(exist_ok=True)
+        unfinished = self.directory / f".{name}"
+        write_safetensors(unfinished, specs, pieces)
+        settle(unfinished, self.directory / name)
+
     def load(self, name: str) -> Note:
         """Load an existing note; its tensors are memory-mapped from the file."""
         with safe_open(self.directory / name, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return Note(tensors, json.loads(file.metadata()[VALUES]))
+            return Note(tensors, json.loads(file.metadata().get(VALUES, "null")))
 
     def drop(self, name: str) -> None:
         """Remove a note if it exists."""
