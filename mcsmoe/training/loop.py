@@ -82,6 +82,7 @@ class Fit:
         self._per_epoch = math.ceil(len(self._rows) / self.settings.batch_size)
         self.steps = max(1, round(self.settings.epochs * self._per_epoch))
         self._check_at = {round(self.steps * (i + 1) / self.checks) for i in range(self.checks)}
+        self.precision = {name: value.dtype for name, value in self.model.named_parameters()}
         self._whole = hollow(self.model) if self.fsdp else None
         if not self.fsdp:
             self.model.to(self.accelerator.device)

@@ -32,7 +32,9 @@ class Optimiser:
             name: nn.Parameter(value.detach().float()) if value.dtype in HALF else value
             for name, value in self._weights.items()
         }
-        self.scale = FLOAT16_SCALE if any(w.dtype == torch.float16 for w in self._weights.values()) else 1.0
+        # Switch casts its routers in the first forward pass; they keep to the numbers of the precision they came in.
+        self._precision = {name: value.dtype for name, value in self._weights.items()}
+        self.scale = FLOAT16_SCALE if torch.float16 in self._precision.values() else 1.0
         decaying = {name for name, value in self._weights.items() if decays(model, name, value)}
         groups = [
             {"params": [p for name, p in self._masters.items() if (name in decaying) == decay], "weight_decay": rate}
@@ -60,7 +62,7 @@ class Optimiser:
         self._adam.zero_grad()
         for name, master in self._masters.items():
             if master is not self._weights[name]:
-                self._weights[name].copy_(master)
+                self._weights[name].copy_(master.to(self._precision[name]))
         return norm
 
     def tensors(self) -> dict[str, Tensor]:

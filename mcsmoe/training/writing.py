@@ -90,6 +90,8 @@ def _write(fit: Fit, tokenizer: Any, directory: Path, curve: Path) -> None:
     probe = probe_batch(model.config.vocab_size, fit.causal)
     with torch.no_grad():
         logits = model(**probe).logits
+    for name, value in model.named_parameters():  # Switch has cast its routers to float32
+        value.data = value.data.to(fit.precision[name])
     written = save_model(model, tokenizer, directory)
     verify_checkpoint(directory, written, probe, logits)
     # Plots need the same columns in every row.
