@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mcsmoe.checkpoint import resume
+from mcsmoe.checkpoint import output, resume
 from mcsmoe.checkpoint.resume import Store
 from mcsmoe.compression.pruner import Pruner
 from mcsmoe.errors import ParameterError
@@ -25,13 +25,14 @@ from tests.training.test_dropping import rows
 
 STEPS = 4 * LOOK
 SETTINGS = Training(epochs=5, batch_size=4, learning_rate=1e-2, weight_decay=0.1, warmup_steps=3, max_grad_norm=1.0)
+SMALL = {"num_layers": 2, "num_sparse_encoder_layers": 1, "num_decoder_layers": 2, "num_sparse_decoder_layers": 1}
 Result = tuple[dict[str, Tensor], list[dict[str, float]]]
 
 
 def run(kind: str, place: Path, stop: int = STEPS, fsdp: bool = False) -> Result:
     """Train for 20 steps with dropout, or be interrupted in step `stop` + 1; weights and curve."""
     torch.manual_seed(7)
-    model = factorised() if kind == "pruned" else tiny_switch(dropout_rate=0.1)
+    model = factorised() if kind == "pruned" else tiny_switch(dropout_rate=0.1, **SMALL)
     if kind == "dropped":
         model = mapped_model(model)
     if kind == "bfloat16":
@@ -58,7 +59,7 @@ def run(kind: str, place: Path, stop: int = STEPS, fsdp: bool = False) -> Result
         accelerator=accelerator,
         fsdp=fsdp,
         checks=4 if kind == "best" else 0,
-        check=(lambda model: values[(fit.curve[-1]["step"] - 1) // LOOK]) if kind == "best" else None,
+        check=(lambda model: values[(int(fit.curve[-1]["step"]) - 1) // LOOK]) if kind == "best" else None,
         keeper=Keeper(Store(place), 0, accelerator),
     )
     if kind == "pruned":
@@ -66,7 +67,7 @@ def run(kind: str, place: Path, stop: int = STEPS, fsdp: bool = False) -> Result
         fit.figures = lambda: {"remaining": fit.hooks.remaining}  # type: ignore[union-attr]
     if kind == "dropped":
         family = family_of(model.config)
-        dropper = ExpertDropper(model, family, family.layers(model.config), 10)
+        dropper = ExpertDropper(model, family, family.layers(model.config), 10, ())
         with dropper.dropping(fit):
             fit.run(kind)
     else:
@@ -86,7 +87,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     expected = run(kind, tmp_path / "whole")
-    for stop in (3, LOOK, 2 * LOOK + 1, STEPS - 1):  # before the first state, on one, and after some
+    for stop in (3, LOOK, STEPS - 1):  # before the first state, on one, and after some
         with pytest.raises(KeyboardInterrupt):
             run(kind, tmp_path / "notes", stop)
         assert len(list((tmp_path / "notes").glob("*"))) == (0 if stop < LOOK else 2)
@@ -102,14 +103,16 @@ def test_two_processes_go_on_as_one_does(fsdp: bool, tmp_path: Path):
         with pytest.raises(KeyboardInterrupt):
             run("best", tmp_path / "notes", 2 * LOOK + 1, fsdp)
         torch.distributed.barrier()
-        assert_same(run("best", tmp_path / "notes", fsdp=fsdp), expected)
+        weights, curve = run("best", tmp_path / "notes", fsdp=fsdp)
+        # The curve is the main process's.
+        assert_same((weights, curve if rank == 0 else expected[1]), expected)
 
     in_two_processes(work)
 
 
 def test_a_state_that_is_half_written_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     expected = run("pruned", tmp_path / "whole")
-    real, calls = resume.settle, 0
+    real, calls = output.settle, 0
 
     def settle(unfinished: Path, path: Path) -> None:
         nonlocal calls
@@ -118,9 +121,10 @@ def test_a_state_that_is_half_written_does_not_count(tmp_path: Path, monkeypatch
             raise KeyboardInterrupt
         real(unfinished, path)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(resume, "settle", settle)
-        run("pruned", tmp_path / "notes")
+        with pytest.raises(KeyboardInterrupt):
+            run("pruned", tmp_path / "notes")
     assert f"{LOOK}.tensors" in Store(tmp_path / "notes").names()
     assert_same(run("pruned", tmp_path / "notes"), expected)
 
