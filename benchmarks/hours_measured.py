@@ -17,7 +17,7 @@ from mcsmoe.families import configuration, family_of
 from mcsmoe.params import Params
 from mcsmoe.tasks.batches import collate
 from mcsmoe.tasks.task import TASKS, Encoded
-from mcsmoe.training.loop import make_optimizer
+from mcsmoe.training.optimiser import Optimiser
 
 FOLDERS = {"wikiqa": "wiki_qa", "hotpotqa": "hotpot_qa"}
 KEPT = 8
@@ -77,16 +77,14 @@ def busy(params: Params, rounds: int = 7) -> list[float]:
     small = {"num_layers": 2, "num_decoder_layers": 2, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1}
     config = transformers.AutoConfig.for_model(**SWITCH | small | {"num_experts": 8})
     model = transformers.AutoModelForSeq2SeqLM.from_config(config).train()
-    optimizer = make_optimizer(model, params.finetune)
+    optimiser = Optimiser(model, params.finetune, steps=1)
     ids = torch.randint(2, 1000, (16, 136)).tolist()
     batch = collate([Encoded(row[:128], row[128:]) for row in ids], 0, causal=False)
     x, w = torch.randn(2048, 768), torch.randn(768, 3072)
 
     def step() -> None:
-        optimizer.zero_grad()
         model(**batch).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), params.finetune.max_grad_norm)
-        optimizer.step()
+        optimiser.step(1)
 
     def multiply() -> None:
         for _ in range(20):

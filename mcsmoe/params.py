@@ -33,6 +33,7 @@ class Launch(Section):
 
     processes: Few = 1
     fsdp: bool = False
+    checkpoint_minutes: Weight | None = 10  # how often a training keeps its state; null: never
 
     @model_validator(mode="after")
     def _something_to_share(self) -> Self:

@@ -37,13 +37,14 @@ def progress(
     *,
     late: bool = False,
     unit: str = "",
+    done: int = 0,
 ) -> tqdm:
     """Iterate over `items` and show progress; without `items`, call `update` on the result.
 
-    `total` is the number of items if `len(items)` does not tell. `late` is for parts of other work: quick parts show
-    nothing, and slow parts leave nothing behind when they are done. With a `unit` numbers are shortened: 1.9G for
-    1,900,000,000. Of several processes only the first on each machine shows anything. Inside a phase of a `Whole`
-    there is no bar: the work moves the bar of the whole.
+    `total` is the number of items if `len(items)` does not tell, `done` how many an earlier run has done. `late` is
+    for parts of other work: quick parts show nothing, and slow parts leave nothing behind when they are done. With a
+    `unit` numbers are shortened: 1.9G for 1,900,000,000. Of several processes only the first on each machine shows
+    anything. Inside a phase of a `Whole` there is no bar: the work moves the bar of the whole.
     """
     bar, seconds, form = (tqdm, TERMINAL_SECONDS, None) if sys.stderr.isatty() else (Lines, LOG_SECONDS, LINE)
     if _phases:
@@ -53,6 +54,7 @@ def progress(
         description,
         total,
         leave=not late,
+        initial=done,
         disable=not show or os.environ.get("LOCAL_RANK", "0") != "0",
         mininterval=seconds,
         delay=seconds if late else 0,

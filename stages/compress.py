@@ -1,5 +1,7 @@
 """Compress each merged weight to low rank plus a sparse rest, while the model learns from its teacher."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 def main(method: Annotated[str, Option(help="Recipe whose distilled model is compressed.")]) -> None:
     """Compress artifacts/distill/METHOD with artifacts/finetune as teacher; write artifacts/compress/METHOD."""
 
-    def train(params: "Params", student: Any, make_fit: MakeFit) -> "Fit":
+    def prepare(params: "Params", student: Any, make_fit: MakeFit) -> tuple["Fit", AbstractContextManager[None]]:
         from mcsmoe.compression.factorise import factorise_model
         from mcsmoe.compression.pruner import Pruner
         from mcsmoe.grouping.plan import Plan
@@ -26,11 +28,15 @@ def main(method: Annotated[str, Option(help="Recipe whose distilled model is com
         fit = make_fit(params.compress)
         pruner = Pruner(student, params.compress, fit.steps)
         fit.hooks, fit.figures = pruner, lambda: {"remaining": pruner.remaining}
-        fit.run(f"compress {method}")
-        pruner.finish(fit.model)
-        return fit
 
-    recover("compress", "distill", method, train)
+        @contextmanager
+        def pruning() -> Iterator[None]:
+            yield
+            pruner.finish(fit.model)
+
+        return fit, pruning()
+
+    recover("compress", "distill", method, prepare)
 
 
 if __name__ == "__main__":

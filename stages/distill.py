@@ -1,5 +1,6 @@
 """Recover a merged model by knowledge distillation from the full model."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def main(method: Annotated[str, Option(help="Recipe whose merged model recovers.")]) -> None:
     """Train artifacts/merge/METHOD with artifacts/finetune as teacher; write artifacts/distill/METHOD."""
 
-    def train(params: "Params", student: Any, make_fit: MakeFit) -> "Fit":
+    def prepare(params: "Params", student: Any, make_fit: MakeFit) -> tuple["Fit", AbstractContextManager[None]]:
         from mcsmoe.families import family_of
         from mcsmoe.grouping.plan import PLAN, Plan
         from mcsmoe.training.dropping import ExpertDropper
@@ -27,8 +28,7 @@ def main(method: Annotated[str, Option(help="Recipe whose merged model recovers.
         # The dense baseline has no plan.
         plan = Plan.load(origin) if (origin / PLAN).is_file() else None
         if plan is None or plan.keep is None:
-            fit.run(f"distill {method}")
-            return fit
+            return fit, nullcontext()
         family = family_of(student.config)
         layers = family.layers(student.config)
 
@@ -36,11 +36,9 @@ def main(method: Annotated[str, Option(help="Recipe whose merged model recovers.
             return fit.accelerator.reduce(counts.to(fit.accelerator.device), "sum").cpu()
 
         dropper = ExpertDropper(student, family, layers, plan.keep, plan.excluded, total)
-        with dropper.dropping(fit):
-            fit.run(f"distill {method}")
-        return fit
+        return fit, dropper.dropping(fit)
 
-    recover("distill", "merge", method, train)
+    recover("distill", "merge", method, prepare)
 
 
 if __name__ == "__main__":

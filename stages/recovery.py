@@ -1,6 +1,7 @@
 """The common part of distill and compress: train a merged model (the student) with the full model as teacher."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,15 @@ TEACHER = Path("artifacts/finetune")
 MakeFit = Callable[[Any], "Fit"]
 """Settings of the training → a `Fit` of the student."""
 
+Prepare = Callable[["Params", Any, MakeFit], tuple["Fit", AbstractContextManager[None]]]
+"""(params, student, make_fit) → a `Fit` of the student, and the context in which it runs."""
 
-def recover(stage: str, source: str, method: str, train: Callable[["Params", Any, MakeFit], "Fit"]) -> None:
-    """Train artifacts/SOURCE/METHOD with `train(params, student, make_fit)`; write artifacts/STAGE/METHOD.
 
-    Raises `CheckpointError` for a missing student or teacher, `MemoryLimitError` or `DiskFullError` without room.
+def recover(stage: str, source: str, method: str, prepare: Prepare) -> None:
+    """Train artifacts/SOURCE/METHOD as `prepare` says; write artifacts/STAGE/METHOD.
+
+    After an interruption the next run goes on from the state that was kept last. Raises `CheckpointError` for a
+    missing student or teacher, `MemoryLimitError` or `DiskFullError` without room, `ParameterError` if it diverges.
     """
     origin, output = (Path("artifacts") / step / method for step in (source, stage))
     curve = FIGURES / f"curves/{stage}-{method}.json"
@@ -34,14 +39,25 @@ def recover(stage: str, source: str, method: str, train: Callable[["Params", Any
     from mcsmoe.calibration.memory import check_training
     from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
     from mcsmoe.checkpoint.output import check_room_for
+    from mcsmoe.checkpoint.resume import identity, source_code
     from mcsmoe.training.distillation import make_recovery
-    from mcsmoe.training.loop import write_training
+    from mcsmoe.training.writing import train
 
     check_training(params.memory_limit, stage, load_config(origin), load_config(TEACHER), shares=params.launch.shares)
     student = load_model(origin)
     tokenizer = load_tokenizer(origin, trust_remote_code=params.model.trust_remote_code)
     check_room_for(student, output)
-    fit = train(
+    fit, during = prepare(
         params, student, lambda settings: make_recovery(params, settings, student, load_model(TEACHER), tokenizer)
     )
-    write_training(fit, tokenizer, output, curve, origin)
+    train(
+        fit,
+        f"{stage} {method}",
+        tokenizer,
+        output,
+        curve,
+        origin,
+        minutes=params.launch.checkpoint_minutes,
+        key={"code": source_code(params.plugins), "student": identity(origin), "teacher": identity(TEACHER)},
+        during=during,
+    )

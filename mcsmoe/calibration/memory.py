@@ -22,8 +22,9 @@ Measuring the likelihood of targets, a vocabulary of V, adds to a pass without s
 
 Generating text needs the model whole, and keys and values of all layers for each position of a batch.
 
-Training needs 4 W (weights, gradients, two Adam states), or 5 W if it keeps the best weights so far, plus W for a
-teacher. Sharding divides this by the number of processes, but each process loads and writes whole models.
+Training needs 4 W in float32: weights, gradients and two Adam states. In half precision it needs 9 W, because Adam
+moves float32 copies of the weights, by float32 gradients. Keeping the best weights so far adds W, a teacher its own W.
+Sharding divides this by the number of processes, but each process loads and writes whole models.
 
 Two things do not count. The system can drop cached pages of the checkpoint's files. Freed memory goes back to the
 system through `return_freed_memory` in `mcsmoe/checkpoint/streamed.py`: without it, the streamed peak in
@@ -209,7 +210,9 @@ def check_training(
     if limit is None:
         return
     learns, teaches = Footprint.of(student).whole, Footprint.of(teacher).whole if teacher else 0
-    needed = (5 if keeps_best else 4) * learns + teaches
+    # Adam works on weights, gradients and two states, all float32; half-precision weights are kept beside them.
+    half = student.dtype is not None and student.dtype.itemsize == 2
+    needed = ((9 if half else 4) + keeps_best) * learns + teaches
     if shares > 1:
         needed = max(learns + teaches, needed // shares + learns)
     if needed > limit:

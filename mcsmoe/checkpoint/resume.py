@@ -29,7 +29,7 @@ from mcsmoe.checkpoint.output import (
     settle,
     write_json,
 )
-from mcsmoe.checkpoint.writer import raw
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, raw, write_safetensors
 from mcsmoe.errors import CheckpointError
 from mcsmoe.reading import parse_json
 
@@ -71,6 +71,18 @@ class Store:
             save_file(copies, unfinished, {VALUES: json.dumps([text, _note_hash(copies, text)])})
             settle(unfinished, path)
 
+    def write(self, name: str, specs: Mapping[str, TensorSpec], pieces: Iterable[Piece]) -> Written:
+        """Write a note without values, one piece in memory at a time. Raises what `write_safetensors` raises.
+
+        Returns its content hashes, by which the caller can know damage: `damaged` cannot.
+        """
+        self.directory.mkdir(exist_ok=True)
+        path, unfinished = self.directory / name, self.directory / f".{name}"
+        with refusals_of(unfinished, path):
+            written = write_safetensors(unfinished, specs, pieces)
+            settle(unfinished, path)
+        return written
+
     def load(self, name: str) -> Note:
         """Load an existing note; its tensors are memory-mapped from the file. Raises `CheckpointError` if damaged."""
         try:
@@ -80,20 +92,21 @@ class Store:
             raise CheckpointError(f"{self.directory / name} is damaged ({error})") from None
 
     def damaged(self) -> str | None:
-        """The name of a note that is not as it was written; None if all are. Reads them all."""
+        """The name of a note that cannot be read or is not as `keep` wrote it; None if all are. Reads them all."""
         for name in sorted(self.names()):
             try:
                 tensors, text, expected = self._read(name)
             except UNREADABLE:
                 return name
-            if _note_hash(tensors, text) != expected:
+            if expected is not None and _note_hash(tensors, text) != expected:
                 return name
         return None
 
-    def _read(self, name: str) -> tuple[dict[str, Tensor], str, str]:
+    def _read(self, name: str) -> tuple[dict[str, Tensor], str, str | None]:
         with safe_open(self.directory / name, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            text, expected = parse_json(file.metadata()[VALUES].encode())
+            values = file.metadata().get(VALUES)
+            text, expected = parse_json(values.encode()) if values else ("null", None)
         return tensors, text, expected
 
     def drop(self, name: str) -> None:
@@ -164,7 +177,7 @@ def resumable_directory(path: Path, key: Mapping[str, Any]) -> Iterator[Staging]
         except BaseException as error:
             keep = bool(staging.store.names())
             if keep and isinstance(error, KeyboardInterrupt):
-                raise KeyboardInterrupt("finished layers are kept") from None
+                raise KeyboardInterrupt("what is finished is kept") from None
             raise
         finally:
             if not keep:

@@ -1,6 +1,6 @@
 """Gradual pruning of the units of S (rows, columns or elements) while a factorised model trains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -61,6 +61,15 @@ class UnitImportance:
         self._average = _moving(self._average, score, self._beta)
         if self._deviation is not None and self._uncertainty is not None:
             self._deviation = _moving(self._deviation, (score - self._average).abs(), self._uncertainty)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The averages, `average` [n] and `deviation` [n] if it counts, from which `restore` goes on."""
+        return {"average": self._average} | ({} if self._deviation is None else {"deviation": self._deviation})
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from copies of what `tensors` returned."""
+        for name, value in self.tensors().items():
+            value.copy_(tensors[name])
 
     @property
     def ranking(self) -> Tensor:
@@ -151,6 +160,20 @@ class Pruner:
             self._prune(kept_units(self._total, self._schedule.remaining(step)))
         for name, part in self._parts.items():
             self._clear(part.values, name)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Which units are alive, and their importance; the same in all processes, on whatever device."""
+        found = {f"{name}.alive": alive for name, alive in self._alive.items()}
+        for name, importance in self._importance.items():
+            found |= {f"{name}.{kind}": value for kind, value in importance.tensors().items()}
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from copies of what `tensors` returned."""
+        for name, importance in self._importance.items():
+            importance.restore({kind: tensors[f"{name}.{kind}"] for kind in importance.tensors()})
+            self._alive[name].copy_(tensors[f"{name}.alive"])
+        self._left = sum(int(alive.sum()) for alive in self._alive.values())
 
     @torch.no_grad()
     def finish(self, model: MergedModel) -> None:

@@ -1,6 +1,6 @@
 """Task-specific progressive dropping of experts during training: the paper's baseline "task-specific"."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -40,6 +40,7 @@ class ExpertDropper:
         self._layers = [layer for layer in layers if layer.name not in excluded]
         self._mlps = {layer.name: model.sparse_mlps()[layer.name] for layer in self._layers}
         self._counts = {layer.name: torch.zeros(layer.experts, dtype=torch.int64) for layer in self._layers}
+        self._sums = {name: counts.clone() for name, counts in self._counts.items()}
         self._masks: dict[str, Tensor] = {}
         self._total = self._left = sum(layer.experts for layer in self._layers)
         self._end = 1
@@ -70,6 +71,23 @@ class ExpertDropper:
         gone = (self._total - self._keep) * min(step, self._end) // self._end
         self._drop_to(self._total - gone)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Selections since the last drop, over all processes; which experts are alive is the model's to know."""
+        self._sum_up()
+        return self._sums
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from copies of what `tensors` returned, with a model that is restored already."""
+        for name, sums in self._sums.items():
+            sums.copy_(tensors[name])
+        self._left = sum(int((mlp.expert_map >= 0).sum()) for mlp in self._mlps.values())
+
+    def _sum_up(self) -> None:
+        """Add this process's counts, and those of the others, to the sums."""
+        for name, counts in self._counts.items():
+            self._sums[name] += self._reduce(counts)
+            counts.zero_()
+
     def _count(self, layer: MoELayer) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             chosen = self._family.routing(self._mlps[layer.name], output).index[self._masks[layer.stack]]
@@ -81,9 +99,10 @@ class ExpertDropper:
     def _drop_to(self, left: int) -> None:
         if left >= self._left:
             return
+        self._sum_up()
         candidates: list[tuple[float, str, int]] = []
         for layer in reversed(self._layers):
-            counts = self._reduce(self._counts[layer.name])
+            counts = self._sums[layer.name]
             shares = (counts / counts.sum().clamp(min=1)).tolist()
             alive = (self._mlps[layer.name].expert_map >= 0).nonzero().flatten().tolist()
             candidates += [(shares[e], layer.name, e) for e in reversed(alive)]
@@ -92,7 +111,7 @@ class ExpertDropper:
             if self._left > left and (expert_map >= 0).sum() > 1:
                 expert_map[e] = -1
                 self._left -= 1
-        for each in self._counts.values():
+        for each in self._sums.values():
             each.zero_()
 
     @torch.no_grad()

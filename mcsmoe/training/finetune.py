@@ -11,13 +11,16 @@ from torch.nn import functional as F
 
 from mcsmoe.calibration.watch import real_tokens
 from mcsmoe.checkpoint.output import check_room_for
+from mcsmoe.checkpoint.resume import source_code
 from mcsmoe.evaluation.quality import likelihood
 from mcsmoe.families import Family, MoELayer, family_of
 from mcsmoe.params import Finetune, Params
 from mcsmoe.tasks.batches import IGNORED, Batch, model_inputs
 from mcsmoe.tasks.reading import hold_out
 from mcsmoe.tasks.task import TASKS, Encoded, Example, Task
-from mcsmoe.training.loop import Fit, Losses, make_accelerator, write_training
+from mcsmoe.training.loop import Fit, Losses, make_accelerator
+from mcsmoe.training.state import rows_hash
+from mcsmoe.training.writing import train as train_and_write
 
 
 def z_loss(logits: Tensor, mask: Tensor) -> Tensor:
@@ -153,6 +156,15 @@ def finetune(
         checks=settings.evaluations,
         check=selection_check(task, held_out, tokenizer.pad_token_id, settings.batch_size),
     )
-    with loss.watching(model):
-        fit.run(output.name)
-    write_training(fit, tokenizer, output, curve, source)
+    key = {"code": source_code(params.plugins), "selection": rows_hash(held_out), "evaluations": settings.evaluations}
+    train_and_write(
+        fit,
+        output.name,
+        tokenizer,
+        output,
+        curve,
+        source,
+        minutes=params.launch.checkpoint_minutes,
+        key=key,
+        during=loss.watching(model),
+    )

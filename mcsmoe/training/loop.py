@@ -3,56 +3,41 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
-from mcsmoe.checkpoint.output import atomic_directory, write_json
-from mcsmoe.checkpoint.save import save_model
-from mcsmoe.checkpoint.verify import probe_batch, verify_checkpoint
-from mcsmoe.distributed import fill, hollow, shard
+from mcsmoe.distributed import fill, hollow, shard, whole
+from mcsmoe.errors import ParameterError
 from mcsmoe.params import Training
 from mcsmoe.progress import progress
 from mcsmoe.tasks.batches import IGNORED, Batch, collate, length_grouped
 from mcsmoe.tasks.task import Encoded
-
-BETAS = (0.9, 0.98)
-EPSILON = 1e-6
-
-
-def make_optimizer(model: nn.Module, settings: Training) -> torch.optim.AdamW:
-    """AdamW over trainable parameters; those with fewer than two axes (biases, normalisation) do not decay."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=BETAS, eps=EPSILON, fused=True)
-
-
-def make_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """Linear warm-up over `warmup_steps`, then linear decay to zero at `total_steps`."""
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / (warmup_steps + 1)
-        return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
-
-    return LambdaLR(optimizer, factor)
-
+from mcsmoe.training.optimiser import Optimiser
+from mcsmoe.training.state import Best, Draws, Keeper, Stateful, Weights
 
 CURVE_POINTS = 100
+LOOK = 5
+"""Steps between two looks at whether the loss is finite, and whether it is time to keep the state.
+
+A look waits for the device.
+"""
 
 Losses = dict[str, Tensor]
 """Terms by name; `loss` is minimised, the others are only recorded."""
 
 
-class Hooks(Protocol):
+class Found(NamedTuple):
+    """What a step has found: the terms of the loss, and the norm of the gradients before they were clipped."""
+
+    terms: Losses
+    norm: Tensor
+
+
+class Hooks(Stateful, Protocol):
     """Calls before and after each step of the optimiser."""
 
     def before_step(self) -> None:
@@ -87,14 +72,17 @@ class Fit:
     figures: Callable[[], dict[str, float]] = dict
     """Values for the curve beside the terms of the loss."""
     curve: list[dict[str, float]] = field(default_factory=list)
+    keeper: Keeper | None = None
+    """Keeps the state, so that an interrupted training goes on; without it, it starts anew."""
 
     def __post_init__(self) -> None:
         self._rows = self.epoch(0)
         self._batches: list[list[int]] = []
+        self._epochs = 0  # begun so far
         self._per_epoch = math.ceil(len(self._rows) / self.settings.batch_size)
         self.steps = max(1, round(self.settings.epochs * self._per_epoch))
         self._check_at = {round(self.steps * (i + 1) / self.checks) for i in range(self.checks)}
-        self._best: tuple[tuple[float, ...], dict[str, Tensor]] | None = None
+        self.precision = {name: value.dtype for name, value in self.model.named_parameters()}
         self._whole = hollow(self.model) if self.fsdp else None
         if not self.fsdp:
             self.model.to(self.accelerator.device)
@@ -102,50 +90,98 @@ class Fit:
     def run(self, description: str) -> None:
         """Train; `model` ends with its last weights, or with the best ones if `check` is given.
 
-        With `fsdp`, `self.model` is then another object, whole in CPU memory.
+        With `fsdp`, `self.model` is then another object, whole in CPU memory. Raises `ParameterError` within `LOOK`
+        steps if a term of the loss, the norm of the gradients or the value of `check` is NaN or infinite.
         """
         if self.fsdp:
             shard(self.model, self.accelerator.device)
-        optimizer = make_optimizer(self.model, self.settings)
-        schedule = make_schedule(optimizer, self.settings.warmup_steps, self.steps)
-        optimizer = self.accelerator.prepare(optimizer)
+        optimiser, best = Optimiser(self.model, self.settings, self.steps), Best(self.model)
+        parts: dict[str, Stateful] = {"model": Weights(self.model), "optimiser": optimiser, "best": best}
+        parts |= {"draws": Draws(self.accelerator)} | ({"hooks": self.hooks} if self.hooks else {})
+        done = self._resume(parts, best, description)
         model = self.model if self.fsdp else self.accelerator.prepare(self.model)
         model.train()
-        with progress(None, description, self.steps, self.accelerator.is_local_main_process) as bar:
-            for step in range(1, self.steps + 1):
-                terms = self._step(model, optimizer, self._next_rows(step))
-                schedule.step()
+        with progress(None, description, self.steps, self.accelerator.is_local_main_process, done=done) as bar:
+            for step in range(done + 1, self.steps + 1):
+                found = self._step(step, model, optimiser, self._next_rows())
                 if self.hooks:
                     self.hooks.after_step(step)
                 bar.update()
-                self._record(step, terms, bar)
-                if self.check and step in self._check_at:
-                    self._keep_best(step, self.check(self.model))
-        if self._best:
-            self.model.load_state_dict(self._best[1])
+                self._record(step, found, bar)
+                checks = self.check is not None and step in self._check_at
+                due = (checks or step % LOOK == 0 or step == self.steps) and self._look(step, found)
+                if self.check and checks:
+                    best.offer(self._value(step, self.check(self.model)))
+                if due and self.keeper and step < self.steps:
+                    left = len(self._batches)
+                    values = {"epochs": self._epochs, "left": left, "best": best.value, "curve": self.curve}
+                    self.keeper.keep(step, parts, values)
+        best.put_back()
         if self._whole is not None:
             self.model = fill(self._whole, self.model)
 
-    def _next_rows(self, step: int) -> list[Encoded]:
+    def _resume(self, parts: dict[str, Stateful], best: Best, description: str) -> int:
+        """Take up the state that an earlier run has kept; return how many steps are done."""
+        kept = self.keeper.load(parts) if self.keeper else None
+        if kept is None:
+            return 0
+        self.curve, best.value = kept["curve"], kept["best"] and tuple(kept["best"])
+        self._epochs = kept["epochs"] - 1
+        self._begin_epoch()
+        del self._batches[kept["left"] :]
+        done: int = kept["step"]
+        if self.accelerator.is_main_process:
+            print(f"{description}: resuming after step {done} of {self.steps}", flush=True)
+        return done
+
+    def _next_rows(self) -> list[Encoded]:
         if not self._batches:
-            number = (step - 1) // self._per_epoch
-            if number > 0:
-                self._rows = self.epoch(number)
-            order = length_grouped(self._rows, self.settings.batch_size, self.seed * 1000 + number)
-            self._batches = order[::-1]
+            self._begin_epoch()
         return [self._rows[i] for i in self._batches.pop()]
 
-    def _step(self, model: nn.Module, optimizer: Any, rows: list[Encoded]) -> Losses:
+    def _begin_epoch(self) -> None:
+        number = self._epochs
+        if number > 0:
+            self._rows = self.epoch(number)
+        self._batches = length_grouped(self._rows, self.settings.batch_size, self.seed * 1000 + number)[::-1]
+        self._epochs += 1
+
+    def _step(self, step: int, model: nn.Module, optimiser: Optimiser, rows: list[Encoded]) -> Found:
         batch = self._share(rows)
         tokens = torch.tensor(sum(len(r.target) for r in rows) / self.accelerator.num_processes)
         terms = self.loss(model, batch, tokens.to(self.accelerator.device))
-        optimizer.zero_grad()
-        self.accelerator.backward(terms["loss"])
+        self.accelerator.backward(terms["loss"] * optimiser.scale)
         if self.hooks:
             self.hooks.before_step()
-        self.accelerator.clip_grad_norm_(model.parameters(), self.settings.max_grad_norm)
-        optimizer.step()
-        return terms
+        return Found(terms, optimiser.step(step))
+
+    def _look(self, step: int, found: Found) -> bool:
+        """Whether it is time to keep the state. Raises `ParameterError` if training has diverged."""
+        values = {**found.terms, "the norm of the gradients": whole(found.norm)}
+        wrong = [~value.detach().isfinite().all() for value in values.values()]
+        due = torch.tensor(self.accelerator.is_main_process and self.keeper is not None and self.keeper.due)
+        flags = torch.stack([*wrong, due.to(wrong[0].device)]).float()
+        *counts, asked = self.accelerator.reduce(flags, "sum").tolist()
+        for name, count in zip(values, counts, strict=True):
+            if count:
+                raise self._diverged(step, name)
+        return bool(asked)
+
+    def _value(self, step: int, value: tuple[float, ...]) -> tuple[float, ...]:
+        """Record what `check` has found at `step`. Raises `ParameterError` if it is not finite."""
+        if not all(math.isfinite(each) for each in value):
+            raise self._diverged(step, "the value by which the best weights are chosen")
+        self.curve.append({"step": step, "selection": round(value[0], 5)})
+        return value
+
+    def _diverged(self, step: int, what: str) -> ParameterError:
+        # The state of a few steps ago would lead to the same place.
+        if self.keeper:
+            self.keeper.forget()
+        name = f"{type(self.settings).__name__.lower()}.learning_rate"
+        happened = f"training has diverged, and nothing is written: {what} is NaN or infinite"
+        where = f"at step {step} of {self.steps} (looked at every {LOOK})"
+        return ParameterError(name, self.settings.learning_rate, f"{happened} {where}; lower it, or warm up longer")
 
     def _share(self, rows: list[Encoded]) -> Batch:
         """This process's rows of the batch; a process without rows takes one with all labels `IGNORED`."""
@@ -155,40 +191,13 @@ class Fit:
             batch["labels"].fill_(IGNORED)
         return {name: value.to(self.accelerator.device) for name, value in batch.items()}
 
-    def _record(self, step: int, terms: Losses, bar: Any) -> None:
+    def _record(self, step: int, found: Found, bar: Any) -> None:
         if step % max(1, self.steps // CURVE_POINTS) == 0:
-            values = {name: round(float(value.detach()), 5) for name, value in terms.items()}
+            values = {name: round(float(value.detach()), 5) for name, value in found.terms.items()}
             self.curve.append({"step": step, **values, **self.figures()})
             bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
-
-    def _keep_best(self, step: int, value: tuple[float, ...]) -> None:
-        self.curve.append({"step": step, "selection": round(value[0], 5)})
-        if self._best is None or value > self._best[0]:
-            self._best = value, {name: v.detach().clone() for name, v in self.model.state_dict().items()}
 
 
 def make_accelerator() -> Accelerator:
     """The accelerator of this process; parameters may lack a gradient, since a batch may leave experts unused."""
     return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
-
-
-def write_training(fit: Fit, tokenizer: Any, output: Path, curve: Path, source: Path | None = None) -> None:
-    """Write the trained model to `output`, verified, and its curve to `curve`; only the main process writes.
-
-    `source` is the checkpoint that the tokenizer comes from, if it comes from one: see `save_model`.
-
-    Raises `CheckpointError` if the saved model differs from the one in memory; `output` then stays as it was.
-    """
-    if not fit.accelerator.is_main_process:
-        return
-    model = fit.model.eval()
-    model.to("cpu")
-    probe = probe_batch(model.config.vocab_size, fit.causal)
-    with torch.no_grad():
-        logits = model(**probe).logits
-    with atomic_directory(output) as scratch:
-        written = save_model(model, tokenizer, scratch, source)
-        verify_checkpoint(scratch, written, probe, logits)
-    # Plots need the same columns in every row.
-    columns = dict.fromkeys(name for row in fit.curve for name in row)
-    write_json(curve, [{name: row.get(name) for name in columns} for row in fit.curve])

@@ -195,7 +195,7 @@ def test_notes_stay_until_the_output_is_there(tmp_path: Path):
             if not last:
                 raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="finished layers are kept"):
+    with pytest.raises(KeyboardInterrupt, match="what is finished is kept"):
         make(last=False)
     assert not (tmp_path / "out").exists()
     make(last=True)

@@ -13,7 +13,9 @@ from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.families import sparse_layers
 from mcsmoe.merging import apply
-from stages import merge, permute
+from mcsmoe.training import loop
+from stages import finetune, merge, permute
+from stages.launch import LAUNCHED
 from tests.models import EXPERTS
 from tests.stages.workplace import FINETUNED, write_params
 
@@ -46,12 +48,12 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, ca
     """Ctrl-C at the next call of a function after `calls` calls."""
     real = getattr(module, name)
 
-    def function(*arguments: object) -> object:
+    def function(*arguments: object, **named: object) -> object:
         nonlocal calls
         calls -= 1
         if calls == -1:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **named)
 
     monkeypatch.setattr(module, name, function)
 
@@ -71,7 +73,7 @@ def test_interrupted_permuting_matches_no_layer_again(
     shutil.rmtree("artifacts/permute")
     reads = Reads(FINETUNED, monkeypatch)
     interrupt(monkeypatch, matching, "weight_match", 2 * (EXPERTS - 1))
-    with pytest.raises(KeyboardInterrupt, match="finished layers are kept"):
+    with pytest.raises(KeyboardInterrupt, match="what is finished is kept"):
         permute.main()
     assert reads.take() == {"encoder.1", "encoder.3", "decoder.1"}
     assert not Path("artifacts/permute").exists()
@@ -110,3 +112,28 @@ def test_interrupted_merging_goes_on_by_the_same_plan_only(
     assert contents(MERGED / "m-smoe") == expected
     assert not list(MERGED.glob(".*"))
     load_model(MERGED / "m-smoe")
+
+
+def test_interrupted_training_goes_on_with_the_same_parameters_only(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv(LAUNCHED, "1")
+
+    def settle(rate: float) -> None:
+        settings = {"epochs": 1, "batch_size": 8, "evaluations": 1, "learning_rate": rate}
+        write_params(task={"train_limit": 80, "selection": 8}, launch={"checkpoint_minutes": 0}, finetune=settings)
+
+    for rate, goes_on in ((1e-3, True), (2e-3, False)):
+        settle(rate)
+        finetune.main(Path("expected"))
+        settle(1e-3)
+        with monkeypatch.context() as patch:
+            interrupt(patch, loop, "collate", loop.LOOK + 1)
+            with pytest.raises(KeyboardInterrupt):
+                finetune.main(Path("trained"))
+        settle(rate)
+        capsys.readouterr()
+        finetune.main(Path("trained"))
+        assert ("resuming after step 5 of 9" in capsys.readouterr().out) == goes_on
+        assert contents(Path("trained")) == contents(Path("expected"))
+        assert not list(Path().glob(".trained*"))

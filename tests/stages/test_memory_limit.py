@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mcsmoe.calibration import collect as routing
 from mcsmoe.calibration.memory import check_training, forward_needs
@@ -157,3 +158,7 @@ def test_a_training_spread_over_processes_needs_less_of_each():
     check_training(9 * whole // 4, "distill", config, config, shares=4)
     with pytest.raises(MemoryLimitError, match=f"{9 * whole // 4:,}"):
         check_training(9 * whole // 4 - 1, "distill", config, config, shares=4)
+    config.dtype = torch.bfloat16  # beside its float32 masters, by which Adam works
+    half = Footprint.of(config).whole
+    with pytest.raises(MemoryLimitError, match=f"finetune needs {10 * half:,} bytes"):
+        check_training(10 * half - 1, "finetune", config, keeps_best=True)

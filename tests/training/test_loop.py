@@ -7,7 +7,8 @@ from torch import nn
 
 from mcsmoe.params import Training
 from mcsmoe.tasks.task import Encoded
-from mcsmoe.training.loop import Fit, make_optimizer, make_schedule
+from mcsmoe.training.loop import Fit
+from mcsmoe.training.optimiser import rate_factor
 
 ROWS = [Encoded([2 + i % 5, 1], [2 + i % 5, 1]) for i in range(50)]
 SETTINGS = Training(epochs=2, batch_size=8, learning_rate=0.05, weight_decay=0.01, warmup_steps=2, max_grad_norm=1.0)
@@ -100,24 +101,14 @@ def test_hooks_stand_on_both_sides_of_the_step():
     assert recorder.calls == [call for step in range(1, 15) for call in ("before", f"after {step}")]
 
 
-def test_norms_and_biases_do_not_decay():
-    model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
-    decay = {
-        id(p): group["weight_decay"] for group in make_optimizer(model, SETTINGS).param_groups for p in group["params"]
-    }
-    assert decay[id(model[0].weight)] == 0.01
-    assert {decay[id(p)] for p in (model[0].bias, model[1].weight, model[1].bias)} == {0.0}
-
-
-def test_the_rate_rises_over_the_warm_up_and_falls_to_zero():
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = make_schedule(optimizer, warmup_steps=4, total_steps=10)
-    rates = []
-    for _ in range(10):
-        rates.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
-    assert rates[4] == 1.0
-    assert rates[4:] == sorted(rates[4:], reverse=True)
-    assert schedule.get_last_lr()[0] == 0
+@pytest.mark.parametrize(
+    ("warmup", "steps", "rates"),
+    [
+        (4, 10, [0.2, 0.4, 0.6, 0.8, 1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        (0, 2, [1.0, 0.5]),
+        (16, 4, [1 / 3, 2 / 3, 1.0, 0.5]),  # a warm-up of the whole training would never reach the rate
+        (1, 1, [1.0]),
+    ],
+)
+def test_the_rate_rises_over_the_warm_up_and_falls(warmup, steps, rates):
+    assert [rate_factor(step, warmup, steps) for step in range(1, steps + 1)] == pytest.approx(rates)
