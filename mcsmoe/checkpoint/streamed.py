@@ -114,7 +114,8 @@ class Weights:
 
     def read(self, name: str, empty: Tensor) -> Tensor:
         """The value of tensor `name`. Raises `CheckpointError` if it is missing or not of the shape of `empty`."""
-        dtype = next((wanted for part, wanted in self._dtypes.items() if part in name), empty.dtype)
+        kept = (wanted for pattern, wanted in self._dtypes.items() if re.search(pattern, name))
+        dtype = next(kept, empty.dtype)
         value = self._read(name, empty, dtype if empty.is_floating_point() else empty.dtype)
         if value.shape != empty.shape:
             found, wanted = list(value.shape), list(empty.shape)

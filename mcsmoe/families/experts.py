@@ -102,6 +102,8 @@ def mapped_model(model: Any) -> Any:
                 state.pop(place.name(e), None)  # gate and up may share a tensor
         state[family.merged_map(layer)] = torch.arange(layer.experts, device=model.device)
     mapped = getattr(transformers, family.auto_class).from_config(config, dtype=model.dtype)
+    for name, value in mapped.state_dict(keep_vars=True).items():
+        value.data = value.data.to(state[name].dtype)  # some classes keep a few tensors in float32
     mapped.to(model.device).load_state_dict(state)
     mapped.generation_config = model.generation_config
     return mapped.train(model.training)
