@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families import auto_class, family_of, language_config
+from mcsmoe.families import auto_class, family_of, language_config, sort_unexpected
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # What transformers, safetensors and torch raise for damaged, missing or mismatched files.
@@ -26,7 +26,7 @@ LOAD_ERRORS = (
     pickle.UnpicklingError,
 )
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model")
-LOADING_REPORT = ("missing_keys", "unexpected_keys", "mismatched_keys")
+LOADING_REPORT = ("missing_keys", "mismatched_keys")
 
 
 def load_model(
@@ -73,6 +73,7 @@ def load_model(
             names = sorted(key if isinstance(key, str) else key[0] for key in report[kind])
             what = kind.replace("_keys", "")
             raise CheckpointError(f"{source}: {len(names)} {what} tensors, the first is {names[0]}")
+    sort_unexpected(model, report["unexpected_keys"], source)
     for name, value in model.named_parameters():
         if not value.isfinite().all():
             raise CheckpointError(f"{source}: {name} holds NaN or infinity; train or copy the model again")

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mcsmoe.checkpoint.output import check_room_for
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.writer import Piece, Written, written_pieces
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families import MoELayer, TensorSource, family_of, merged_layers
-from mcsmoe.families.experts import InMemory, expert_shares
+from mcsmoe.families import contents, family_of, merged_layers
+from mcsmoe.families.experts import InMemory, expert_shares, share_in_memory
 
 
 def held(model: Any, names: Collection[str], within: str = "") -> Iterator[Piece]:
@@ -25,19 +24,15 @@ def held(model: Any, names: Collection[str], within: str = "") -> Iterator[Piece
     """
     source, family = InMemory(model), family_of(model.config)
     layers = family.layers(model.config) if merged_layers(model.config) is None else []
-    inside = set()
 
     def there(name: str) -> bool:
         return name.startswith(within) and not source.tensor(name).is_meta
 
     for layer in layers:
         for tensor, entry, e, kinds in expert_shares(layer, layer.experts):
-            inside.add(tensor)
             if there(layer.in_memory[kinds[0]].name(e)):
-                yield Piece(tensor, entry, _share(layer, kinds, source, e))
-    others = [name for name in names if name not in inside]
-    in_memory = family.merged_names(model.config, others) if layers else {name: name for name in others}
-    for name, ours in in_memory.items():
+                yield Piece(tensor, entry, share_in_memory(layer, kinds, source, e))
+    for name, ours in contents(model.config, names, "checkpoint").in_memory.items():
         if there(ours):
             yield Piece(name, None, source.tensor(ours).detach())
 
@@ -53,17 +48,6 @@ def check_held(model: Any, checkpoint: Checkpoint, within: str = "") -> None:
         if not torch.equal(found.to(value.dtype), value):
             place = name if entry is None else f"{name}[{entry}]"
             raise CheckpointError(f"{checkpoint.directory}: reloaded: {place} is not what the file holds")
-
-
-def _share(layer: MoELayer, kinds: Collection[str], source: TensorSource, expert: int) -> Tensor:
-    """One expert's share of a tensor on disk, put together from its tensors `kinds` (such as gate and up)."""
-    values = {kind: layer.in_memory[kind].read(source, expert).detach() for kind in kinds}
-    first, place = next(iter(values.values())), layer.places[next(iter(kinds))]
-    shape = (sum(len(value) for value in values.values()), *first.shape[1:])
-    share = first.new_empty(shape[::-1] if place.transposed else shape)
-    for kind, value in values.items():
-        layer.places[kind].view(share).copy_(value)
-    return share
 
 
 MODELING = Path(__file__).parent.parent / "modeling"

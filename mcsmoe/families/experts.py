@@ -1,7 +1,7 @@
 """Single experts: reading them from a checkpoint or a model in memory, and computing their outputs."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -81,6 +81,22 @@ def expert_shares(layer: MoELayer, experts: int) -> Iterator[Share]:
         for tensor, names in held.items():
             place = layer.places[names[0]]
             yield Share(tensor, place.index(e) if place.stacked else None, e, tuple(names))
+
+
+def share_shape(layer: MoELayer, names: Sequence[str]) -> tuple[int, ...]:
+    """Shape of one expert's share, of a published tensor that holds `names`; gate and up: [2f, d]."""
+    shapes = layer.shapes()
+    shape = (sum(shapes[name][0] for name in names), *shapes[names[0]][1:])
+    return shape[::-1] if layer.places[names[0]].transposed else shape
+
+
+def share_in_memory(layer: MoELayer, names: Sequence[str], source: TensorSource, expert: int) -> Tensor:
+    """One expert's share of a published tensor that holds `names`; `source` has tensors by their names in memory."""
+    values = {name: layer.in_memory[name].read(source, expert).detach() for name in names}
+    share = values[names[0]].new_empty(share_shape(layer, names))
+    for name, value in values.items():
+        layer.places[name].view(share).copy_(value)
+    return share
 
 
 def mapped_model(model: Any) -> Any:
