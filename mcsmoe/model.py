@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
+from mcsmoe.checkpoint.published import Published
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.streamed import load_streamed
 from mcsmoe.families import family_of, merged_layers
@@ -22,7 +23,7 @@ class Model:
 
     `config` is the transformers object, `checkpoint` reads single tensors, and `layers` are the sparse layers in
     order of the forward pass. Opening reads headers only. The model runs on `device`; `name` is what people call it,
-    by default its directory.
+    by default its directory. Without `keep_mtp`, `checkpoint` has no layers for multi-token prediction.
     Raises `CheckpointError` for a directory that is missing or damaged, and for an unsupported architecture.
     """
 
@@ -33,11 +34,12 @@ class Model:
         *,
         device: torch.device | str = "cpu",
         name: str | None = None,
+        keep_mtp: bool = True,
     ) -> None:
         self.directory, self.memory_limit, self.device = Path(directory), memory_limit, device
         self.name = name or str(directory)
         self.config = load_config(self.directory)
-        self.checkpoint = Checkpoint(self.directory)
+        self.checkpoint = Published(Checkpoint(self.directory), keep_mtp=keep_mtp)
         self.family = family_of(self.config)
         self.layers = self.family.layers(self.config)
 

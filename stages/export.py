@@ -33,7 +33,7 @@ def main(
     from mcsmoe.grouping.plan import Plan
     from mcsmoe.model import Model
 
-    model, planned = Model(source, params.memory_limit), plan or checkpoint
+    model, planned = Model(source, params.memory_limit, keep_mtp=params.model.keep_mtp), plan or checkpoint
     try:
         mapped = open_mapped(model.checkpoint, Checkpoint(checkpoint), planned)
     except PlanError as error:

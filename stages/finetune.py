@@ -28,11 +28,14 @@ def main(
     if not launched(params, "stages.finetune"):
         return
     from mcsmoe.training.finetune import finetune, split_train
-    from mcsmoe.training.start import start_model
+    from mcsmoe.training.start import source_tensors, start_model
 
     split = split_train(params)
     model, tokenizer = start_model(params.model, split[0])
-    finetune(params, model, tokenizer, split, output, curve)
+    source = source_tensors(params.model)
+    if source is not None:
+        source.tell()
+    finetune(params, model, tokenizer, split, output, curve, source)
 
 
 if __name__ == "__main__":

@@ -33,13 +33,15 @@ def recover(stage: str, source: str, method: str, train: Callable[["Params", Any
     from mcsmoe.calibration.memory import check_training
     from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
     from mcsmoe.checkpoint.output import check_room_for
+    from mcsmoe.checkpoint.published import Published
+    from mcsmoe.checkpoint.reader import Checkpoint
     from mcsmoe.training.distillation import make_recovery
     from mcsmoe.training.loop import write_training
 
     check_training(params.memory_limit, stage, load_config(origin), load_config(TEACHER), shares=params.launch.shares)
-    student, tokenizer = load_model(origin), load_tokenizer(origin)
+    student, tokenizer, beside = load_model(origin), load_tokenizer(origin), Published(Checkpoint(origin))
     check_room_for(student, output)
     fit = train(
         params, student, lambda settings: make_recovery(params, settings, student, load_model(TEACHER), tokenizer)
     )
-    write_training(fit, tokenizer, output, FIGURES / f"curves/{stage}-{method}.json")
+    write_training(fit, tokenizer, output, FIGURES / f"curves/{stage}-{method}.json", beside)

@@ -1,6 +1,7 @@
 """A checkpoint under the names that its family publishes, whatever its files call their tensors."""
 
 from collections import defaultdict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,8 +9,6 @@ from torch import Tensor
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.families import MoELayer, contents
 from mcsmoe.families.experts import Share, expert_shares, share_in_memory, share_shape
-
-KEEP_MTP = "keep_mtp"
 
 
 class Published(Checkpoint):
@@ -24,12 +23,6 @@ class Published(Checkpoint):
     """
 
     def __init__(self, files: Checkpoint, *, keep_mtp: bool = True) -> None:
-        self.directory, self.config, self.files, self.size_bytes = (
-            files.directory,
-            files.config,
-            files.files,
-            files.size_bytes,
-        )
         self._files = files
         found = contents(files.config, files.names(), files.directory)
         self.mtp = found.mtp if keep_mtp else []
@@ -43,17 +36,20 @@ class Published(Checkpoint):
         gone = fused | {*self.left_out} | {*self._renamed.values()}
         self._names = sorted({*files.names()} - gone | self._renamed.keys() | self._made.keys())
 
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the files have: `directory`, `config` and so on."""
+        return getattr(self._files, name)
+
     @property
     def as_in_files(self) -> bool:
         """Whether the files have these very names and no others."""
         return not (self.left_out or self._renamed or self._made)
 
-    def told(self) -> str | None:
-        """One line about what is left out; None if nothing is."""
-        if not self.left_out:
-            return None
-        count, first = len(self.left_out), self.left_out[0]
-        return f"{count} tensors that the model does not use are left out, such as {first}"
+    def tell(self) -> None:
+        """Print one line about what is left out, if anything is."""
+        if self.left_out:
+            count, first = len(self.left_out), self.left_out[0]
+            print(f"{self.directory}: {count} tensors that the model does not use are left out, such as {first}")
 
     def names(self) -> list[str]:
         """Names of all tensors, sorted."""

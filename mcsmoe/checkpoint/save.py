@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from mcsmoe.checkpoint.output import check_room_for
-from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
-from mcsmoe.checkpoint.writer import Piece, Written, written_pieces
+from mcsmoe.checkpoint.output import check_room_for, write_json
+from mcsmoe.checkpoint.published import Published
+from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint, read_json
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, write_safetensors, written_pieces
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import contents, family_of, merged_layers
 from mcsmoe.families.experts import InMemory, expert_shares, share_in_memory
@@ -54,17 +55,42 @@ MODELING = Path(__file__).parent.parent / "modeling"
 RELATIVE_IMPORT = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 
 
-def save_model(model: Any, tokenizer: Any, directory: Path) -> Written:
+def save_model(model: Any, tokenizer: Any, directory: Path, beside: Published | None = None) -> Written:
     """Write weights, configurations and tokenizer of a transformers model; equal models give equal bytes.
 
     Returns content hashes of the model in memory, to verify the written files. Classes of ours write their remote
-    code too. Call it inside `atomic_directory` to get all files or none.
+    code too. Layers for multi-token prediction in `beside`, the checkpoint that it was made of, are written, too.
+    Call it inside `atomic_directory` to get all files or none.
     Raises `DiskFullError` before anything is written.
     """
     check_room_for(model, directory / WEIGHTS)
+    if merged_layers(model.config) is None:
+        # Else a model that came with the names it has in memory would be saved with them.
+        vars(model).pop("_weight_conversions", None)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    return written_pieces(held(model, Checkpoint(directory).names()))
+    written = written_pieces(held(model, Checkpoint(directory).names()))
+    if beside is not None and beside.mtp:
+        written |= add_tensors(directory, beside, beside.mtp)
+    return written
+
+
+def add_tensors(directory: Path, source: Checkpoint, names: Collection[str]) -> Written:
+    """Add tensors `names` of `source` to the weights in `directory`, in a shard of their own."""
+    before, shard = Checkpoint(directory), "model-mtp.safetensors"
+    specs = {name: TensorSpec(source.dtype(name), source.shape(name)) for name in names}
+    written = write_safetensors(directory / shard, specs, (Piece(name, None, source.tensor(name)) for name in names))
+    if (directory / WEIGHTS).is_file():
+        first = "model-00001-of-00001.safetensors"
+        (directory / WEIGHTS).rename(directory / first)
+        weight_map = dict.fromkeys(before.names(), first)
+    else:
+        weight_map = read_json(directory / INDEX)["weight_map"]
+    specs |= {name: TensorSpec(before.dtype(name), before.shape(name)) for name in before.names()}
+    total = sum(spec.size_bytes for spec in specs.values())
+    weight_map |= dict.fromkeys(names, shard)
+    write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
+    return written
 
 
 def write_remote_code(config: dict[str, Any], directory: Path) -> None:

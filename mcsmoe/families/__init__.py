@@ -12,7 +12,7 @@ single experts and computes their outputs.
 """
 
 from mcsmoe.families.configs import configuration, language_config, merged_layers
-from mcsmoe.families.contents import Contents, contents, sort_unexpected, without_mtp
+from mcsmoe.families.contents import Contents, contents, sort_unexpected
 from mcsmoe.families.family import FAMILIES, Family, auto_class, excluded_layers, family_of, register, sparse_layers
 from mcsmoe.families.layer import (
     Activation,
@@ -52,5 +52,4 @@ __all__ = [
     "skeleton",
     "sort_unexpected",
     "sparse_layers",
-    "without_mtp",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families.configs import merged_layers, values_of
+from mcsmoe.families.configs import merged_layers
 from mcsmoe.families.family import family_of
 from mcsmoe.families.layer import MoELayer
 from mcsmoe.families.skeletons import skeleton
@@ -95,9 +95,3 @@ def sort_unexpected(model: Any, names: Collection[str], where: object) -> tuple[
     if unknown:
         raise CheckpointError(f"{where}: {len(unknown)} unexpected tensors, the first is {unknown[0]}")
     return mtp, unused
-
-
-def without_mtp(config: Any) -> dict[str, int]:
-    """The fields of a configuration that must change if layers for multi-token prediction are left out."""
-    values = values_of(config)
-    return {name: 0 for name in MTP_COUNTS if values.get(name)}

@@ -26,7 +26,7 @@ from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.verify import probe_batch, verify_checkpoint
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
 from mcsmoe.errors import CheckpointError, ParameterError
-from mcsmoe.families import Expert, Family, MoELayer, TensorSource, contents, family_of, without_mtp
+from mcsmoe.families import Expert, Family, MoELayer, TensorSource, contents, family_of
 from mcsmoe.families.experts import read_expert
 from mcsmoe.grouping.plan import Group, Plan
 from mcsmoe.merging.rules import RULES, Members
@@ -166,7 +166,7 @@ def write_merged(
     rest = {new: TensorSpec(source.dtype(old), source.shape(old)) for new, old in others.items()}
     everything = [*parts, *other_parts(rest, lambda name: source.tensor(others[name]))]
     written = write_parts(directory, everything, f"merge {plan.method}", store)
-    config = family.merged_config(source.config, plan.experts) | ({} if found.mtp else without_mtp(source.config))
+    config = family.merged_config(source.config, plan.experts)
     write_json(directory / "config.json", config)
     write_remote_code(config, directory)
     copy_companions(source.directory, directory)

@@ -25,6 +25,7 @@ from mcsmoe.sizing import Format, Sizes, why_not_stock, working_disk, working_me
 
 RECIPE = "pruning-soft-count"
 """Of six recipes, none lost less at any of three sizes: see `benchmarks/results/shrink_recipes.md`."""
+ASKED = ("source", "recipe", "text", "samples", "form", "seed", "keep_mtp")
 BATCHES = (8, 4, 2, 1)
 """Calibration rows at a time: the most that fit into memory."""
 
@@ -48,6 +49,7 @@ class Request:
     form: Format = "stock"
     device: str = "cpu"
     seed: int = 0
+    keep_mtp: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Job:
     """A request that can work: the model's configuration, its sizes, the rows, and what it all needs.
 
     `restored` tells that the weights have to be restored into a copy first, because they are quantised, in `.bin`
-    files, or inside a model that reads more than text. `limit` is the memory for the work itself.
+    files, or inside a model that reads more than text; `left_out` names tensors that it does not use. `limit` is the memory for the work itself.
     """
 
     request: Request
@@ -67,6 +69,7 @@ class Job:
     kept: int
     rows: Rows
     restored: bool
+    left_out: list[str]
     limit: int
     sampling: RowSampling
     needs: Needs
@@ -75,7 +78,7 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """What makes a result this one, as JSON values; not where it is written, nor how much memory was used."""
         request = self.request
-        asked = {name: getattr(request, name) for name in ("source", "recipe", "text", "samples", "form", "seed")}
+        asked = {name: getattr(request, name) for name in ASKED}
         return asked | {"experts": self.kept, "budget": self.merge.budget, "rows": self.rows.fingerprint}
 
     @property
@@ -181,10 +184,11 @@ def plan_job(request: Request) -> Job:
     if restored and sizes.total > limit and not inside_another(directory):
         what = "restoring quantised or .bin weights, which is not streamed,"
         raise MemoryLimitError(limit + PROCESS, what, sizes.total + PROCESS, "raise it")
+    left_out = [] if restored else check_tensors(request, directory)
     rows = rows_for(config, load_tokenizer(directory), request.text, request.samples, request.seed)
     sampling, needs = fitting(config, rows, kept, request, recipe, limit)
     must_stream(limit, "collect", config, sampling, recipe.also)
-    job = Job(request, directory, config, layers, sizes, recipe, kept, rows, restored, limit, sampling, needs)
+    job = Job(request, directory, config, layers, sizes, recipe, kept, rows, restored, left_out, limit, sampling, needs)
     free = free_disk(request.output) + held_bytes(request.output)
     if job.disk > free:
         raise DiskFullError(f"{request.output}: {job.disk:,} bytes of disk needed, {free:,} free; make room")
@@ -204,6 +208,26 @@ def check_recipe(request: Request, recipe: Recipe, layers: list[MoELayer]) -> No
             raise ParameterError("recipe", request.recipe, f"gives each layer its own number of experts, {remedy}")
         if POLICIES.fact(recipe.router, "excludes"):
             raise ParameterError("recipe", request.recipe, f"excludes experts from the router, {remedy}")
+
+
+def check_tensors(request: Request, directory: Path) -> list[str]:
+    """Names of tensors that are left out; weights that are not fetched yet are checked by their index, if there is one.
+
+    Raises `CheckpointError` for tensors that are not the model's, `ParameterError` for `keep_mtp` in a stock result
+    whose draft head has experts of its own.
+    """
+    weights = any((directory / name).is_file() for name in (WEIGHTS, INDEX))
+    config = read_json(directory / "config.json")
+    if weights and all(file.is_file() for file in indexed(directory)):
+        source = Published(Checkpoint(directory), keep_mtp=request.keep_mtp)
+        check_headers(source)
+    if not weights:
+        return []
+    found = contents(config, tensor_names(directory), request.source)
+    if request.keep_mtp and request.form == "stock" and found.mtp_experts:
+        what = f"its layers for multi-token prediction have experts, which are not merged ({found.mtp_experts[0]})"
+        raise ParameterError("keep_mtp", True, f"{what}; {ONE_NUMBER}: take format mapped, or leave them out")
+    return found.unused if request.keep_mtp else [*found.mtp, *found.unused]
 
 
 def check_experts(request: Request, kept: int, sizes: Sizes) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mcsmoe.calibration.watch import real_tokens
 from mcsmoe.checkpoint.output import check_room_for
+from mcsmoe.checkpoint.published import Published
 from mcsmoe.evaluation.quality import likelihood
 from mcsmoe.families import Family, MoELayer, family_of
 from mcsmoe.params import Finetune, Params
@@ -126,11 +127,13 @@ def finetune(
     split: tuple[list[Example], list[Example]],
     output: Path,
     curve: Path,
+    beside: Published | None = None,
 ) -> None:
     """Train `model` by `params.finetune`; write the weights that did best on the selection split to `output`.
 
-    The training curve goes to `curve`. Raises `DiskFullError` before training if `output` has no room,
-    `CheckpointError` if the written checkpoint differs from the model in memory.
+    The training curve goes to `curve`; `beside` is the checkpoint that training starts from (see `save_model`).
+    Raises `DiskFullError` before training if `output` has no room, `CheckpointError` if the written checkpoint differs
+    from the model in memory.
     """
     task, settings = TASKS[params.task.name], params.finetune
     train, selection = split
@@ -153,4 +156,4 @@ def finetune(
     )
     with loss.watching(model):
         fit.run(output.name)
-    write_training(fit, tokenizer, output, curve)
+    write_training(fit, tokenizer, output, curve, beside)

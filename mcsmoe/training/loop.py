@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from mcsmoe.checkpoint.output import atomic_directory, write_json
+from mcsmoe.checkpoint.published import Published
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.verify import probe_batch, verify_checkpoint
 from mcsmoe.distributed import fill, hollow, shard
@@ -172,9 +173,10 @@ def make_accelerator() -> Accelerator:
     return Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
 
-def write_training(fit: Fit, tokenizer: Any, output: Path, curve: Path) -> None:
+def write_training(fit: Fit, tokenizer: Any, output: Path, curve: Path, beside: Published | None = None) -> None:
     """Write the trained model to `output`, verified, and its curve to `curve`; only the main process writes.
 
+    `beside` is the checkpoint that it was made of: see `save_model`.
     Raises `CheckpointError` if the saved model differs from the one in memory; `output` then stays as it was.
     """
     if not fit.accelerator.is_main_process:
@@ -185,7 +187,7 @@ def write_training(fit: Fit, tokenizer: Any, output: Path, curve: Path) -> None:
     with torch.no_grad():
         logits = model(**probe).logits
     with atomic_directory(output) as scratch:
-        written = save_model(model, tokenizer, scratch)
+        written = save_model(model, tokenizer, scratch, beside)
         verify_checkpoint(scratch, written, probe, logits)
     # Plots need the same columns in every row.
     columns = dict.fromkeys(name for row in fit.curve for name in row)

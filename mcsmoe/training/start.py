@@ -1,14 +1,19 @@
 """The model and tokenizer that fine-tuning starts from."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
+from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer, local_directory
+from mcsmoe.checkpoint.published import Published
+from mcsmoe.checkpoint.reader import Checkpoint, read_json
+from mcsmoe.checkpoint.verify import check_headers
 from mcsmoe.errors import ParameterError
-from mcsmoe.families import family_of, sparse_layers
+from mcsmoe.families import family_of, language_config, sparse_layers
 from mcsmoe.params import ModelSection
 from mcsmoe.tasks.task import Example
 from mcsmoe.tasks.tokenizer import train_tokenizer
+from mcsmoe.training.untrained import in_plain_safetensors
 
 FROM_TOKENIZER = ("vocab_size", "pad_token_id", "eos_token_id", "bos_token_id", "decoder_start_token_id")
 
@@ -16,12 +21,33 @@ FROM_TOKENIZER = ("vocab_size", "pad_token_id", "eos_token_id", "bos_token_id", 
 def check_model(settings: ModelSection) -> Any:
     """Return the model's configuration, to refuse a wrong one before any data is read.
 
-    Raises `CheckpointError` for a checkpoint that is missing, `ParameterError` for a key of `config` that the model
-    type does not have.
+    Of a checkpoint in a directory, names, shapes and dtypes of the tensors are checked, too.
+    Raises `CheckpointError` for a checkpoint that is missing or has tensors that are not the model's, `ParameterError`
+    for a key of `config` that the model type does not have.
     """
     if settings.origin is not None:
-        return load_config(settings.origin, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+        config = load_config(settings.origin, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+        source = source_tensors(settings) if Path(settings.origin).is_dir() else None
+        if source is not None:
+            check_headers(source)
+        return config
     return _configuration(settings, {})
+
+
+def source_tensors(settings: ModelSection) -> Published | None:
+    """The tensors of the checkpoint to start from; None if they cannot be read one by one, or if there is none.
+
+    Raises `ParameterError` if they cannot and layers for multi-token prediction should be kept.
+    """
+    if settings.origin is None:
+        return None
+    directory = local_directory(settings.origin)
+    config = read_json(directory / "config.json")
+    if in_plain_safetensors(directory) and language_config(config) is config:
+        return Published(Checkpoint(directory), keep_mtp=settings.keep_mtp)
+    if settings.keep_mtp:
+        raise ParameterError("keep_mtp", True, f"{settings.origin} has no plain safetensors to copy such layers from")
+    return None
 
 
 def start_model(settings: ModelSection, examples: Sequence[Example]) -> tuple[Any, Any]:
