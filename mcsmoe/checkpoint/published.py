@@ -1,12 +1,13 @@
 """A checkpoint under the names that its family publishes, whatever its files call their tensors."""
 
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint, read_json
 from mcsmoe.families import MoELayer, contents
 from mcsmoe.families.experts import Share, expert_shares, share_in_memory, share_shape
 
@@ -94,3 +95,10 @@ class Published(Checkpoint):
             return self.tensor(name)[index]
         layer, share = found
         return share_in_memory(layer, share.names, self._files, share.expert)
+
+
+def tensor_names(directory: Path) -> list[str]:
+    """Names of all tensors by the index or the header of the weights; none if neither is there, as in `.bin` files."""
+    if (directory / INDEX).is_file() and not (directory / WEIGHTS).is_file():
+        return sorted(read_json(directory / INDEX)["weight_map"])
+    return Checkpoint(directory).names() if (directory / WEIGHTS).is_file() else []

@@ -131,7 +131,15 @@ def _apart(source: Checkpoint, checkpoint: Checkpoint, what: str) -> CheckpointE
 
 
 def check_stock(mapped: Mapped) -> None:
-    """Raise `CheckpointError` if layers differ in K, or if a router of the stock class cannot select among K."""
+    """Raise `CheckpointError` if layers differ in K, or if a router of the stock class cannot select among K.
+
+    So it does for layers for multi-token prediction with experts of their own, of which they keep all.
+    """
+    source, held = mapped.source, set(mapped.others.values())
+    draft = [name for name in contents(source.config, source.names(), source.directory).mtp_experts if name in held]
+    if draft and mapped.kept < mapped.layers[0].experts:
+        what = f"its layers for multi-token prediction have experts, which were not merged ({draft[0]}); {ONE_NUMBER}"
+        raise CheckpointError(f"{mapped.checkpoint.directory}: {what}: export without them (`keep_mtp` false)")
     reason = obstacle(mapped.layers, {name: len(groups) for name, groups in mapped.members.items()})
     if reason:
         raise CheckpointError(f"{mapped.checkpoint.directory}: {reason}")

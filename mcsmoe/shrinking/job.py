@@ -9,9 +9,12 @@ import torch
 
 from mcsmoe.calibration.memory import Needs, must_stream
 from mcsmoe.checkpoint.load import SMALL, fetch, load_config, load_tokenizer
-from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, read_json
+from mcsmoe.checkpoint.published import Published, tensor_names
+from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint, read_json
+from mcsmoe.checkpoint.verify import check_headers
 from mcsmoe.errors import CheckpointError, ConflictError, DiskFullError, MemoryLimitError, ParameterError
-from mcsmoe.families import MoELayer, language_config, merged_layers, sparse_layers
+from mcsmoe.exporting.stock import ONE_NUMBER
+from mcsmoe.families import MoELayer, contents, language_config, merged_layers, sparse_layers
 from mcsmoe.fields import shown_size
 from mcsmoe.grouping.policies import POLICIES
 from mcsmoe.methods.recipe import Recipe, check_router, load_recipe
@@ -57,7 +60,8 @@ class Job:
     """A request that can work: the model's configuration, its sizes, the rows, and what it all needs.
 
     `restored` tells that the weights have to be restored into a copy first, because they are quantised, in `.bin`
-    files, or inside a model that reads more than text; `left_out` names tensors that it does not use. `limit` is the memory for the work itself.
+    files, or inside a model that reads more than text; `left_out` names tensors that it does not use. `limit` is the
+    memory for the work itself.
     """
 
     request: Request
@@ -143,10 +147,14 @@ class Job:
         total = sum(self.seconds.values())
         parts = ", ".join(f"{name} {shown_time(seconds)}" for name, seconds in self.seconds.items())
         way = "read block by block" if self.streamed else "whole in memory"
+        unused = self.left_out and [
+            ("leaves out", f"{len(self.left_out)} tensors that the model does not use, such as {self.left_out[0]}")
+        ]
         return [
             ("model", f"{request.source}: {self.config.model_type}, {shown_size(self.sizes.total)}, "
              f"{self.sizes.in_experts / self.sizes.total:.0%} of it in experts"),
             ("keeps", f"{counts} (top-{layer.top_k}), and everything else as it is"),
+            *unused,
             ("method", f"recipe {request.recipe}, on {len(self.rows.calibration)} rows of {self.sampling.positions:,} "
              f"tokens of {text}; nothing is trained"),
             ("result", f"{request.output}: {shown_size(self.result)}, {share} of the source; {forms[request.form]}"),
@@ -216,14 +224,10 @@ def check_tensors(request: Request, directory: Path) -> list[str]:
     Raises `CheckpointError` for tensors that are not the model's, `ParameterError` for `keep_mtp` in a stock result
     whose draft head has experts of its own.
     """
-    weights = any((directory / name).is_file() for name in (WEIGHTS, INDEX))
-    config = read_json(directory / "config.json")
-    if weights and all(file.is_file() for file in indexed(directory)):
-        source = Published(Checkpoint(directory), keep_mtp=request.keep_mtp)
-        check_headers(source)
-    if not weights:
-        return []
-    found = contents(config, tensor_names(directory), request.source)
+    if Path(request.source).is_dir():
+        check_headers(Published(Checkpoint(directory)))
+    names = tensor_names(directory)
+    found = contents(read_json(directory / "config.json"), names, request.source)
     if request.keep_mtp and request.form == "stock" and found.mtp_experts:
         what = f"its layers for multi-token prediction have experts, which are not merged ({found.mtp_experts[0]})"
         raise ParameterError("keep_mtp", True, f"{what}; {ONE_NUMBER}: take format mapped, or leave them out")
