@@ -25,8 +25,8 @@ class FSGPTMoEPositions(nn.Module):
     def __init__(self, config: FSGPTMoEConfig) -> None:
         super().__init__()
         self.frequencies, self.offset = config.hidden_size // 2, config.pad_token_id + 1
-        # Of no use, and uninitialised memory in fairseq, even NaN; but every checkpoint has it.
-        self.register_buffer("_float_tensor", torch.zeros(1), persistent=False)
+        # Of no use, and uninitialised memory in fairseq; but every checkpoint has it.
+        self.register_buffer("_float_tensor", torch.zeros(1))
 
     def forward(self, position_ids: Tensor) -> Tensor:
         """Positions [B, S] from 0, −1 for padding → float32 [B, S, d]."""

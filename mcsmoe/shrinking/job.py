@@ -147,14 +147,12 @@ class Job:
         total = sum(self.seconds.values())
         parts = ", ".join(f"{name} {shown_time(seconds)}" for name, seconds in self.seconds.items())
         way = "read block by block" if self.streamed else "whole in memory"
-        unused = self.left_out and [
-            ("leaves out", f"{len(self.left_out)} tensors that the model does not use, such as {self.left_out[0]}")
-        ]
+        unused = f"{len(self.left_out)} tensors that the model does not use, such as {', '.join(self.left_out[:1])}"
         return [
             ("model", f"{request.source}: {self.config.model_type}, {shown_size(self.sizes.total)}, "
              f"{self.sizes.in_experts / self.sizes.total:.0%} of it in experts"),
             ("keeps", f"{counts} (top-{layer.top_k}), and everything else as it is"),
-            *unused,
+            *([("leaves out", unused)] if self.left_out else []),
             ("method", f"recipe {request.recipe}, on {len(self.rows.calibration)} rows of {self.sampling.positions:,} "
              f"tokens of {text}; nothing is trained"),
             ("result", f"{request.output}: {shown_size(self.result)}, {share} of the source; {forms[request.form]}"),
