@@ -51,12 +51,14 @@ def open(
     device: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    keep_mtp: bool = False,
 ) -> Model:
     """Open a checkpoint of a supported family: a directory, or a hub id, whose files are fetched first.
 
     Weights are read when they are needed: the whole model, or one block at a time if it does not fit into
     `memory_limit` (such as "24GB" or a number of bytes; None: no limit). `device` is where the model runs, by default
-    a GPU if there is one. `trust_remote_code` allows the tokenizer to run the code beside it.
+    a GPU if there is one. `trust_remote_code` allows the tokenizer to run the code beside it. With `keep_mtp`, layers
+    for multi-token prediction (a draft head) go into results unchanged.
 
         >>> model = mcsmoe.open("tiny-moe", memory_limit="2GB")
         >>> model
@@ -69,8 +71,8 @@ def open(
     if needs_restoring(directory):
         what = "quantised, in .bin files, or inside a model that reads more than text: `shrink` restores such weights"
         raise CheckpointError(f"{source}: {what}")
-    device = device or best_device()
-    return Model(directory, limit, device=device, name=str(source), trust_remote_code=trust_remote_code)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "keep_mtp": keep_mtp}
+    return Model(directory, limit, device=device or best_device(), name=str(source), **options)
 
 
 def collect(
@@ -264,6 +266,7 @@ def shrink(
     memory_limit: int | str | None = None,
     format: Format = "stock",
     seed: int = 0,
+    keep_mtp: bool = False,
     confirm: Callable[[Job], None] = lambda job: None,
 ) -> Outcome:
     """Make the model `source` smaller: collect, plan, merge, export, measure, and write a model card, in one call.
@@ -271,8 +274,8 @@ def shrink(
     `experts` are kept a layer, or as many as `size` allows ("50%" of the bytes, or "24GB"). `text` is a directory, a
     file or a hub id; without it a mix of hub data sets is read: code, chat, prose, mathematics and several languages.
     `format` "stock" writes a checkpoint that any engine loads, "mapped" exactly the merged model. `memory_limit` is
-    for the whole process; by default it is what is free. `confirm` is called with the job when it is known to be
-    possible and before any work, and may raise to end it.
+    for the whole process; by default it is what is free. `keep_mtp`: see `open`. `confirm` is called with the job when
+    it is known to be possible and before any work, and may raise to end it.
 
         >>> outcome = mcsmoe.shrink("tiny-moe", "small", experts=2, text="text", samples=8)
         >>> outcome
@@ -285,7 +288,8 @@ def shrink(
     Raises a `UserError` for what cannot work before any work; `output` appears whole or not at all.
     """
     limit, where, path = memory_size(memory_limit), None if text is None else str(text), output_path(output)
-    request = Request(str(source), path, experts, size, recipe, where, samples, limit, format, best_device(), seed)
+    on = best_device()
+    request = Request(str(source), path, experts, size, recipe, where, samples, limit, format, on, seed, keep_mtp)
     job = plan_job(request)
     if not path.exists():
         confirm(job)

@@ -78,6 +78,9 @@ def shrink(
         Form,
         typer.Option("--format", help="stock: any engine loads it. mapped: exactly the merged model, with its code."),
     ] = Form.STOCK,
+    keep_mtp: Annotated[
+        bool, typer.Option("--keep-mtp", help="Carry layers for multi-token prediction (a draft head) over unchanged.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -106,6 +109,7 @@ def shrink(
         samples=samples,
         memory_limit=memory_limit,
         format=form.value,
+        keep_mtp=keep_mtp,
         confirm=confirm,
     )
     _tell(outcome, outcome.to_json(), as_json)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
+from mcsmoe.checkpoint.published import Published
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.resume import sha256, tensor_hash
 from mcsmoe.checkpoint.streamed import load_streamed
@@ -30,6 +31,7 @@ class Model:
     `config` is the transformers object, `checkpoint` reads single tensors, and `layers` are the sparse layers in
     order of the forward pass. Opening reads headers only. The model runs on `device`; `name` is what people call it,
     by default its directory. `trust_remote_code` allows the tokenizer to run the code beside it.
+    by default its directory. Without `keep_mtp`, `checkpoint` has no layers for multi-token prediction.
     Raises `CheckpointError` for a directory that is missing or damaged, and for an unsupported architecture.
     """
 
@@ -41,11 +43,12 @@ class Model:
         device: torch.device | str = "cpu",
         name: str | None = None,
         trust_remote_code: bool = False,
+        keep_mtp: bool = True,
     ) -> None:
         self.directory, self.memory_limit, self.device = Path(directory), memory_limit, device
         self.name, self.trust_remote_code = name or str(directory), trust_remote_code
         self.config = load_config(self.directory)
-        self.checkpoint = Checkpoint(self.directory)
+        self.checkpoint = Published(Checkpoint(self.directory), keep_mtp=keep_mtp)
         self.family = family_of(self.config)
         self.layers = self.family.layers(self.config)
 

@@ -89,6 +89,7 @@ class ModelSection(Section):
     dense_source: str | None
     dense_hub: HubId | None
     trust_remote_code: bool
+    keep_mtp: bool = False
     config: dict[str, Any]
     tokenizer: TokenizerSection | None
 

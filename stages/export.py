@@ -36,7 +36,12 @@ def main(
     from mcsmoe.model import Model
 
     checkpoint, planned = find_directory(checkpoint), find_directory(plan or checkpoint)
-    model = Model(find_directory(source), params.memory_limit, trust_remote_code=params.model.trust_remote_code)
+    model = Model(
+        find_directory(source),
+        params.memory_limit,
+        trust_remote_code=params.model.trust_remote_code,
+        keep_mtp=params.model.keep_mtp,
+    )
     try:
         mapped = open_mapped(model.checkpoint, Checkpoint(checkpoint), planned)
     except PlanError as error:

@@ -28,11 +28,14 @@ def main(
     if not launched(params, "stages.finetune"):
         return
     from mcsmoe.training.finetune import finetune, split_train
-    from mcsmoe.training.start import origin_directory, start_model
+    from mcsmoe.training.start import origin_directory, source_tensors, start_model
 
     split = split_train(params)
     model, tokenizer = start_model(params.model, split[0])
-    finetune(params, model, tokenizer, split, output, curve, origin_directory(params.model))
+    beside = source_tensors(params.model)
+    if beside is not None:
+        beside.tell()
+    finetune(params, model, tokenizer, split, output, curve, origin_directory(params.model), beside)
 
 
 if __name__ == "__main__":

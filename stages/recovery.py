@@ -39,6 +39,8 @@ def recover(stage: str, source: str, method: str, prepare: Prepare) -> None:
     from mcsmoe.calibration.memory import check_training
     from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
     from mcsmoe.checkpoint.output import check_room_for
+    from mcsmoe.checkpoint.published import Published
+    from mcsmoe.checkpoint.reader import Checkpoint
     from mcsmoe.checkpoint.resume import identity, source_code
     from mcsmoe.training.distillation import make_recovery
     from mcsmoe.training.writing import train
@@ -57,6 +59,7 @@ def recover(stage: str, source: str, method: str, prepare: Prepare) -> None:
         output,
         curve,
         origin,
+        Published(Checkpoint(origin)),
         minutes=params.launch.checkpoint_minutes,
         key={"code": source_code(params.plugins), "student": identity(origin), "teacher": identity(TEACHER)},
         during=during,

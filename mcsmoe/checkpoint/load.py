@@ -13,7 +13,7 @@ from mcsmoe.checkpoint.config import precision, read_config
 from mcsmoe.checkpoint.pickled import pickled_tensors
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.errors import CheckpointError, UserError
-from mcsmoe.families import auto_class, family_of, language_config, skeleton, sparse_layers
+from mcsmoe.families import auto_class, family_of, language_config, skeleton, sort_unexpected, sparse_layers
 from mcsmoe.fields import HUB_ID, find_directory, looked_in
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json")
@@ -32,7 +32,7 @@ def is_hub_id(source: Path | str) -> TypeGuard[str]:
     return not Path(owner).is_dir() if owner else not Path(name).exists()
 
 
-LOADING_REPORT = ("missing_keys", "unexpected_keys", "mismatched_keys")
+LOADING_REPORT = ("missing_keys", "mismatched_keys")
 
 
 def load_model(
@@ -83,6 +83,7 @@ def load_model(
             names = sorted(key if isinstance(key, str) else key[0] for key in report[kind])
             what = kind.replace("_keys", "")
             raise CheckpointError(f"{source}: {len(names)} {what} tensors, the first is {names[0]}")
+    sort_unexpected(model, report["unexpected_keys"], source)
     for name, value in model.named_parameters():
         if not value.isfinite().all():
             raise CheckpointError(f"{source}: {name} holds NaN or infinity; train or copy the model again")

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from mcsmoe.checkpoint.load import compute_in, load_config, load_model
+from mcsmoe.checkpoint.published import Published
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families import Family, MoELayer, empty_model, family_of, merged_layers, skeleton
+from mcsmoe.families import Family, MoELayer, contents, empty_model, family_of, merged_layers, skeleton
 
 LARGE = 2**16
 """Allocations from this size in bytes on are mapped separately by the operating system."""
@@ -90,31 +91,24 @@ class Weights:
     """The tensors of a loaded model by their names in memory, read from a checkpoint in its own layout."""
 
     def __init__(self, source: Checkpoint, family: Family, model: Any, dtype: torch.dtype) -> None:
-        self._source, config = source, model.config
+        self._source = source
         self._held: dict[str, list[tuple[MoELayer, int, str]]] = defaultdict(list)
         """Tensor in memory → the expert tensors it holds: (layer, expert, name in the layout)."""
-        on_disk = set()
-        stock = merged_layers(config) is None  # a merged model has the names of its checkpoint in memory
-        for layer in family.layers(config) if stock else ():
+        for layer in family.layers(model.config) if merged_layers(model.config) is None else ():
             for e in range(layer.experts):
                 for name, place in layer.in_memory.items():
                     self._held[place.name(e)].append((layer, e, name))
-                    on_disk.add(layer.places[name].name(e))
-        rest = [name for name in source.names() if name not in on_disk]
-        others = family.merged_names(config, rest) if stock else {name: name for name in rest}
-        self._others = {new: old for old, new in others.items()}
+        found = contents(model.config, source.names(), source.directory)
+        self._others = {new: old for old, new in found.in_memory.items()}
         self._dtypes = model._get_dtype_plan(dtype)
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._held
-        yield from self._others
 
     def __contains__(self, name: str) -> bool:
         return name in self._held or name in self._others
 
     def read(self, name: str, empty: Tensor) -> Tensor:
         """The value of tensor `name`. Raises `CheckpointError` if it is missing or not of the shape of `empty`."""
-        dtype = next((wanted for part, wanted in self._dtypes.items() if part in name), empty.dtype)
+        kept = (wanted for pattern, wanted in self._dtypes.items() if re.search(pattern, name))
+        dtype = next(kept, empty.dtype)
         value = self._read(name, empty, dtype if empty.is_floating_point() else empty.dtype)
         if value.shape != empty.shape:
             found, wanted = list(value.shape), list(empty.shape)
@@ -148,17 +142,13 @@ def load_streamed(directory: Path, device: torch.device | str = "cpu", dtype: to
     from mcsmoe.modeling.aligned_mcsmoe import align_weights
 
     return_freed_memory()
-    config, source = load_config(directory), Checkpoint(directory)
+    config, source = load_config(directory), Published(Checkpoint(directory))
     family, dtype = family_of(config), dtype or config.dtype or torch.float32
     model = empty_model(config, dtype)
     weights = Weights(source, family, model, dtype)
     blocks = Blocks(model, block_names(model, family.layers(config)), weights, torch.device(device))
     inside = tuple(f"{name}." for name in blocks.names)
     named = _named(model)
-    ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
-    unknown = [name for name in weights if name not in named and not any(each.search(name) for each in ignored)]
-    if unknown:
-        raise CheckpointError(f"{directory}: {len(unknown)} unexpected tensors, the first is {min(unknown)}")
     for name, empty in named.items():
         if name not in weights and name not in model.all_tied_weights_keys:
             raise CheckpointError(f"{directory}: no tensor {name}; is it a whole checkpoint?")

@@ -16,7 +16,7 @@ from mcsmoe.checkpoint.save import check_held
 from mcsmoe.checkpoint.streamed import blocks_of, load_fitting
 from mcsmoe.checkpoint.writer import Written, differing, raw
 from mcsmoe.errors import CheckpointError
-from mcsmoe.families import family_of, merged_layers, skeleton
+from mcsmoe.families import contents, family_of, merged_layers, skeleton
 from mcsmoe.progress import progress
 
 BATCH, SOURCE, TARGET = 4, 16, 8
@@ -116,19 +116,35 @@ def check_inventory(checkpoint: Checkpoint, written: Written) -> None:
     Reads each tensor once. `written` may be empty or cover only some tensors; every tensor in it must be on disk.
     Raises `CheckpointError` naming the first difference.
     """
+    check_headers(checkpoint, written)
+    for name in progress(checkpoint.names(), "check tensors", late=True):
+        if checkpoint.stored_dtype(name) != checkpoint.dtype(name):
+            what = f"{name} is {checkpoint.stored_dtype(name)}, not {checkpoint.dtype(name)}"
+            raise CheckpointError(f"{checkpoint.directory}: {what}")
+        found = differing(written, name, checkpoint.tensor(name))
+        if found:
+            raise CheckpointError(f"{checkpoint.directory}: {found} is not what was written")
+
+
+def check_headers(checkpoint: Checkpoint, written: Collection[str] = ()) -> None:
+    """Compare names, shapes and dtypes with a skeleton of the class; tensors in `written` must be there, too.
+
+    Layers for multi-token prediction may be there. Reads no tensor. Raises `CheckpointError` naming the first
+    difference.
+    """
     try:
-        expected, tied, precision = _expected_tensors(checkpoint.config, checkpoint.names())
+        expected, tied, precision = _expected_tensors(checkpoint.config)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         message = f"{checkpoint.directory}: config.json describes no model that can be built: {error!r}"
         raise CheckpointError(message) from error
-    names = set(checkpoint.names())
-    missing = (expected.keys() - tied | written.keys()) - names
-    for kind, difference in (("missing", missing), ("unexpected", names - expected.keys())):
-        if difference:
-            count, first = len(difference), min(difference)
-            raise CheckpointError(f"{checkpoint.directory}: {count} {kind} tensors, the first is {first}")
-    for name in progress(checkpoint.names(), "check tensors", late=True):
-        shape, dtype = checkpoint.shape(name), checkpoint.stored_dtype(name)
+    missing = (expected.keys() - tied | set(written)) - set(checkpoint.names())
+    if missing:
+        raise CheckpointError(f"{checkpoint.directory}: {len(missing)} missing tensors, the first is {min(missing)}")
+    unused = contents(checkpoint.config, checkpoint.names(), checkpoint.directory).unused
+    if unused:
+        raise CheckpointError(f"{checkpoint.directory}: {len(unused)} unexpected tensors, the first is {unused[0]}")
+    for name in (name for name in checkpoint.names() if name in expected):
+        shape, dtype = checkpoint.shape(name), checkpoint.dtype(name)
         if shape != tuple(expected[name].shape):
             wanted = list(expected[name].shape)
             raise CheckpointError(f"{checkpoint.directory}: {name} has shape {list(shape)}, not {wanted}")
@@ -137,17 +153,12 @@ def check_inventory(checkpoint: Checkpoint, written: Written) -> None:
         allowed = {wanted_dtype, torch.float32, precision} if wanted_dtype.is_floating_point else {wanted_dtype}
         if dtype not in allowed:
             raise CheckpointError(f"{checkpoint.directory}: {name} is {dtype}, not {wanted_dtype}")
-        found = differing(written, name, checkpoint.tensor(name))
-        if found:
-            raise CheckpointError(f"{checkpoint.directory}: {found} is not what was written")
 
 
-def _expected_tensors(
-    config: dict[str, Any], names: Collection[str]
-) -> tuple[dict[str, Tensor], set[str], torch.dtype]:
+def _expected_tensors(config: dict[str, Any]) -> tuple[dict[str, Tensor], set[str], torch.dtype]:
     """The tensors a checkpoint should have, those of them that are tied and may be absent, and the model's dtype.
 
-    Tensors are on the meta device, by their names on disk; `names` are those of the checkpoint.
+    Tensors are on the meta device, by their names on disk.
     """
     family, model = family_of(config), skeleton(config)
     precision: torch.dtype = model.config.dtype
@@ -164,8 +175,7 @@ def _expected_tensors(
                 held.add(share.name(e))
                 whole = loaded[share.name(e)]
                 experts[place.name(e)] = whole if place.stacked else share.view(whole[e] if share.stacked else whole)
-    inside = [name for name in names if name not in experts]
-    on_disk: dict[str, str] = {new: old for old, new in family.merged_names(config, inside).items()}
+    on_disk = {new: old for old, new in family.outside(config).items()}
     others = {on_disk.get(name, name): value for name, value in loaded.items() if name not in held}
     return experts | others, {on_disk.get(name, name) for name in tied}, precision
 

@@ -15,7 +15,7 @@ from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, piece_shape
 from mcsmoe.errors import CheckpointError, PlanError
 from mcsmoe.exporting.config import with_expert_count
-from mcsmoe.families import Family, MoELayer, excluded_layers, family_of, merged_layers
+from mcsmoe.families import Family, MoELayer, contents, excluded_layers, family_of, merged_layers
 from mcsmoe.families.experts import expert_shares
 from mcsmoe.grouping.group import GROUPERS
 from mcsmoe.grouping.plan import LayerPlan, Plan
@@ -64,9 +64,9 @@ class Mapped:
     @cached_property
     def others(self) -> dict[str, str]:
         """Name in the source → name in the mapped checkpoint, of all tensors outside experts."""
-        layers, held = self.layers, set(self.checkpoint.names())
-        experts = {place.name(e) for layer in layers for e in range(layer.experts) for place in layer.places.values()}
-        names = self.family.merged_names(self.source.config, [n for n in self.source.names() if n not in experts])
+        source, held = self.source, set(self.checkpoint.names())
+        found = contents(source.config, source.names(), source.directory)
+        names = {**found.in_memory, **{name: name for name in found.mtp}}
         # Training does not save tensors that are tied to others.
         return {old: new for old, new in names.items() if new in held}
 
@@ -147,7 +147,15 @@ def _apart(source: Checkpoint, checkpoint: Checkpoint, what: str) -> CheckpointE
 
 
 def check_stock(mapped: Mapped) -> None:
-    """Raise `CheckpointError` if layers differ in K, or if a router of the stock class cannot select among K."""
+    """Raise `CheckpointError` if layers differ in K, or if a router of the stock class cannot select among K.
+
+    So it does for layers for multi-token prediction with experts of their own, of which they keep all.
+    """
+    source, held = mapped.source, set(mapped.others.values())
+    draft = [name for name in contents(source.config, source.names(), source.directory).mtp_experts if name in held]
+    if draft and mapped.kept < mapped.layers[0].experts:
+        what = f"its layers for multi-token prediction have experts, which were not merged ({draft[0]}); {ONE_NUMBER}"
+        raise CheckpointError(f"{mapped.checkpoint.directory}: {what}: export without them (`keep_mtp` false)")
     reason = obstacle(mapped.layers, {name: len(groups) for name, groups in mapped.members.items()})
     for layer in mapped.layers:
         reason = reason or scattered(layer, mapped.members[layer.name])

@@ -12,6 +12,7 @@ single experts and computes their outputs.
 """
 
 from mcsmoe.families.configs import configuration, language_config, merged_layers, positions
+from mcsmoe.families.contents import Contents, contents, sort_unexpected
 from mcsmoe.families.family import FAMILIES, Family, auto_class, excluded_layers, family_of, register, sparse_layers
 from mcsmoe.families.layer import (
     Activation,
@@ -29,6 +30,7 @@ from mcsmoe.families.skeletons import empty_model, skeleton
 __all__ = [
     "FAMILIES",
     "Activation",
+    "Contents",
     "Expert",
     "Family",
     "GroupLimit",
@@ -40,6 +42,7 @@ __all__ = [
     "TensorSource",
     "auto_class",
     "configuration",
+    "contents",
     "empty_model",
     "excluded_layers",
     "family_of",
@@ -48,5 +51,6 @@ __all__ = [
     "positions",
     "register",
     "skeleton",
+    "sort_unexpected",
     "sparse_layers",
 ]

@@ -1,7 +1,7 @@
 """Single experts: reading them from a checkpoint or a model in memory, and computing their outputs."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -83,6 +83,22 @@ def expert_shares(layer: MoELayer, experts: int) -> Iterator[Share]:
             yield Share(tensor, place.index(e) if place.stacked else None, e, tuple(names))
 
 
+def share_shape(layer: MoELayer, names: Sequence[str]) -> tuple[int, ...]:
+    """Shape of one expert's share, of a published tensor that holds `names`; gate and up: [2f, d]."""
+    shapes = layer.shapes()
+    shape = (sum(shapes[name][0] for name in names), *shapes[names[0]][1:])
+    return shape[::-1] if layer.places[names[0]].transposed else shape
+
+
+def share_in_memory(layer: MoELayer, names: Sequence[str], source: TensorSource, expert: int) -> Tensor:
+    """One expert's share of a published tensor that holds `names`; `source` has tensors by their names in memory."""
+    values = {name: layer.in_memory[name].read(source, expert).detach() for name in names}
+    share = values[names[0]].new_empty(share_shape(layer, names))
+    for name, value in values.items():
+        layer.places[name].view(share).copy_(value)
+    return share
+
+
 def mapped_model(model: Any) -> Any:
     """A stock model in its merged class, with K = E and identity index maps: same logits, weights copied.
 
@@ -102,6 +118,8 @@ def mapped_model(model: Any) -> Any:
                 state.pop(place.name(e), None)  # gate and up may share a tensor
         state[family.merged_map(layer)] = torch.arange(layer.experts, device=model.device)
     mapped = getattr(transformers, family.auto_class).from_config(config, dtype=model.dtype)
+    for name, value in mapped.state_dict(keep_vars=True).items():
+        value.data = value.data.to(state[name].dtype)  # some classes keep a few tensors in float32
     mapped.to(model.device).load_state_dict(state)
     mapped.generation_config = model.generation_config
     return mapped.train(model.training)

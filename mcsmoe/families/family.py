@@ -1,7 +1,7 @@
 """The interface of a model family, and the registry of families by model type."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -70,6 +70,10 @@ class Family(ABC):
         """The `auto_map` of the merged form: Auto class → "file.class" of remote code, for configuration and model."""
 
     @abstractmethod
+    def outside(self, config: Any) -> dict[str, str]:
+        """Name on disk → name in memory and in the merged checkpoint, of all tensors outside the experts."""
+
+    @abstractmethod
     def expert_axes(self, config: Any) -> dict[str, int]:
         """Merged name → the axis that counts experts, for each tensor outside the experts that has such an axis.
 
@@ -107,13 +111,6 @@ class Family(ABC):
     def merged_map(self, layer: MoELayer) -> str:
         """Name in the merged checkpoint of the index map [E] int64, original → merged expert."""
         return f"{layer.router_path}.expert_map"
-
-    def merged_names(self, config: Any, names: Collection[str]) -> dict[str, str]:
-        """Name on disk → name in the merged checkpoint, for tensors `names` outside the experts.
-
-        Tensors that loading ignores are left out. Raises `CheckpointError` for a tensor that the model does not have.
-        """
-        return {name: name for name in names}
 
 
 FAMILIES: Registry[Family] = Registry("model type", "mcsmoe.families")

@@ -102,18 +102,10 @@ class Fused(Family):
         """The module paths of block and router: one file of remote code serves all families, so it must be told."""
         return {"path": layer.path, "router": layer.router_path.rpartition(".")[2]}
 
-    def merged_names(self, config: Any, names: Collection[str]) -> dict[str, str]:
-        """Name on disk → name in memory, which is also the name in the merged checkpoint.
-
-        Raises `CheckpointError` for a tensor that the model does not have.
-        """
+    def outside(self, config: Any) -> dict[str, str]:
+        """Name on disk → name in memory and in the merged checkpoint, of all tensors outside the experts."""
         model = skeleton(_stock(config))
-        known = Naming(model).others(self._outside(model))
-        ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
-        unknown = [n for n in names if n not in known and not any(pattern.search(n) for pattern in ignored)]
-        if unknown:
-            raise CheckpointError(f"{len(unknown)} tensors that the model does not have, the first is {min(unknown)}")
-        return {name: known[name] for name in names if name in known}
+        return Naming(model).others(self._outside(model))
 
     def expert_axes(self, config: Any) -> dict[str, int]:
         """The axes that double when the configuration has twice as many experts."""

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families.family import FAMILIES, Family, register
 from mcsmoe.families.layer import Activation, MoELayer, Place, Role, Routing
+from mcsmoe.families.skeletons import skeleton
 from mcsmoe.model_types import MERGED
 
 LAYOUT = {"wi": Role.UP, "wo": Role.DOWN}
@@ -78,6 +79,11 @@ class Switch(Family):
     def merged_map(self, layer: MoELayer) -> str:
         """The index map lies beside the router, because the router keeps its stock class."""
         return f"{layer.path}.expert_map"
+
+    def outside(self, config: Any) -> dict[str, str]:
+        """Names on disk are names in memory."""
+        inside = tuple(f"{layer.experts_path}." for layer in self.layers(config))
+        return {name: name for name in skeleton(config).state_dict() if not name.startswith(inside)}
 
     def expert_axes(self, config: Any) -> dict[str, int]:
         """Axis 0 of each router matrix, and of its bias if it has one."""
@@ -154,6 +160,10 @@ class T5(Family):
     def auto_map(self, config: Any) -> dict[str, str]:
         """Raise `CheckpointError`: there is no merged form."""
         raise no_experts()
+
+    def outside(self, config: Any) -> dict[str, str]:
+        """All tensors; names on disk are names in memory."""
+        return {name: name for name in skeleton(config).state_dict()}
 
     def expert_axes(self, config: Any) -> dict[str, int]:
         """Raise `CheckpointError`: there are no experts."""

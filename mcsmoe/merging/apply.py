@@ -26,7 +26,7 @@ from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.verify import probe_batch, verify_checkpoint
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
 from mcsmoe.errors import CheckpointError, ParameterError
-from mcsmoe.families import Expert, Family, MoELayer, TensorSource, family_of
+from mcsmoe.families import Expert, Family, MoELayer, TensorSource, contents, family_of
 from mcsmoe.families.experts import read_expert
 from mcsmoe.grouping.plan import Group, Plan
 from mcsmoe.merging.rules import RULES, Members
@@ -161,8 +161,8 @@ def write_merged(
             dtype = source.dtype(layer.places[name].name(0))
             specs[family.merged_tensor(layer, name)] = TensorSpec(dtype, (plan.experts[layer.name], *shape))
         parts.append(Part(layer.name, specs, partial(merged_pieces, source, family, layer, plan, material)))
-    renamed = family.merged_names(source.config, [name for name in source.names() if name not in ours])
-    others = {new: old for old, new in renamed.items()}
+    found = contents(source.config, source.names(), source.directory)
+    others = {new: old for old, new in found.in_memory.items()} | {name: name for name in found.mtp}
     rest = {new: TensorSpec(source.dtype(old), source.shape(old)) for new, old in others.items()}
     everything = [*parts, *other_parts(rest, lambda name: source.tensor(others[name]))]
     written = write_parts(directory, everything, f"merge {plan.method}", store)

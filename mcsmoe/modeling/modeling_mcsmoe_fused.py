@@ -14,6 +14,9 @@ from .aligned_mcsmoe import align_weights
 from .configuration_mcsmoe_fused import PREFIX, merged_config_class
 from .experts_mcsmoe import describe, install
 
+KEPT_IN_FLOAT32 = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
+"""Attributes of a model with patterns of names; transformers loads the tensors they match in float32."""
+
 
 @cache
 def merged_model_class(
@@ -32,6 +35,9 @@ def merged_model_class(
             super().__init__(config)
             for layer in (config.moe_layers or {}).values():
                 install(self.get_submodule(layer["path"]), layer)
+            for kind in KEPT_IN_FLOAT32:
+                # ERNIE's "gate.weight" means the router, not the gate projection `experts.gate.weight`.
+                setattr(self, kind, {rf"(?<!\.experts\.){pattern}" for pattern in getattr(self, kind)})
 
         @classmethod
         def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:

@@ -12,9 +12,12 @@ from mcsmoe.checkpoint.companions import companions
 from mcsmoe.checkpoint.config import read_json
 from mcsmoe.checkpoint.fp8 import only_transformers_restores
 from mcsmoe.checkpoint.load import SMALL, fetch, load_config, load_tokenizer
-from mcsmoe.checkpoint.reader import INDEX, WEIGHTS
+from mcsmoe.checkpoint.published import Published, tensor_names
+from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
+from mcsmoe.checkpoint.verify import check_headers
 from mcsmoe.errors import CheckpointError, ConflictError, DiskFullError, MemoryLimitError, ParameterError
-from mcsmoe.families import MoELayer, language_config, merged_layers, sparse_layers
+from mcsmoe.exporting.stock import ONE_NUMBER
+from mcsmoe.families import MoELayer, contents, language_config, merged_layers, sparse_layers
 from mcsmoe.fields import shown_size
 from mcsmoe.grouping.policies import POLICIES
 from mcsmoe.methods.recipe import Recipe, check_router, load_recipe
@@ -28,6 +31,7 @@ from mcsmoe.sizing import Format, Sizes, why_not_stock, working_disk, working_me
 
 RECIPE = "pruning-soft-count"
 """Of six recipes, none lost less at any of three sizes: see `benchmarks/results/shrink_recipes.md`."""
+ASKED = ("source", "recipe", "text", "samples", "form", "seed", "keep_mtp")
 BATCHES = (8, 4, 2, 1)
 """Calibration rows at a time: the most that fit into memory."""
 
@@ -51,6 +55,7 @@ class Request:
     form: Format = "stock"
     device: str = "cpu"
     seed: int = 0
+    keep_mtp: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ class Job:
     """A request that can work: the model's configuration, its sizes, the rows, and what it all needs.
 
     `restored` tells that the weights have to be restored into a copy first, because they are quantised, in `.bin`
-    files, or inside a model that reads more than text. `limit` is the memory for the work itself.
+    files, or inside a model that reads more than text; `left_out` names tensors that it does not use. `limit` is the
+    memory for the work itself.
     """
 
     request: Request
@@ -70,6 +76,7 @@ class Job:
     kept: int
     rows: Rows
     restored: bool
+    left_out: list[str]
     limit: int
     sampling: RowSampling
     needs: Needs
@@ -78,7 +85,7 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """What makes a result this one, as JSON values; not where it is written, nor how much memory was used."""
         request = self.request
-        asked = {name: getattr(request, name) for name in ("source", "recipe", "text", "samples", "form", "seed")}
+        asked = {name: getattr(request, name) for name in ASKED}
         return asked | {"experts": self.kept, "budget": self.merge.budget, "rows": self.rows.fingerprint}
 
     @property
@@ -143,10 +150,12 @@ class Job:
         total = sum(self.seconds.values())
         parts = ", ".join(f"{name} {shown_time(seconds)}" for name, seconds in self.seconds.items())
         way = "read block by block" if self.streamed else "whole in memory"
+        unused = f"{len(self.left_out)} tensors that the model does not use, such as {', '.join(self.left_out[:1])}"
         return [
             ("model", f"{request.source}: {self.config.model_type}, {shown_size(self.sizes.total)}, "
              f"{self.sizes.in_experts / self.sizes.total:.0%} of it in experts"),
             ("keeps", f"{counts} (top-{layer.top_k}), and everything else as it is"),
+            *([("leaves out", unused)] if self.left_out else []),
             ("method", f"recipe {request.recipe}, on {len(self.rows.calibration)} rows of {self.sampling.positions:,} "
              f"tokens of {text}; nothing is trained"),
             ("result", f"{request.output}: {shown_size(self.result)}, {share} of the source; {forms[request.form]}"),
@@ -185,10 +194,11 @@ def plan_job(request: Request) -> Job:
     if restored and sizes.total > limit and not inside_another(directory):
         what = "restoring quantised or .bin weights, which is not streamed,"
         raise MemoryLimitError(limit + PROCESS, what, sizes.total + PROCESS, "raise it")
+    left_out = [] if restored else check_tensors(request, directory)
     rows = rows_for(config, load_tokenizer(directory), request.text, request.samples, request.seed)
     sampling, needs = fitting(config, rows, kept, request, recipe, limit)
     must_stream(limit, "collect", config, sampling, recipe.also)
-    job = Job(request, directory, config, layers, sizes, recipe, kept, rows, restored, limit, sampling, needs)
+    job = Job(request, directory, config, layers, sizes, recipe, kept, rows, restored, left_out, limit, sampling, needs)
     free = free_disk(request.output) + held_bytes(request.output)
     if job.disk > free:
         raise DiskFullError(f"{request.output}: {job.disk:,} bytes of disk needed, {free:,} free; make room")
@@ -208,6 +218,22 @@ def check_recipe(request: Request, recipe: Recipe, layers: list[MoELayer]) -> No
             raise ParameterError("recipe", request.recipe, f"gives each layer its own number of experts, {remedy}")
         if POLICIES.fact(recipe.router, "excludes"):
             raise ParameterError("recipe", request.recipe, f"excludes experts from the router, {remedy}")
+
+
+def check_tensors(request: Request, directory: Path) -> list[str]:
+    """Names of tensors that are left out; weights that are not fetched yet are checked by their index, if there is one.
+
+    Raises `CheckpointError` for tensors that are not the model's, `ParameterError` for `keep_mtp` in a stock result
+    whose draft head has experts of its own.
+    """
+    if Path(request.source).is_dir():
+        check_headers(Published(Checkpoint(directory)))
+    names = tensor_names(directory)
+    found = contents(read_json(directory / "config.json"), names, request.source)
+    if request.keep_mtp and request.form == "stock" and found.mtp_experts:
+        what = f"its layers for multi-token prediction have experts, which are not merged ({found.mtp_experts[0]})"
+        raise ParameterError("keep_mtp", True, f"{what}; {ONE_NUMBER}: take format mapped, or leave them out")
+    return found.unused if request.keep_mtp else [*found.mtp, *found.unused]
 
 
 def check_experts(request: Request, kept: int, sizes: Sizes) -> None:

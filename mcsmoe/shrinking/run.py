@@ -90,7 +90,7 @@ class _Run:
         start = {"source": identity(directory), "rows": job.rows.fingerprint, "device": request.device}
         self._key = _hash(start | {"code": source_code()})
         if job.restored:
-            self._phase("restore", {}, lambda: restore(directory, space.path / "source"))
+            self._phase("restore", {}, lambda: restore(directory, space.path / "source", keep_mtp=request.keep_mtp))
             directory = space.path / "source"
         self.source = self._open(directory, request.source)
         self.statistics = self._collect()
@@ -105,7 +105,8 @@ class _Run:
         return Outcome.of(self.job, self.agreement, full, merged, self.source, self.result)
 
     def _open(self, directory: Path, name: str | None = None) -> Model:
-        return Model(directory, self.job.limit, device=self.job.request.device, name=name)
+        request = self.job.request
+        return Model(directory, self.job.limit, device=request.device, name=name, keep_mtp=request.keep_mtp)
 
     def _phase(self, name: str, own: Mapping[str, Any], work: Callable[[], object]) -> None:
         self._key = _hash({"before": self._key, **own})

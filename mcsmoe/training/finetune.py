@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mcsmoe.calibration.watch import real_tokens
 from mcsmoe.checkpoint.output import check_room_for
+from mcsmoe.checkpoint.published import Published
 from mcsmoe.checkpoint.resume import source_code
 from mcsmoe.evaluation.quality import likelihood
 from mcsmoe.families import Family, MoELayer, family_of
@@ -130,10 +131,12 @@ def finetune(
     output: Path,
     curve: Path,
     source: Path | None = None,
+    beside: Published | None = None,
 ) -> None:
     """Train `model` by `params.finetune`; write the weights that did best on the selection split to `output`.
 
-    The training curve goes to `curve`. `source` is the checkpoint that the tokenizer comes from, if it comes from one.
+    The training curve goes to `curve`. `source` is the checkpoint that training starts from, `beside` its tensors: see
+    `save_model`.
     Raises `DiskFullError` before training if `output` has no room, `CheckpointError` if the written checkpoint differs
     from the model in memory.
     """
@@ -164,6 +167,7 @@ def finetune(
         output,
         curve,
         source,
+        beside,
         minutes=params.launch.checkpoint_minutes,
         key=key,
         during=loss.watching(model),

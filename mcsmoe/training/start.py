@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from mcsmoe.checkpoint.companions import companions
+from mcsmoe.checkpoint.config import read_json
 from mcsmoe.checkpoint.load import SMALL, fetch, load_config, load_model, load_tokenizer
+from mcsmoe.checkpoint.published import Published
+from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.verify import check_headers
 from mcsmoe.errors import CheckpointError, ParameterError
-from mcsmoe.families import family_of, merged_layers, sparse_layers
+from mcsmoe.families import family_of, language_config, merged_layers, sparse_layers
 from mcsmoe.params import ModelSection
 from mcsmoe.tasks.task import Example
 from mcsmoe.tasks.tokenizer import train_tokenizer
+from mcsmoe.training.untrained import in_plain_safetensors
 
 FROM_TOKENIZER = ("vocab_size", "pad_token_id", "eos_token_id", "bos_token_id", "decoder_start_token_id")
 
@@ -18,8 +23,9 @@ FROM_TOKENIZER = ("vocab_size", "pad_token_id", "eos_token_id", "bos_token_id", 
 def check_model(settings: ModelSection) -> Any:
     """Return the model's configuration, to refuse a wrong one before any data is read.
 
-    Raises `CheckpointError` for a checkpoint that is missing, merged already or beside an adapter, `ParameterError` for
-    a key of `config` that the model type does not have.
+    Of a checkpoint in a directory, names, shapes and dtypes of the tensors are checked, too.
+    Raises `CheckpointError` for a checkpoint that is missing, merged already or beside an adapter, or that has tensors
+    that are not the model's, `ParameterError` for a key of `config` that the model type does not have.
     """
     directory = origin_directory(settings)
     if directory is None:
@@ -27,6 +33,9 @@ def check_model(settings: ModelSection) -> Any:
     config = load_config(directory, trust_remote_code=settings.trust_remote_code)
     if merged_layers(config) is not None:
         raise CheckpointError(f"{settings.origin}: merged already; give the model that it was made of")
+    source = source_tensors(settings) if isinstance(settings.origin, Path) else None
+    if source is not None:
+        check_headers(source)
     return config
 
 
@@ -44,6 +53,22 @@ def origin_directory(settings: ModelSection) -> Path | None:
     Raises `CheckpointError` if it is missing.
     """
     return None if settings.origin is None else fetch(settings.origin, settings.revision, SMALL)
+
+
+def source_tensors(settings: ModelSection) -> Published | None:
+    """The tensors of the checkpoint to start from; None if they cannot be read one by one, or if there is none.
+
+    Raises `ParameterError` if they cannot and layers for multi-token prediction should be kept.
+    """
+    if settings.origin is None:
+        return None
+    directory = fetch(settings.origin, settings.revision)
+    config = read_json(directory / "config.json")
+    if in_plain_safetensors(directory) and language_config(config) is config:
+        return Published(Checkpoint(directory), keep_mtp=settings.keep_mtp)
+    if settings.keep_mtp:
+        raise ParameterError("keep_mtp", True, f"{settings.origin} has no plain safetensors to copy such layers from")
+    return None
 
 
 def start_model(settings: ModelSection, examples: Sequence[Example]) -> tuple[Any, Any]:

@@ -127,7 +127,7 @@ class Keeper:
         self._last = time.monotonic()
 
     def load(self, parts: Mapping[str, Stateful]) -> dict[str, Any] | None:
-        """Restore the state of an earlier run, and return its values and its `step`; None if none is there and whole."""
+        """Restore the state of an earlier run, and return its values and its `step`; None without a whole one."""
         if PROGRESS not in self._store:
             return None
         values: dict[str, Any] = self._store.load(PROGRESS).values

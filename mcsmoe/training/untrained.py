@@ -9,40 +9,44 @@ from mcsmoe.checkpoint.config import read_json
 from mcsmoe.checkpoint.fp8 import only_transformers_restores
 from mcsmoe.checkpoint.load import fetch, load_model
 from mcsmoe.checkpoint.output import atomic_directory, check_room
+from mcsmoe.checkpoint.published import Published
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.shards import other_parts, write_parts
 from mcsmoe.checkpoint.verify import check_inventory
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, written_pieces
-from mcsmoe.families import configuration, empty_model, language_config, skeleton
+from mcsmoe.families import configuration, contents, empty_model, language_config, skeleton
 from mcsmoe.params import ModelSection
 
 
 def take(settings: ModelSection, output: Path) -> None:
     """Write the checkpoint that the full model starts from to `output`.
 
-    Files in safetensors are copied, whatever their size. From a model that reads more than text, only the tensors of
-    its language model are copied, one by one. So are weights in FP8, restored to bfloat16, and a model whose tensors
-    differ in precision. Other quantised weights and `.bin` files are loaded into memory and saved again, in the
-    precision that transformers restores. Raises `CheckpointError` if names, shapes or values are not those of
-    the model, `DiskFullError` if there is no room; `output` then stays as it was.
+    Files in safetensors are copied, whatever their size. Where the model is read otherwise than they hold it, all
+    tensors are written anew, one by one: FP8 restored to bfloat16, one precision, published names, without those that
+    the model does not use. So are those of the language model in a model that reads more than text. Other quantised
+    weights and `.bin` files are loaded into memory and saved again, in the precision that transformers restores.
+    Raises `CheckpointError` if names, shapes or values are not those of the model, `DiskFullError` if there is no room;
+    `output` then stays as it was.
     """
     assert settings.origin is not None  # params refuse it
-    restore(fetch(settings.origin, settings.revision), output, settings.trust_remote_code)
+    restore(fetch(settings.origin, settings.revision), output, settings.trust_remote_code, settings.keep_mtp)
 
 
-def restore(directory: Path, output: Path, trust_remote_code: bool = False) -> None:
+def restore(directory: Path, output: Path, trust_remote_code: bool = False, keep_mtp: bool = False) -> None:
     """Write the language model of `directory` to `output` in safetensors and the precision that it computes in.
 
     See `take`.
     """
     with atomic_directory(output) as scratch:
         if in_plain_safetensors(directory):
-            source = Checkpoint(directory)
-            if language_config(source.config) is not source.config:
-                written = _cut_out(source, scratch)
+            files = Checkpoint(directory)
+            if language_config(files.config) is not files.config:
+                written = _cut_out(files, scratch)
             else:
-                written = (_copy if source.as_stored else _restored)(source, scratch)
+                source = Published(files, keep_mtp=keep_mtp)
+                source.tell()
+                written = (_copy if source.as_stored and source.as_in_files else _rewritten)(source, scratch)
         else:
             model = _anew(load_model(directory, trust_remote_code=trust_remote_code))
             written = save_model(model, None, scratch, directory)
@@ -76,7 +80,7 @@ def _copy(source: Checkpoint, target: Path) -> Written:
     return written_pieces(Piece(name, None, source.tensor(name)) for name in source.names())
 
 
-def _restored(source: Checkpoint, target: Path) -> Written:
+def _rewritten(source: Checkpoint, target: Path) -> Written:
     """The tensors as they are read, one by one."""
     specs = {name: TensorSpec(source.dtype(name), source.shape(name)) for name in source.names()}
     written = write_parts(target, other_parts(specs, source.tensor))
@@ -97,6 +101,8 @@ def _cut_out(source: Checkpoint, target: Path) -> Written:
     config.save_pretrained(target)
     inside = f"{model.base_model_prefix}."
     names = {name.removeprefix(inside): name for name in source.names() if name.startswith(inside)}
+    unused = contents(config, names, source.directory).unused
+    names = {new: old for new, old in names.items() if new not in unused}
     specs = {new: TensorSpec(source.dtype(old), source.shape(old)) for new, old in names.items()}
     written = write_parts(target, other_parts(specs, lambda name: source.tensor(names[name])))
     complete(target, source.directory)

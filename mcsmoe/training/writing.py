@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from mcsmoe.checkpoint.output import check_room, write_json
+from mcsmoe.checkpoint.published import Published
 from mcsmoe.checkpoint.resume import Store, resumable_directory
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.verify import probe_batch, verify_checkpoint
@@ -27,6 +28,7 @@ def train(
     output: Path,
     curve: Path,
     source: Path | None = None,
+    beside: Published | None = None,
     *,
     minutes: float | None,
     key: Mapping[str, Any],
@@ -34,7 +36,7 @@ def train(
 ) -> None:
     """Run `fit` inside the context `during`, and write the model to `output`, verified, and its curve to `curve`.
 
-    `source` is the checkpoint that the tokenizer comes from, if it comes from one: see `save_model`.
+    `source` is the checkpoint that the model was made of, `beside` its tensors: see `save_model`.
 
     Every `minutes` (None: never) the state is kept beside `output`, where the next training that begins in the same
     way finds it after an interruption. `key` holds JSON values: all that the model depends on besides the first
@@ -47,7 +49,7 @@ def train(
         with during or nullcontext():
             fit.run(description)
         if fit.accelerator.is_main_process:
-            _write(fit, tokenizer, directory, curve, source)
+            _write(fit, tokenizer, directory, curve, source, beside)
 
 
 @contextmanager
@@ -87,7 +89,9 @@ def _state_bytes(fit: Fit) -> int:
     return 2 * (copies * weights + sum(p.numel() * 4 * (3 if p.dtype in HALF else 2) for p in trained))
 
 
-def _write(fit: Fit, tokenizer: Any, directory: Path, curve: Path, source: Path | None) -> None:
+def _write(
+    fit: Fit, tokenizer: Any, directory: Path, curve: Path, source: Path | None, beside: Published | None
+) -> None:
     model = fit.model.eval()
     model.to("cpu")
     probe = probe_batch(model.config.vocab_size, fit.causal)
@@ -95,7 +99,7 @@ def _write(fit: Fit, tokenizer: Any, directory: Path, curve: Path, source: Path 
         logits = model(**probe).logits
     for name, value in model.named_parameters():  # Switch has cast its routers to float32
         value.data = value.data.to(fit.precision[name])
-    written = save_model(model, tokenizer, directory, source)
+    written = save_model(model, tokenizer, directory, source, beside)
     verify_checkpoint(directory, written, probe, logits)
     # Plots need the same columns in every row.
     columns = dict.fromkeys(name for row in fit.curve for name in row)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mcsmoe.checkpoint.published import Published
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.exporting.routers import ROWS
 from mcsmoe.exporting.stock import Mapped, open_mapped, write_stock
@@ -68,12 +69,22 @@ def in_pairs(layer: MoELayer) -> LayerPlan:
     return LayerPlan(PAIRS, merged=True)
 
 
-def merge(model: Any, directory: Path, groups: Callable[[MoELayer], LayerPlan] = in_pairs) -> Merged:
-    """`model` saved as directory/source, merged as directory/merged, and opened."""
-    model.save_pretrained(directory / "source")
-    source = Checkpoint(directory / "source")
+def merge(
+    model: Any, directory: Path, groups: Callable[[MoELayer], LayerPlan] = in_pairs, source: Path | None = None
+) -> Merged:
+    """`model` saved as directory/source (unless it is in `source`), merged as directory/merged, and opened."""
+    if source is None:
+        source = directory / "source"
+        model.save_pretrained(source)
+    return merge_saved(model, Published(Checkpoint(source)), directory, groups)
+
+
+def merge_saved(
+    model: Any, source: Checkpoint, directory: Path, groups: Callable[[MoELayer], LayerPlan] = in_pairs
+) -> Merged:
+    """`model`, which `source` holds, merged as directory/merged and opened."""
     layers = family_of(source.config).layers(source.config)
-    (directory / "merged").mkdir()
+    (directory / "merged").mkdir(parents=True)
     write_merged(source, plan_of(layers, groups), nothing_measured(layers), directory / "merged")
     return Merged(model, open_mapped(source, Checkpoint(directory / "merged"), directory / "merged"))
 

@@ -41,7 +41,7 @@ def test_a_dense_model_has_no_layers_and_no_merged_form():
     config = {"model_type": "t5"}
     t5 = family_of(config)
     assert t5.layers(config) == []
-    assert t5.merged_names(config, ["shared.weight"]) == {"shared.weight": "shared.weight"}
+    assert t5.outside(config)["shared.weight"] == "shared.weight"
     for ask in (lambda: t5.merged_config(config, {}), lambda: t5.expert_axes(config), lambda: t5.routing(Module(), ())):
         with pytest.raises(CheckpointError, match="a T5 is dense: there are no experts"):
             ask()

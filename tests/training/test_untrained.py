@@ -24,7 +24,13 @@ VALUES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 
 
 def settings(source: Path) -> ModelSection:
-    origin = {"source": str(source), "hub": None, "revision": None, "dense_source": None, "dense_hub": None}
+    origin: dict[str, Any] = {
+        "source": str(source),
+        "hub": None,
+        "revision": None,
+        "dense_source": None,
+        "dense_hub": None,
+    }
     return ModelSection(**origin, trust_remote_code=False, config={}, tokenizer=None)
 
 
