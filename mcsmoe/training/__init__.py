@@ -1,6 +1,7 @@
 """Training: one loop, and the losses of each stage that uses it.
 
 loop          batches, optimiser, schedule, best weights; writes a verified checkpoint
+together      several processes train as one
 start         the model and tokenizer that fine-tuning starts from
 untrained     the full model taken as it is, without training
 finetune      task loss, with router z-loss and balance loss

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +19,9 @@ from mcsmoe.checkpoint.verify import probe_batch, verify_checkpoint
 from mcsmoe.distributed import fill, hollow, shard
 from mcsmoe.params import Training
 from mcsmoe.progress import progress
-from mcsmoe.tasks.batches import IGNORED, Batch, collate, length_grouped
+from mcsmoe.tasks.batches import Batch, collate, length_grouped
 from mcsmoe.tasks.task import Encoded
+from mcsmoe.training.together import draw_apart, own_rows, unused_without_gradient
 
 BETAS = (0.9, 0.98)
 EPSILON = 1e-6
@@ -64,16 +66,15 @@ class Hooks(Protocol):
 
 @dataclass
 class Fit:
-    """One training of `model` on the rows that `epoch(i)` returns; `loss(model, batch, label_tokens)` gives its terms.
+    """One training of `model` on the rows that `epoch(i)` returns; `loss(model, batch)` gives its terms.
 
-    `label_tokens` is the number of label tokens in the batch over all processes, divided by the number of processes.
-    Processes average their gradients, so a summed loss divided by it has the same gradient as on one process.
+    `batch` holds this process's rows, the terms are those of all processes' rows together: see `training.together`.
     """
 
     model: Any
     settings: Training
     epoch: Callable[[int], Sequence[Encoded]]
-    loss: Callable[[nn.Module, Batch, Tensor], Losses]
+    loss: Callable[[nn.Module, Batch], Losses]
     pad: int
     causal: bool
     seed: int
@@ -111,6 +112,7 @@ class Fit:
         optimizer = self.accelerator.prepare(optimizer)
         model = self.model if self.fsdp else self.accelerator.prepare(self.model)
         model.train()
+        draw_apart(self.seed, self.accelerator.process_index)
         with progress(None, description, self.steps, self.accelerator.is_local_main_process) as bar:
             for step in range(1, self.steps + 1):
                 terms = self._step(model, optimizer, self._next_rows(step))
@@ -137,10 +139,10 @@ class Fit:
 
     def _step(self, model: nn.Module, optimizer: Any, rows: list[Encoded]) -> Losses:
         batch = self._share(rows)
-        tokens = torch.tensor(sum(len(r.target) for r in rows) / self.accelerator.num_processes)
-        terms = self.loss(model, batch, tokens.to(self.accelerator.device))
         optimizer.zero_grad()
-        self.accelerator.backward(terms["loss"])
+        with unused_without_gradient(model) if self.fsdp else nullcontext():
+            terms = self.loss(model, batch)
+            self.accelerator.backward(terms["loss"])
         if self.hooks:
             self.hooks.before_step()
         self.accelerator.clip_grad_norm_(model.parameters(), self.settings.max_grad_norm)
@@ -148,12 +150,10 @@ class Fit:
         return terms
 
     def _share(self, rows: list[Encoded]) -> Batch:
-        """This process's rows of the batch; a process without rows takes one with all labels `IGNORED`."""
-        mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        batch = collate(mine or rows[:1], self.pad, causal=self.causal)
-        if not mine:
-            batch["labels"].fill_(IGNORED)
-        return {name: value.to(self.accelerator.device) for name, value in batch.items()}
+        """This process's rows of a batch: see `own_rows`."""
+        whole = collate(rows, self.pad, causal=self.causal)
+        mine = own_rows(whole, self.accelerator.process_index, self.accelerator.num_processes)
+        return {name: value.to(self.accelerator.device) for name, value in mine.items()}
 
     def _record(self, step: int, terms: Losses, bar: Any) -> None:
         if step % max(1, self.steps // CURVE_POINTS) == 0:

@@ -1,0 +1,133 @@
+"""Two processes train as one does: the same steps and the same curve, all losses on, some batches smaller than them."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mcsmoe.distributed import shard
+from mcsmoe.families import family_of
+from mcsmoe.families.experts import mapped_model
+from mcsmoe.params import Distillation, Finetune, Training
+from mcsmoe.tasks.task import Encoded
+from mcsmoe.training import loop
+from mcsmoe.training.distillation import TeacherLoss
+from mcsmoe.training.finetune import FullLoss
+from mcsmoe.training.loop import Fit, make_accelerator
+from tests.causal import tiny_mixtral
+from tests.models import VOCABULARY, tiny_switch
+from tests.training.processes import on_two
+
+TRAINING: dict[str, Any] = {
+    "epochs": 2,
+    "batch_size": 4,
+    "learning_rate": 0.1,
+    "weight_decay": 0.0,
+    "warmup_steps": 0,
+    "max_grad_norm": 1.0,
+}
+ROUTERS = Finetune(**TRAINING, router_z_loss=0.1, balance_loss=0.5, evaluations=1)
+TEACHER = {"task": 1.0, "kd": 0.5, "hidden": 0.5, "temperature": 2.0}
+CASES = ["routers of a switch", "routers of a mixtral", "label-tokens", "reference"]
+
+
+def rows() -> list[Encoded]:
+    """Nine rows of very different length: the last batch of each epoch has one, so that one process has none."""
+    generator = torch.Generator().manual_seed(7)
+    ids = torch.randint(2, VOCABULARY, (9, 20), generator=generator).tolist()
+    return [Encoded(row[: 2 + 2 * i], row[: 1 + i % 4]) for i, row in enumerate(ids)]
+
+
+def sgd(model: nn.Module, *_: Any) -> torch.optim.Optimizer:
+    """Steps as small as the gradients, unlike Adam's, so that rounding stays small; an unused weight would show."""
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+
+
+def train(case: str, fsdp: bool) -> dict[str, Any]:
+    """Train a small model: its weights at the start and at the end, the curve, and what is special to this process."""
+    accelerator = make_accelerator()
+    switch = case.endswith("switch")
+    model: Any = tiny_switch(dropout_rate=0.0, num_layers=2, num_decoder_layers=2) if switch else tiny_mixtral()
+    family = family_of(model.config)
+    drawn: list[float] = []
+    unused: list[int] = []
+    if case.startswith("routers"):
+        loss: Any = FullLoss(family, family.layers(model.config), ROUTERS)
+        watching = loss.watching
+    else:
+        teacher = tiny_mixtral(seed=1)
+        if fsdp:
+            shard(teacher, accelerator.device)
+        loss = TeacherLoss(teacher, Distillation(**TEACHER, normalization=case))
+        model = mapped_model(model)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def drawing(model: nn.Module, batch: Any) -> Any:
+        drawn.append(float(torch.rand(())))
+        return loss(model, batch)
+
+    fit = Fit(
+        model=model,
+        settings=Training(**TRAINING),
+        epoch=lambda _: rows(),
+        loss=drawing,
+        pad=0,
+        causal=family.causal,
+        seed=0,
+        accelerator=accelerator,
+        fsdp=fsdp,
+    )
+
+    class Count:
+        def before_step(self) -> None:
+            unused.append(sum(p.grad is None for p in fit.model.parameters()))
+
+        def after_step(self, step: int) -> None: ...
+
+    fit.hooks = Count()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_optimizer", sgd)
+        if case.startswith("routers"):
+            with watching(model):
+                fit.run(case)
+        else:
+            fit.run(case)
+    return {"start": start, "end": fit.model.state_dict(), "curve": fit.curve, "drawn": drawn, "unused": unused}
+
+
+def train_all() -> dict[tuple[str, bool], dict[str, Any]]:
+    """All cases, in one pair of processes; sharded where there are two."""
+    kinds = (False, True) if make_accelerator().num_processes == 2 else (False,)
+    return {(case, fsdp): train(case, fsdp) for case in CASES for fsdp in kinds}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return [train_all(), *on_two(train_all, tmp_path_factory.mktemp("two"))]
+
+
+@pytest.mark.parametrize("fsdp", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_as_one_does(runs, case, fsdp):
+    one, two, other = runs[0][case, False], runs[1][case, fsdp], runs[2][case, fsdp]
+    way = distance(one["start"], one["end"])
+    assert way > 0.1
+    assert distance(one["end"], two["end"]) < 1e-4 * way
+    assert one["unused"] == two["unused"] == other["unused"]
+    for mine, each, too in zip(one["curve"], two["curve"], other["curve"], strict=True):
+        assert each == pytest.approx(mine, abs=2e-5)
+        assert too == pytest.approx(mine, abs=2e-5)
+    # The first process draws what a single one does, the second something else.
+    assert one["drawn"] == two["drawn"]
+    assert not set(two["drawn"]) & set(other["drawn"])
+
+
+def test_some_experts_had_no_tokens(runs):
+    assert len(set(runs[0]["routers of a switch", False]["unused"])) > 1
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Of all tensors of two models together."""
+    return math.hypot(*(float((a[name] - b[name]).double().norm()) for name in a))
