@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from tests.models import tiny_switch
 NEW, ROWS = 6, rows(4)
 MODELS = {"causal": tiny_mixtral, "encoder-decoder": partial(tiny_switch, num_layers=2, num_decoder_layers=2)}
 EVEN = list(range(2, VOCABULARY, 2))
-ASKED = {
+ASKED: dict[str, dict[str, Any]] = {
     "penalties": {"no_repeat_ngram_size": 1, "repetition_penalty": 30.0},
     "lengths": {"min_new_tokens": NEW, "max_length": 2, "max_time": 1e-9},
     "forbidden": {"suppress_tokens": EVEN, "begin_suppress_tokens": EVEN, "bad_words_ids": [[token] for token in EVEN]},
@@ -44,7 +45,8 @@ def usual(model, tokenizer):
 
 @pytest.mark.parametrize("asked", ASKED)
 def test_answers_are_the_same_whatever_the_checkpoint_asks_for(model, tokenizer, usual, asked, monkeypatch):
-    own = GenerationConfig(**{"eos_token_id": 1, "pad_token_id": 0, "decoder_start_token_id": 0} | ASKED[asked])
+    usually: dict[str, Any] = {"eos_token_id": 1, "pad_token_id": 0, "decoder_start_token_id": 0}
+    own = GenerationConfig(**usually | ASKED[asked])
     monkeypatch.setattr(model, "generation_config", own)
     before = own.to_dict()
     assert generate(model, tokenizer, ROWS, 4, NEW) == usual
@@ -55,7 +57,7 @@ def test_answers_are_the_same_whatever_the_checkpoint_asks_for(model, tokenizer,
 @torch.no_grad()
 def plain(model, source, ends):
     """Token after token by hand, up to the first of `ends`."""
-    causal, ids, written = not model.config.is_encoder_decoder, torch.tensor([source]), []
+    causal, ids, written = not model.config.is_encoder_decoder, torch.tensor([source]), list[int]()
     for _ in range(NEW):
         so_far = torch.tensor([written], dtype=torch.long)
         if causal:

@@ -1,7 +1,7 @@
 """Two processes train as one does: the same steps and the same curve, all losses on, some batches smaller than them."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ TRAINING: dict[str, Any] = {
     "max_grad_norm": 1e6,  # clipping would hide a wrong scale
 }
 ROUTERS = Finetune(**TRAINING, router_z_loss=0.1, balance_loss=0.5, evaluations=1)
-TEACHER = {"task": 1.0, "kd": 0.5, "hidden": 0.5, "temperature": 2.0}
+TEACHER: dict[str, Any] = {"task": 1.0, "kd": 0.5, "hidden": 0.5, "temperature": 2.0}
 CASES = ["routers of a switch", "routers of a mixtral", "label-tokens", "reference"]
 
 
@@ -62,7 +62,7 @@ def train(case: str, fsdp: bool) -> dict[str, Any]:
         teacher = tiny_mixtral(seed=1)
         if fsdp:
             shard(teacher, accelerator.device)
-        loss = TeacherLoss(teacher, Distillation(**TEACHER, normalization=case))
+        loss = TeacherLoss(teacher, Distillation(**TEACHER, normalization=cast(Any, case)))
         model = mapped_model(model)
     start = {name: value.clone() for name, value in model.state_dict().items()}
 
