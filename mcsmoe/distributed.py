@@ -42,6 +42,11 @@ def whole(values: Tensor) -> Tensor:
     return values.full_tensor() if isinstance(values, DTensor) else values
 
 
+def local(values: Tensor) -> Tensor:
+    """The rows of `values` that this process holds; an unsharded tensor stays as it is."""
+    return values.to_local() if isinstance(values, DTensor) else values
+
+
 def placed(value: Tensor, like: Tensor) -> Tensor:
     """Move `value` to the device of `like`; if `like` is sharded, keep only this process's shard.
 

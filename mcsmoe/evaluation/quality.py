@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from mcsmoe.calibration.memory import LOGITS_AT_ONCE, forwards_at_once
 from mcsmoe.checkpoint.lockstep import run_forwards
 from mcsmoe.checkpoint.streamed import device_of
+from mcsmoe.evaluation.generation import generate
 from mcsmoe.params import TaskSection
-from mcsmoe.progress import progress
 from mcsmoe.tasks.batches import IGNORED, collate, is_causal, model_inputs
 from mcsmoe.tasks.score import BOUNDS, Column, Score
 from mcsmoe.tasks.task import Encoded, Example, Prediction, Task
@@ -138,45 +138,6 @@ def _sums(logits: Tensor, labels: Tensor) -> Tensor:
         nats[place] = F.cross_entropy(scores, answers, reduction="none").double()
         right[place] = scores.argmax(-1) == answers
     return torch.stack([nats.sum(-1), right.sum(-1), real.sum(-1)])
-
-
-@torch.no_grad()
-def generate(model: Any, tokenizer: Any, rows: Sequence[Encoded], batch_size: int, max_new_tokens: int) -> list[str]:
-    """Generate a text for each row, greedily, without special tokens and without a causal model's prompt.
-
-    Sources of similar length share a batch, to save padding; texts come in the order of `rows`.
-    """
-    causal = is_causal(model)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].source))  # stable: ties stay in order
-    starts = range(0, len(order), batch_size)
-    texts: list[str] = []
-    for start in progress(starts, "generate"):
-        ids, mask = _sources([rows[i] for i in order[start : start + batch_size]], tokenizer.pad_token_id, causal)
-        written = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            pad_token_id=tokenizer.pad_token_id,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-        )
-        new = written[:, ids.shape[1] :] if causal else written
-        texts += tokenizer.batch_decode(new, skip_special_tokens=True)
-    in_place = dict(zip(order, texts, strict=True))
-    return [in_place[i] for i in range(len(rows))]
-
-
-def _sources(rows: Sequence[Encoded], pad: int, causal: bool) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask [B, S] of the sources.
-
-    Padding is on the right, because stock routers let padded positions use up capacity. For a causal model it is on
-    the left, because generation goes on where a row ends.
-    """
-    if not causal:
-        batch = collate(rows, pad, causal=False)
-        return batch["input_ids"], batch["attention_mask"]
-    turned = collate([Encoded(row.source[::-1], row.target) for row in rows], pad, causal=False)
-    return turned["input_ids"].flip(1), turned["attention_mask"].flip(1)
 
 
 def choice_likelihoods(

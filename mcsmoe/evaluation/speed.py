@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mcsmoe.evaluation.generation import greedy
 from mcsmoe.tasks.batches import is_causal
 
 SEED = 0
@@ -45,7 +46,7 @@ def run_once(model: Any, work: Workload) -> float:
     _synchronize(model)
     started = time.perf_counter()
     if work.new:
-        _generate(model, ids, work.new)
+        greedy(model, ids, torch.ones_like(ids), work.new)  # without end tokens: an early end would look like speed
     elif is_causal(model):
         model(input_ids=ids)
     else:
@@ -79,12 +80,6 @@ def _prompts(model: Any, work: Workload) -> Tensor:
     vocabulary = model.get_input_embeddings().num_embeddings
     generator = torch.Generator().manual_seed(SEED)
     return torch.randint(vocabulary, (work.batch, work.prompt), generator=generator).to(model.device)
-
-
-def _generate(model: Any, ids: Tensor, new: int) -> None:
-    length = {"max_new_tokens": new, "min_new_tokens": new}  # an early end would look like speed
-    pad = {} if model.config.pad_token_id is not None else {"pad_token_id": 0}
-    model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, num_beams=1, **length, **pad)
 
 
 def _synchronize(model: Any) -> None:

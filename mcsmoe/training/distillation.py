@@ -7,20 +7,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcsmoe.calibration.watch import real_tokens
 from mcsmoe.distributed import shard
 from mcsmoe.families import family_of
 from mcsmoe.params import Compress, Distill, Distillation, Params
 from mcsmoe.tasks.batches import IGNORED, Batch, is_causal, model_inputs
 from mcsmoe.tasks.reading import hold_out
 from mcsmoe.tasks.task import TASKS
+from mcsmoe.training.finetune import cross_entropy
 from mcsmoe.training.loop import Fit, Losses, make_accelerator
+from mcsmoe.training.together import counted_tokens, mean
 
 
 class HiddenStates(NamedTuple):
     """Hidden states of one stack (encoder or decoder): one tensor [B, T, d] per layer, without the embeddings.
 
-    mask: [B, T], non-zero at real tokens (see `real_tokens`).
+    mask: [B, T], non-zero at real tokens (see `counted_tokens`).
     """
 
     student: Sequence[Tensor]
@@ -53,7 +54,7 @@ def distillation_loss(
     of_all_positions = settings.normalization == "reference"
     student, teacher = student_logits.float(), teacher_logits.detach().float()
     terms = {
-        "task": settings.task * _cross_entropy(student, labels),
+        "task": settings.task * cross_entropy(student, labels),
         "kd": settings.kd * _divergence(student, teacher, labels, settings.temperature, of_all_positions),
         "hidden": student.new_zeros(()),
     }
@@ -63,18 +64,12 @@ def distillation_loss(
     return terms
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-    return total / (labels != IGNORED).sum().clamp(min=1)
-
-
 def _divergence(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, of_all_positions: bool) -> Tensor:
     """KL of softened distributions, on label tokens only, to save the softmax over V at padding."""
-    if of_all_positions:
-        return _kl_sum(student, teacher, temperature) / student.shape[0]
-    counted = labels != IGNORED  # [B, T]
-    total = _kl_sum(student[counted], teacher[counted], temperature)  # [N, V] → scalar
-    return temperature**2 * total / counted.sum().clamp(min=1)
+    real = labels != IGNORED  # [B, T]
+    counted = real.any(1) if of_all_positions else real  # rows [B], or tokens [B, T]
+    found = mean(_kl_sum(student[counted], teacher[counted], temperature), counted.sum())
+    return found if of_all_positions else temperature**2 * found
 
 
 def _kl_sum(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -90,7 +85,9 @@ def _hidden_loss(stacks: Sequence[HiddenStates], of_all_positions: bool) -> Tens
     """Mean squared error, averaged over the layers of a stack, then over the stacks."""
     losses = []
     for stack in stacks:
-        mask = torch.ones_like(stack.mask) if of_all_positions else stack.mask
+        mask = stack.mask.bool()  # [B, T]
+        if of_all_positions:
+            mask = mask.any(1, keepdim=True).expand_as(mask)
         losses.append(torch.stack([_mse(s, t, mask) for s, t in zip(stack.student, stack.teacher)]).mean())
     mean = torch.stack(losses).mean()
     return mean.log() if of_all_positions else mean
@@ -99,8 +96,8 @@ def _hidden_loss(stacks: Sequence[HiddenStates], of_all_positions: bool) -> Tens
 def _mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """Mean squared error over real tokens and dimensions. student, teacher: [B, T, d]; mask: [B, T]."""
     error = (student.float() - teacher.detach().float()).square().mean(dim=-1)  # [B, T]
-    real = mask.bool().float()
-    return (error * real).sum() / real.sum().clamp(min=1)
+    real = mask.float()
+    return mean((error * real).sum(), real.sum())
 
 
 class TeacherLoss:
@@ -111,17 +108,15 @@ class TeacherLoss:
         self._settings = settings
         self._causal = is_causal(teacher)
 
-    def __call__(self, model: nn.Module, batch: Batch, label_tokens: Tensor) -> Losses:
-        """See `Fit.loss`; the mean over this process's label tokens is weighted by their number."""
+    def __call__(self, model: nn.Module, batch: Batch) -> Losses:
+        """See `Fit.loss`."""
         wants_hidden = self._settings.hidden > 0
         inputs = model_inputs(batch, self._causal)
         student = model(**inputs, output_hidden_states=wants_hidden)
         with torch.no_grad():
             teacher = self._teacher(**inputs, output_hidden_states=wants_hidden)
         hidden = _hidden_states(student, teacher, batch, self._causal) if wants_hidden else None
-        terms = distillation_loss(student.logits, teacher.logits, batch["labels"], self._settings, hidden)
-        share = (batch["labels"] != IGNORED).sum() / label_tokens
-        return {name: term * share for name, term in terms.items()}
+        return distillation_loss(student.logits, teacher.logits, batch["labels"], self._settings, hidden)
 
 
 def _hidden_states(student: Any, teacher: Any, batch: Batch, causal: bool) -> list[HiddenStates]:
@@ -131,7 +126,7 @@ def _hidden_states(student: Any, teacher: Any, batch: Batch, causal: bool) -> li
 
     return [
         HiddenStates(layers(student, stack), layers(teacher, stack), mask)
-        for stack, mask in real_tokens(batch, causal).items()
+        for stack, mask in counted_tokens(batch, causal).items()
     ]
 
 

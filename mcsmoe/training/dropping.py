@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcsmoe.calibration.watch import real_tokens
 from mcsmoe.compression.factorise import MergedModel
 from mcsmoe.families import Family, MoELayer
 from mcsmoe.tasks.batches import Batch
 from mcsmoe.training.loop import Fit, Losses
+from mcsmoe.training.together import counted_tokens
 
 UNTIL = 0.5
 """Share of the training steps over which experts are dropped (Chen et al.: the first half)."""
@@ -51,9 +51,9 @@ class ExpertDropper:
         self._end = max(1, round(UNTIL * fit.steps))
         loss, fit.hooks, fit.figures = fit.loss, self, lambda: {"experts": self._left}
 
-        def counted(model: nn.Module, batch: Batch, label_tokens: Tensor) -> Losses:
-            self._masks = {stack: mask.flatten() for stack, mask in real_tokens(batch, self._family.causal).items()}
-            return loss(model, batch, label_tokens)
+        def counted(model: nn.Module, batch: Batch) -> Losses:
+            self._masks = {stack: mask.flatten() for stack, mask in counted_tokens(batch, self._family.causal).items()}
+            return loss(model, batch)
 
         fit.loss = counted
         with ExitStack() as stack:

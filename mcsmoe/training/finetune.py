@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mcsmoe.calibration.watch import real_tokens
 from mcsmoe.checkpoint.output import check_room_for
 from mcsmoe.checkpoint.published import Published
 from mcsmoe.checkpoint.resume import source_code
@@ -21,38 +20,41 @@ from mcsmoe.tasks.reading import hold_out
 from mcsmoe.tasks.task import TASKS, Encoded, Example, Task
 from mcsmoe.training.loop import Fit, Losses, make_accelerator
 from mcsmoe.training.state import rows_hash
+from mcsmoe.training.together import counted_tokens, mean, summed
 from mcsmoe.training.writing import train as train_and_write
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean of −ln p over the label tokens of all processes; 0 without any. logits: [B, T, V]; labels: [B, T]."""
+    flat = logits.flatten(0, 1).float()
+    return mean(
+        F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="sum"), (labels != IGNORED).sum()
+    )
 
 
 def z_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Mean of (ln Σ_e exp h_e)² over real tokens (ST-MoE, arXiv 2202.08906, eq. 5); 0 without real tokens.
 
-    logits: [T, E]; mask: [T], non-zero at real tokens. Computed in float32. Returns a scalar.
+    logits: [T, E]; mask: [T], non-zero at real tokens. Computed in float32, over all processes. Returns a scalar.
     """
-    real, count = _real(mask)
+    real = mask.bool().float()
     partition = torch.logsumexp(logits.float(), dim=-1)  # [T]
-    return (partition.square() * real).sum() / count
+    return mean((partition.square() * real).sum(), real.sum())
 
 
 def balance_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """E·Σ_e f_e·P_e (Switch Transformers, arXiv 2101.03961, eq. 4); 1 if perfectly even, 0 without real tokens.
 
     f_e is the share of real tokens whose first choice is e (no gradient), P_e the mean probability of e over them.
-    logits: [T, E]; mask: [T], non-zero at real tokens. Computed in float32. Returns a scalar.
+    logits: [T, E]; mask: [T], non-zero at real tokens. Computed in float32, over all processes. Returns a scalar.
     """
     experts = logits.shape[-1]
-    real, count = _real(mask)
+    real = mask.bool().float()
     probability = logits.float().softmax(dim=-1)  # [T, E]
     chosen = F.one_hot(logits.argmax(dim=-1), experts).to(probability.dtype)  # [T, E]
-    share = (real @ chosen) / count  # [E]
-    mean_probability = (real @ probability) / count  # [E]
-    return experts * (share * mean_probability).sum()
-
-
-def _real(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The mask as float32 [T], and its number of real tokens (at least 1, so that an empty batch gives 0)."""
-    real = mask.bool().float()
-    return real, real.sum().clamp(min=1)
+    choices, probabilities = summed(torch.stack([real @ chosen, real @ probability]))  # [E] each
+    count = choices.sum().clamp(min=1)
+    return experts * (choices / count * (probabilities / count)).sum()
 
 
 class FullLoss:
@@ -83,11 +85,11 @@ class FullLoss:
             for handle in handles:
                 handle.remove()
 
-    def __call__(self, model: nn.Module, batch: Batch, label_tokens: Tensor) -> Losses:
+    def __call__(self, model: nn.Module, batch: Batch) -> Losses:
         """Return the terms `loss`, `task` and, for a sparse model, `router_z` and `balance`; see `Fit.loss`."""
         causal = self._family.causal
-        task = _cross_entropy(model(**model_inputs(batch, causal)).logits, batch["labels"]) / label_tokens
-        masks = {stack: mask.flatten() for stack, mask in real_tokens(batch, causal).items()}
+        task = cross_entropy(model(**model_inputs(batch, causal)).logits, batch["labels"])
+        masks = {stack: mask.flatten() for stack, mask in counted_tokens(batch, causal).items()}
         pairs = [(self._logits[layer.name], masks[layer.stack]) for layer in self._layers]
         if not pairs:  # a dense model
             return {"loss": task, "task": task}
@@ -95,11 +97,6 @@ class FullLoss:
         balance = torch.stack([balance_loss(*pair) for pair in pairs]).mean()
         loss = task + self._settings.router_z_loss * router_z + self._settings.balance_loss * balance
         return {"loss": loss, "task": task, "router_z": router_z, "balance": balance}
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum of −ln p over label tokens. logits: [B, T, V]; labels: [B, T]."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 def selection_check(

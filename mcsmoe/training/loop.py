@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -14,10 +15,11 @@ from mcsmoe.distributed import fill, hollow, shard, whole
 from mcsmoe.errors import ParameterError
 from mcsmoe.params import Training
 from mcsmoe.progress import progress
-from mcsmoe.tasks.batches import IGNORED, Batch, collate, length_grouped
+from mcsmoe.tasks.batches import Batch, collate, length_grouped
 from mcsmoe.tasks.task import Encoded
 from mcsmoe.training.optimiser import Optimiser
 from mcsmoe.training.state import Best, Draws, Keeper, Stateful, Weights
+from mcsmoe.training.together import draw_apart, own_rows, unused_without_gradient
 
 CURVE_POINTS = 100
 LOOK = 5
@@ -49,16 +51,15 @@ class Hooks(Stateful, Protocol):
 
 @dataclass
 class Fit:
-    """One training of `model` on the rows that `epoch(i)` returns; `loss(model, batch, label_tokens)` gives its terms.
+    """One training of `model` on the rows that `epoch(i)` returns; `loss(model, batch)` gives its terms.
 
-    `label_tokens` is the number of label tokens in the batch over all processes, divided by the number of processes.
-    Processes average their gradients, so a summed loss divided by it has the same gradient as on one process.
+    `batch` holds this process's rows, the terms are those of all processes' rows together: see `training.together`.
     """
 
     model: Any
     settings: Training
     epoch: Callable[[int], Sequence[Encoded]]
-    loss: Callable[[nn.Module, Batch, Tensor], Losses]
+    loss: Callable[[nn.Module, Batch], Losses]
     pad: int
     causal: bool
     seed: int
@@ -98,6 +99,7 @@ class Fit:
         optimiser, best = Optimiser(self.model, self.settings, self.steps), Best(self.model)
         parts: dict[str, Stateful] = {"model": Weights(self.model), "optimiser": optimiser, "best": best}
         parts |= {"draws": Draws(self.accelerator)} | ({"hooks": self.hooks} if self.hooks else {})
+        draw_apart(self.seed, self.accelerator.process_index)
         done = self._resume(parts, best, description)
         model = self.model if self.fsdp else self.accelerator.prepare(self.model)
         model.train()
@@ -148,9 +150,9 @@ class Fit:
 
     def _step(self, step: int, model: nn.Module, optimiser: Optimiser, rows: list[Encoded]) -> Found:
         batch = self._share(rows)
-        tokens = torch.tensor(sum(len(r.target) for r in rows) / self.accelerator.num_processes)
-        terms = self.loss(model, batch, tokens.to(self.accelerator.device))
-        self.accelerator.backward(terms["loss"] * optimiser.scale)
+        with unused_without_gradient(model) if self.fsdp else nullcontext():
+            terms = self.loss(model, batch)
+            self.accelerator.backward(terms["loss"] * optimiser.scale)
         if self.hooks:
             self.hooks.before_step()
         return Found(terms, optimiser.step(step))
@@ -184,12 +186,10 @@ class Fit:
         return ParameterError(name, self.settings.learning_rate, f"{happened} {where}; lower it, or warm up longer")
 
     def _share(self, rows: list[Encoded]) -> Batch:
-        """This process's rows of the batch; a process without rows takes one with all labels `IGNORED`."""
-        mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        batch = collate(mine or rows[:1], self.pad, causal=self.causal)
-        if not mine:
-            batch["labels"].fill_(IGNORED)
-        return {name: value.to(self.accelerator.device) for name, value in batch.items()}
+        """This process's rows of a batch: see `own_rows`."""
+        whole = collate(rows, self.pad, causal=self.causal)
+        mine = own_rows(whole, self.accelerator.process_index, self.accelerator.num_processes)
+        return {name: value.to(self.accelerator.device) for name, value in mine.items()}
 
     def _record(self, step: int, found: Found, bar: Any) -> None:
         if step % max(1, self.steps // CURVE_POINTS) == 0:

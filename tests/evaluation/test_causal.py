@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mcsmoe.evaluation.cost import flops_per_token
-from mcsmoe.evaluation.quality import generate, likelihood, quality
+from mcsmoe.evaluation.generation import generate
+from mcsmoe.evaluation.quality import likelihood, quality
 from mcsmoe.params import TokenizerSection
 from mcsmoe.tasks.task import TASKS, Encoded, Example
 from mcsmoe.tasks.tokenizer import train_tokenizer

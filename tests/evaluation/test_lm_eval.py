@@ -15,7 +15,8 @@ import pytest
 
 import mcsmoe.modeling  # noqa: F401 - without remote code, transformers finds our classes by it
 from mcsmoe.checkpoint.load import load_model, load_tokenizer
-from mcsmoe.evaluation.quality import choice_likelihoods, generate, quality
+from mcsmoe.evaluation.generation import generate
+from mcsmoe.evaluation.quality import choice_likelihoods, quality
 from mcsmoe.tasks.task import TASKS, Encoded, Example
 from tests.evaluation.zero_shot import CHECKPOINTS, COMPRESSED, write_checkpoints, write_data
 from tests.pipeline.imports import ROOT

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mcsmoe.evaluation.quality import generate, likelihood, quality
+from mcsmoe.evaluation.generation import generate
+from mcsmoe.evaluation.quality import likelihood, quality
 from mcsmoe.tasks.batches import collate
 from mcsmoe.tasks.skills import Skills
 from mcsmoe.tasks.task import TASKS, Encoded

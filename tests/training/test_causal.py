@@ -40,7 +40,7 @@ def test_distillation_is_a_mean_over_targets_and_hidden_states_count_prompts():
     student, teacher = tiny_mixtral(), tiny_mixtral(seed=1)
     settings = Distillation(task=1.0, kd=0.5, hidden=0.25, temperature=2.0, normalization="label-tokens")
     with torch.no_grad():
-        terms = TeacherLoss(teacher, settings)(student, BATCH, TOKENS)
+        terms = TeacherLoss(teacher, settings)(student, BATCH)
     task, kd, hidden, positions = 0.0, 0.0, 0.0, 0
     with torch.no_grad():
         for row in rows():
@@ -62,7 +62,7 @@ def test_router_losses_count_prompts_and_no_padding():
     model = tiny_mixtral()
     loss = FullLoss(FAMILY, FAMILY.layers(model.config), FINETUNE)
     with loss.watching(model):
-        terms = loss(model, BATCH, TOKENS)
+        terms = loss(model, BATCH)
     alone = [outputs(model, row) for row in rows()]
     layers = [torch.cat([each.router_logits[i] for each in alone]) for i in range(2)]
     ones = torch.ones(len(layers[0]))

@@ -31,7 +31,7 @@ def dropper_of(model, keep, excluded=()):
 
 
 def fit_of(model, each=None):
-    def loss(model, batch, label_tokens):
+    def loss(model, batch):
         found = model(**batch).loss
         if each:
             each(model)
