@@ -22,8 +22,8 @@ from mcsmoe.calibration.gradients import KINDS, Gradients
 from mcsmoe.calibration.memory import FILES, must_stream_scoring
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.statistics import RoutingStatistics
-from mcsmoe.checkpoint.load import fetch
 from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.source import fetch
 from mcsmoe.errors import CheckpointError, ParameterError, StatisticsError
 from mcsmoe.evaluation.quality import Likelihood, likelihood
 from mcsmoe.exporting.stock import open_mapped
@@ -267,6 +267,7 @@ def shrink(
     format: Format = "stock",
     seed: int = 0,
     keep_mtp: bool = False,
+    trust_remote_code: bool = False,
     confirm: Callable[[Job], None] = lambda job: None,
 ) -> Outcome:
     """Make the model `source` smaller: collect, plan, merge, export, measure, and write a model card, in one call.
@@ -274,8 +275,8 @@ def shrink(
     `experts` are kept a layer, or as many as `size` allows ("50%" of the bytes, or "24GB"). `text` is a directory, a
     file or a hub id; without it a mix of hub data sets is read: code, chat, prose, mathematics and several languages.
     `format` "stock" writes a checkpoint that any engine loads, "mapped" exactly the merged model. `memory_limit` is
-    for the whole process; by default it is what is free. `keep_mtp`: see `open`. `confirm` is called with the job when
-    it is known to be possible and before any work, and may raise to end it.
+    for the whole process; by default it is what is free. `keep_mtp`, `trust_remote_code`: see `open`. `confirm` is
+    called with the job when it is known to be possible and before any work, and may raise to end it.
 
         >>> outcome = mcsmoe.shrink("tiny-moe", "small", experts=2, text="text", samples=8)
         >>> outcome
@@ -288,9 +289,8 @@ def shrink(
     Raises a `UserError` for what cannot work before any work; `output` appears whole or not at all.
     """
     limit, where, path = memory_size(memory_limit), None if text is None else str(text), output_path(output)
-    on = best_device()
-    request = Request(str(source), path, experts, size, recipe, where, samples, limit, format, on, seed, keep_mtp)
-    job = plan_job(request)
+    asked = (str(source), path, experts, size, recipe, where, samples, limit, format, best_device(), seed)
+    job = plan_job(Request(*asked, keep_mtp, trust_remote_code))
     if not path.exists():
         confirm(job)
     return run_job(job)

@@ -81,6 +81,9 @@ def shrink(
     keep_mtp: Annotated[
         bool, typer.Option("--keep-mtp", help="Carry layers for multi-token prediction (a draft head) over unchanged.")
     ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let the tokenizer run the Python code beside it.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -110,6 +113,7 @@ def shrink(
         memory_limit=memory_limit,
         format=form.value,
         keep_mtp=keep_mtp,
+        trust_remote_code=trust_remote_code,
         confirm=confirm,
     )
     _tell(outcome, outcome.to_json(), as_json)
@@ -158,7 +162,7 @@ def inspect(
     Reads config.json and the index of the weights; of a hub id it fetches just these two.
     """
     from mcsmoe.arguments import BATCH, SAMPLES
-    from mcsmoe.checkpoint.load import fetch
+    from mcsmoe.checkpoint.source import fetch
     from mcsmoe.command import quiet
     from mcsmoe.shrinking.rows import LENGTH
     from mcsmoe.sizing import inspection

@@ -18,7 +18,8 @@ def main(method: Annotated[str, Option(help="Name of the baseline.")] = "dense")
     params = start(files=[curve], directories=[OUTPUT / method])
     if not launched(params, "stages.dense"):
         return
-    from mcsmoe.checkpoint.load import load_config, load_tokenizer
+    from mcsmoe.checkpoint.load import load_config
+    from mcsmoe.checkpoint.tokenizer import load_tokenizer
     from mcsmoe.training.finetune import finetune, split_train
     from mcsmoe.training.start import start_dense
 

@@ -30,18 +30,19 @@ def recover(stage: str, source: str, method: str, prepare: Prepare) -> None:
     origin, output = (Path("artifacts") / step / method for step in (source, stage))
     curve = FIGURES / f"curves/{stage}-{method}.json"
     params = start(files=[curve], directories=[output])
-    from mcsmoe.checkpoint.load import check_source
+    from mcsmoe.checkpoint.source import check_source
 
     check_source(made(origin))
     check_source(made(TEACHER))
     if not launched(params, f"stages.{stage}"):
         return
     from mcsmoe.calibration.memory import check_training
-    from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
+    from mcsmoe.checkpoint.load import load_config, load_model
     from mcsmoe.checkpoint.output import check_room_for
     from mcsmoe.checkpoint.published import Published
     from mcsmoe.checkpoint.reader import Checkpoint
     from mcsmoe.checkpoint.resume import identity, source_code
+    from mcsmoe.checkpoint.tokenizer import load_tokenizer
     from mcsmoe.training.distillation import make_recovery
     from mcsmoe.training.writing import train
 

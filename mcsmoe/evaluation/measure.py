@@ -6,8 +6,10 @@ from typing import Any
 import torch
 
 from mcsmoe.calibration.memory import must_stream_scoring
-from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer, local_directory
+from mcsmoe.checkpoint.load import load_config, load_model
+from mcsmoe.checkpoint.source import local_directory
 from mcsmoe.checkpoint.streamed import load_streamed
+from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.errors import MemoryLimitError
 from mcsmoe.evaluation.cost import flops_per_token, size
 from mcsmoe.evaluation.quality import quality

@@ -11,9 +11,11 @@ from mcsmoe.calibration.memory import Needs, must_stream
 from mcsmoe.checkpoint.companions import companions
 from mcsmoe.checkpoint.config import read_json
 from mcsmoe.checkpoint.fp8 import only_transformers_restores
-from mcsmoe.checkpoint.load import SMALL, fetch, load_config, load_tokenizer
+from mcsmoe.checkpoint.load import load_config
 from mcsmoe.checkpoint.published import Published, tensor_names
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
+from mcsmoe.checkpoint.source import SMALL, fetch
+from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.checkpoint.verify import check_headers
 from mcsmoe.errors import CheckpointError, ConflictError, DiskFullError, MemoryLimitError, ParameterError
 from mcsmoe.exporting.stock import ONE_NUMBER
@@ -56,6 +58,7 @@ class Request:
     device: str = "cpu"
     seed: int = 0
     keep_mtp: bool = False
+    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,8 @@ def plan_job(request: Request) -> Job:
         what = "restoring quantised or .bin weights, which is not streamed,"
         raise MemoryLimitError(limit + PROCESS, what, sizes.total + PROCESS, "raise it")
     left_out = [] if restored else check_tensors(request, directory)
-    rows = rows_for(config, load_tokenizer(directory), request.text, request.samples, request.seed)
+    tokenizer = load_tokenizer(directory, trust_remote_code=request.trust_remote_code)
+    rows = rows_for(config, tokenizer, request.text, request.samples, request.seed)
     sampling, needs = fitting(config, rows, kept, request, recipe, limit)
     must_stream(limit, "collect", config, sampling, recipe.also)
     job = Job(request, directory, config, layers, sizes, recipe, kept, rows, restored, left_out, limit, sampling, needs)

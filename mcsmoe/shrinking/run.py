@@ -10,9 +10,9 @@ from typing import Any
 
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.statistics import RoutingStatistics
-from mcsmoe.checkpoint.load import fetch
 from mcsmoe.checkpoint.output import check_output
 from mcsmoe.checkpoint.resume import identity, source_code
+from mcsmoe.checkpoint.source import fetch
 from mcsmoe.errors import CheckpointError
 from mcsmoe.exporting.stock import open_mapped
 from mcsmoe.exporting.write import Agreement, export_model, read_agreement
@@ -90,7 +90,11 @@ class _Run:
         start = {"source": identity(directory), "rows": job.rows.fingerprint, "device": request.device}
         self._key = _hash(start | {"code": source_code()})
         if job.restored:
-            self._phase("restore", {}, lambda: restore(directory, space.path / "source", keep_mtp=request.keep_mtp))
+            self._phase(
+                "restore",
+                {},
+                lambda: restore(directory, space.path / "source", request.trust_remote_code, request.keep_mtp),
+            )
             directory = space.path / "source"
         self.source = self._open(directory, request.source)
         self.statistics = self._collect()
@@ -106,7 +110,14 @@ class _Run:
 
     def _open(self, directory: Path, name: str | None = None) -> Model:
         request = self.job.request
-        return Model(directory, self.job.limit, device=request.device, name=name, keep_mtp=request.keep_mtp)
+        return Model(
+            directory,
+            self.job.limit,
+            device=request.device,
+            name=name,
+            trust_remote_code=request.trust_remote_code,
+            keep_mtp=request.keep_mtp,
+        )
 
     def _phase(self, name: str, own: Mapping[str, Any], work: Callable[[], object]) -> None:
         self._key = _hash({"before": self._key, **own})

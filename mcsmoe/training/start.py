@@ -6,9 +6,11 @@ from typing import Any
 
 from mcsmoe.checkpoint.companions import companions
 from mcsmoe.checkpoint.config import read_json
-from mcsmoe.checkpoint.load import SMALL, fetch, load_config, load_model, load_tokenizer
+from mcsmoe.checkpoint.load import load_config, load_model
 from mcsmoe.checkpoint.published import Published
 from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.source import SMALL, fetch
+from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.checkpoint.verify import check_headers
 from mcsmoe.errors import CheckpointError, ParameterError
 from mcsmoe.families import family_of, language_config, merged_layers, sparse_layers

@@ -7,12 +7,13 @@ from typing import Any
 from mcsmoe.checkpoint.companions import complete
 from mcsmoe.checkpoint.config import read_json
 from mcsmoe.checkpoint.fp8 import only_transformers_restores
-from mcsmoe.checkpoint.load import fetch, load_model
+from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.output import atomic_directory, check_room
 from mcsmoe.checkpoint.published import Published
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.shards import other_parts, write_parts
+from mcsmoe.checkpoint.source import fetch
 from mcsmoe.checkpoint.verify import check_inventory
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, written_pieces
 from mcsmoe.families import configuration, contents, empty_model, language_config, skeleton

@@ -9,8 +9,10 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models
 from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
-from mcsmoe.checkpoint.load import check_source, fetch, is_hub_id, load_config, load_model, load_tokenizer
+from mcsmoe.checkpoint.load import load_config, load_model
 from mcsmoe.checkpoint.reader import WEIGHTS
+from mcsmoe.checkpoint.source import check_source, fetch, is_hub_id
+from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.errors import CheckpointError
 from tests.causal import tiny_mixtral
 from tests.checkpoint.damage import change, change_config

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mcsmoe.checkpoint.load import load_config, load_model, load_tokenizer
+from mcsmoe.checkpoint.load import load_config, load_model
 from mcsmoe.checkpoint.pickled import PICKLED
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
+from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.errors import CheckpointError
 from tests.causal import tiny_mixtral
 from tests.mutations import COUNT, mutated, right_or_one_line

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import mcsmoe.modeling  # noqa: F401 - without remote code, transformers finds our classes by it
-from mcsmoe.checkpoint.load import load_model, load_tokenizer
+from mcsmoe.checkpoint.load import load_model
+from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.evaluation.generation import generate
 from mcsmoe.evaluation.quality import choice_likelihoods, quality
 from mcsmoe.tasks.task import TASKS, Encoded, Example

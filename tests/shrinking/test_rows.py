@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mcsmoe.checkpoint.load import load_tokenizer
+from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.errors import DataError
 from mcsmoe.shrinking.rows import HELD_OUT, RowSampling, draw_rows
 from tests.shrinking.place import CODE, PROSE

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import transformers.dynamic_module_utils
 
-from mcsmoe.checkpoint.load import load_tokenizer
+from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.errors import CheckpointError
 from stages import check, collect, distill, evaluate, export, finetune, merge, permute
 from stages.common import explained

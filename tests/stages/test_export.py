@@ -13,9 +13,9 @@ import pytest
 from huggingface_hub import ModelCard
 from transformers import SwitchTransformersForConditionalGeneration
 
-from mcsmoe.checkpoint.load import load_tokenizer
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
+from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.errors import CheckpointError, UnknownNameError
 from mcsmoe.exporting import write
 from mcsmoe.exporting.card import TAGS

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mcsmoe.calibration.statistics import RoutingStatistics
-from mcsmoe.checkpoint.load import load_model, load_tokenizer
+from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.save import save_model
+from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.families.experts import mapped_model
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.params import Launch, Params

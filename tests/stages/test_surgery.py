@@ -12,8 +12,9 @@ import torch
 
 from mcsmoe.alignment import permute as alignment
 from mcsmoe.alignment.matching import Match
-from mcsmoe.checkpoint.load import load_model, load_tokenizer
+from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
+from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.checkpoint.verify import probe_batch
 from mcsmoe.errors import CheckpointError, ParameterError, UserError
 from mcsmoe.families import MoELayer, sparse_layers
