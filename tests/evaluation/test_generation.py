@@ -15,7 +15,10 @@ from tests.causal import VOCABULARY, rows, tiny_mixtral
 from tests.models import tiny_switch
 
 NEW, ROWS = 6, rows(4)
-MODELS = {"causal": tiny_mixtral, "encoder-decoder": partial(tiny_switch, num_layers=2, num_decoder_layers=2)}
+MODELS: dict[str, Any] = {
+    "causal": tiny_mixtral,
+    "encoder-decoder": partial(tiny_switch, num_layers=2, num_decoder_layers=2),
+}
 EVEN = list(range(2, VOCABULARY, 2))
 ASKED: dict[str, dict[str, Any]] = {
     "penalties": {"no_repeat_ngram_size": 1, "repetition_penalty": 30.0},
