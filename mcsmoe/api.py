@@ -19,13 +19,14 @@ from typing import Any, Literal
 from mcsmoe.arguments import BATCH, SAMPLES, best_device, excluded, memory_size, statistics_key, text_sampling
 from mcsmoe.calibration.collect import collect as collect_whole
 from mcsmoe.calibration.gradients import KINDS, Gradients
-from mcsmoe.calibration.memory import FILES, must_stream_scoring
+from mcsmoe.calibration.memory import FILES
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.source import fetch
 from mcsmoe.errors import CheckpointError, ParameterError, StatisticsError
-from mcsmoe.evaluation.quality import Likelihood, likelihood
+from mcsmoe.evaluation.measure import rows_likelihood
+from mcsmoe.evaluation.quality import Likelihood
 from mcsmoe.exporting.stock import open_mapped
 from mcsmoe.exporting.write import export_model
 from mcsmoe.fields import find_directory
@@ -41,7 +42,6 @@ from mcsmoe.shrinking.rows import HELD_OUT
 from mcsmoe.shrinking.run import GRADIENT_ROWS, output_path, run_job
 from mcsmoe.similarity.collecting import collect_model
 from mcsmoe.sizing import Format
-from mcsmoe.tasks.task import Encoded
 
 
 def open(
@@ -294,11 +294,3 @@ def shrink(
     if not path.exists():
         confirm(job)
     return run_job(job)
-
-
-def rows_likelihood(model: Model, rows: Sequence[Encoded], batch_size: int = 1) -> Likelihood:
-    """Measure how well a model predicts the targets of `rows`; see `evaluate`."""
-    limit, longest = model.memory_limit, max(len(row.source) + len(row.target) for row in rows)
-    streamed = must_stream_scoring(limit, "evaluate", model.config, batch_size, longest, generates=False)
-    with model.loaded(streamed=streamed) as module:
-        return likelihood(module, rows, model.tokenizer.pad_token_id, batch_size, memory_limit=limit)

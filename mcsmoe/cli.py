@@ -138,9 +138,9 @@ def evaluate(
 ) -> None:
     """Measure how well MODEL, stock or merged, predicts the rows of text that shrink would hold out."""
     from mcsmoe.api import open as open_model
-    from mcsmoe.api import rows_likelihood
     from mcsmoe.arguments import best_device, memory_size
     from mcsmoe.command import prepare
+    from mcsmoe.evaluation.measure import rows_likelihood
     from mcsmoe.shrinking.machine import working_memory_limit
     from mcsmoe.shrinking.rows import rows_for
 

@@ -1,5 +1,6 @@
 """All figures of one checkpoint: the task's scores, and what the model costs to store and to run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from mcsmoe.checkpoint.streamed import load_streamed
 from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.errors import MemoryLimitError
 from mcsmoe.evaluation.cost import flops_per_token, size
-from mcsmoe.evaluation.quality import quality
+from mcsmoe.evaluation.quality import Likelihood, likelihood, quality
 from mcsmoe.families import FAMILIES, skeleton
+from mcsmoe.model import Model
 from mcsmoe.params import TaskSection
-from mcsmoe.tasks.task import TASKS
+from mcsmoe.tasks.task import TASKS, Encoded
 
 SEED = 0
 """What a task draws for its test split must not depend on the training seed."""
@@ -73,3 +75,11 @@ def load_within(source: Path | str, settings: TaskSection, batch_size: int, memo
         ):
             return load_streamed(local_directory(source), device)
     return load_model(source, any_family=True).to(device)
+
+
+def rows_likelihood(model: Model, rows: Sequence[Encoded], batch_size: int = 1) -> Likelihood:
+    """Measure how well a model predicts the targets of `rows`."""
+    limit, longest = model.memory_limit, max(len(row.source) + len(row.target) for row in rows)
+    streamed = must_stream_scoring(limit, "evaluate", model.config, batch_size, longest, generates=False)
+    with model.loaded(streamed=streamed) as module:
+        return likelihood(module, rows, model.tokenizer.pad_token_id, batch_size, memory_limit=limit)

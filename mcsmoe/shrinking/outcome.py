@@ -51,7 +51,7 @@ class Outcome:
 
     `experts` maps a layer to how many it had and keeps; `size` holds the bytes of source and result. `source` and
     `result` are perplexities, `ratio` is that of the result over that of the source, row by row the same text.
-    The other figures are those of `Shrunk`.
+    `weights` identifies the files of the source. The other figures are those of `Shrunk`.
     """
 
     settings: dict[str, Any]
@@ -66,12 +66,20 @@ class Outcome:
     by_block: dict[str, float]
     agreement: Agreement | None
     continuations: tuple[Continuation, ...]
+    weights: str = ""
 
     FILE: ClassVar[str] = "shrink.json"
 
     @classmethod
     def of(
-        cls, job: Job, agreement: Agreement | None, full: Predictions, merged: Predictions, source: Model, result: Model
+        cls,
+        job: Job,
+        weights: str,
+        agreement: Agreement | None,
+        full: Predictions,
+        merged: Predictions,
+        source: Model,
+        result: Model,
     ) -> "Outcome":
         """Compare what two models make of the held-out rows of a job."""
         tokens = full.tokens
@@ -91,6 +99,7 @@ class Outcome:
             by_block={_short(name): round(value, 6) for name, value in relative_change(full, merged).items()},
             agreement=agreement,
             continuations=tuple(map(Continuation, shown, full.texts, merged.texts)),
+            weights=weights,
         )
 
     @property

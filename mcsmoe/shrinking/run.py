@@ -12,7 +12,7 @@ from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.output import check_output
 from mcsmoe.checkpoint.resume import identity, source_code
-from mcsmoe.checkpoint.source import fetch
+from mcsmoe.checkpoint.source import fetch, is_hub_id
 from mcsmoe.errors import CheckpointError
 from mcsmoe.exporting.stock import open_mapped
 from mcsmoe.exporting.write import Agreement, export_model, read_agreement
@@ -69,11 +69,16 @@ def _earlier(job: Job) -> Outcome:
     """The outcome of an earlier run of the same job, which has finished."""
     output = job.request.output
     found = Outcome.load(output)
-    if found.settings != job.settings:
+    if found.settings != job.settings or found.weights != _weights(job):
         raise CheckpointError(f"{output}: the result of another run is there; give another directory or remove it")
     # Killed between moving the result and removing the workspace, a run leaves this.
     shutil.rmtree(workspace_path(output), ignore_errors=True)
     return found
+
+
+def _weights(job: Job) -> str:
+    """What identifies the files of the source: the commit of a hub repository, else a hash of their content."""
+    return job.directory.name if is_hub_id(job.request.source) else _hash(identity(job.directory))
 
 
 def _hash(key: Mapping[str, Any]) -> str:
@@ -87,7 +92,8 @@ class _Run:
         self.job, self.space, self.whole = job, space, whole
         request = job.request
         directory = fetch(request.source)
-        start = {"source": identity(directory), "rows": job.rows.fingerprint, "device": request.device}
+        self.weights = _weights(job)
+        start = {"source": self.weights, "rows": job.rows.fingerprint, "device": request.device}
         self._key = _hash(start | {"code": source_code()})
         if job.restored:
             self._phase(
@@ -106,7 +112,7 @@ class _Run:
     def outcome(self) -> Outcome:
         """Measure source and result, and compare them."""
         full, merged = self._measure("source", self.source), self._measure("result", self.result)
-        return Outcome.of(self.job, self.agreement, full, merged, self.source, self.result)
+        return Outcome.of(self.job, self.weights, self.agreement, full, merged, self.source, self.result)
 
     def _open(self, directory: Path, name: str | None = None) -> Model:
         request = self.job.request

@@ -97,6 +97,9 @@ def _write(
     probe = probe_batch(model.config.vocab_size, fit.causal)
     with torch.no_grad():
         logits = model(**probe).logits
+    own, taught = model.generation_config.eos_token_id, tokenizer.eos_token_id
+    if taught not in (ends := own if isinstance(own, list) else [own] * (own is not None)):
+        model.generation_config.eos_token_id = [*ends, taught] if ends else taught
     for name, value in model.named_parameters():  # Switch has cast its routers to float32
         value.data = value.data.to(fit.precision[name])
     written = save_model(model, tokenizer, directory, source, beside)

@@ -10,9 +10,9 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import mcsmoe
-from mcsmoe.api import rows_likelihood
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.errors import CheckpointError
+from mcsmoe.evaluation.measure import rows_likelihood
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.shrinking import job as jobs
 from mcsmoe.shrinking import run as runs
