@@ -12,6 +12,7 @@ from mcsmoe.fields import size_in_bytes
 from mcsmoe.model import Model
 from mcsmoe.params import Exclude
 from mcsmoe.shrinking.rows import LENGTH
+from mcsmoe.tasks.passages import longest_source
 
 SAMPLES, BATCH = 128, 4
 """Default size of a calibration sample, in blocks, and blocks at a time."""
@@ -48,7 +49,8 @@ def text_sampling(
     Raises `ParameterError` for a number that is not positive, or a `length` that the model cannot take.
     """
     most = positions(model.config)
-    length = length or min(LENGTH, most)
+    if length is None:
+        length = min(LENGTH, most) if model.family.causal else longest_source(model.tokenizer, min(LENGTH, most))
     for name, value, least in (("samples", samples, 1), ("batch_size", batch_size, 1), ("length", length, 2)):
         if value < least:
             raise ParameterError(name, value, f"must be at least {least}")

@@ -9,6 +9,7 @@ from mcsmoe.calibration.sample import Sample, TextSampling
 from mcsmoe.errors import DataError
 from mcsmoe.families import positions
 from mcsmoe.shrinking.texts import Texts, read_texts
+from mcsmoe.tasks.passages import longest_source
 from mcsmoe.tasks.task import Encoded
 
 LENGTH = 1024
@@ -41,8 +42,9 @@ def rows_for(config: Any, tokenizer: Any, text: str | None, samples: int, seed: 
 
     Raises what `read_texts` and `draw_rows` raise.
     """
-    length = min(LENGTH, positions(config))
-    texts, causal = read_texts(text, seed, tokenizer), not config.is_encoder_decoder
+    length, causal = min(LENGTH, positions(config)), not config.is_encoder_decoder
+    length = length if causal else longest_source(tokenizer, length)
+    texts = read_texts(text, seed, tokenizer)
     return draw_rows(texts, tokenizer, samples=samples, length=length, seed=seed, causal=causal)
 
 

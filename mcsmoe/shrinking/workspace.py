@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mcsmoe.checkpoint.output import settle, write_json
@@ -11,37 +12,61 @@ from mcsmoe.errors import CheckpointError
 from mcsmoe.reading import parse_as
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A phase that an earlier run has finished: its key, a hash of all that its result depends on, and file → bytes."""
+
+    key: str
+    files: dict[str, int]
+
+
 class Workspace:
-    """The phases that earlier runs have finished, each with its key: a hash of all that its result depends on.
+    """The phases that earlier runs have finished.
 
     `path` is `.{name}.shrink` beside the output. Phases come in order: one that runs anew makes those after it void.
+    A phase whose files are no longer there, or whose notes are damaged, is not finished.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.notes = Store(path / "notes")
         self._record = path / "finished.json"
-        self._finished = _recorded(self._record)
+        self._finished = {} if self.notes.damaged() else _recorded(self._record)
 
     def finished(self, phase: str, key: str) -> bool:
         """Whether an earlier run has finished the phase with this key."""
-        return self._finished.get(phase) == key
+        found = self._finished.get(phase)
+        return found is not None and found.key == key and found.files.items() <= self._sizes().items()
 
     def run(self, phase: str, key: str, work: Callable[[], object]) -> None:
         """Do the work of a phase, and record it as finished."""
         names = list(self._finished)
         if phase in names:
             self._finished = {name: self._finished[name] for name in names[: names.index(phase)]}
-            write_json(self._record, self._finished)
+            self._write()
+        before = self._files()
         work()
-        self._finished[phase] = key
-        write_json(self._record, self._finished)
+        made = {name: file[0] for name, file in self._files().items() if before.get(name) != file}
+        self._finished[phase] = Finished(key, made)
+        self._write()
+
+    def _files(self) -> dict[str, tuple[int, int, int]]:
+        """File → its bytes, its inode, and when it was written."""
+        paths = (path for path in self.path.rglob("*") if path.is_file() and path != self._record)
+        found = ((str(path.relative_to(self.path)), path.stat()) for path in paths)
+        return {name: (stat.st_size, stat.st_ino, stat.st_mtime_ns) for name, stat in found}
+
+    def _sizes(self) -> dict[str, int]:
+        return {name: size for name, (size, *_) in self._files().items()}
+
+    def _write(self) -> None:
+        write_json(self._record, {name: asdict(phase) for name, phase in self._finished.items()})
 
 
-def _recorded(record: Path) -> dict[str, str]:
+def _recorded(record: Path) -> dict[str, Finished]:
     """The phases that earlier runs have finished; none if there is no record, or a damaged one."""
     try:
-        found: dict[str, str] = parse_as(dict[str, str], record.read_bytes())
+        found: dict[str, Finished] = parse_as(dict[str, Finished], record.read_bytes())
     except (OSError, ValueError):
         return {}
     return found

@@ -1,7 +1,7 @@
 """Tasks on running text: language modelling, and span corruption as in T5's and Switch Transformers' pre-training."""
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any
 
 import numpy as np
@@ -118,14 +118,26 @@ def _place(settings: TaskSection) -> str:
     return settings.data or settings.hub or "text"
 
 
+def longest_source(tokenizer: Any, most: int) -> int:
+    """The most tokens, at most `most`, of a corrupted source for whose spans a tokenizer has enough sentinels."""
+    known = len(_known_sentinels(tokenizer, most))
+    fitting = (length for length in range(most, SHORTEST, -1) if _budget(_block_length(length))[1] <= known)
+    return next(fitting, most)
+
+
+def _known_sentinels(tokenizer: Any, count: int) -> list[int]:
+    """Ids of `<extra_id_0>` and so on, up to the first that the tokenizer has not; at most `count`."""
+    ids = tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(count)])
+    return list(takewhile(lambda found: found not in (None, tokenizer.unk_token_id), ids))
+
+
 def _sentinels(tokenizer: Any, count: int) -> np.ndarray:
     """Ids [count] of `<extra_id_0>` and so on, one for each span of a block."""
-    names = [f"<extra_id_{i}>" for i in range(count)]
-    ids = tokenizer.convert_tokens_to_ids(names)
-    for name, found in zip(names, ids, strict=True):
-        if found in (None, tokenizer.unk_token_id):
-            raise DataError(f"the tokenizer has no {name}: a block has up to {count} spans, and each needs one")
-    return np.array(ids)
+    known = _known_sentinels(tokenizer, count)
+    if len(known) < count:
+        missing = f"<extra_id_{len(known)}>"
+        raise DataError(f"the tokenizer has no {missing}: a block has up to {count} spans, and each needs one")
+    return np.array(known)
 
 
 def corrupt(block: np.ndarray, sentinels: np.ndarray, end: int, rng: np.random.Generator) -> Encoded:
