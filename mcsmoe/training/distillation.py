@@ -82,15 +82,19 @@ def _kl_sum(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def _hidden_loss(stacks: Sequence[HiddenStates], of_all_positions: bool) -> Tensor:
-    """Mean squared error, averaged over the layers of a stack, then over the stacks."""
+    """Mean squared error, averaged over the layers of a stack, then over the stacks; its logarithm in `reference`."""
     losses = []
     for stack in stacks:
         mask = stack.mask.bool()  # [B, T]
         if of_all_positions:
             mask = mask.any(1, keepdim=True).expand_as(mask)
         losses.append(torch.stack([_mse(s, t, mask) for s, t in zip(stack.student, stack.teacher)]).mean())
-    mean = torch.stack(losses).mean()
-    return mean.log() if of_all_positions else mean
+    average = torch.stack(losses).mean()
+    if not of_all_positions:
+        return average
+    # Where student and teacher are equal, as before the first step of a model that was not merged, there is no
+    # gradient; log 0 would make it NaN.
+    return average.clamp(min=torch.finfo(average.dtype).tiny).log()
 
 
 def _mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

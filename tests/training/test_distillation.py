@@ -71,6 +71,11 @@ def test_equal_models_have_no_distance(batch):
     terms = distillation_loss(student, student, labels, _settings(hidden=0.1), hidden)
     assert abs(terms["kd"]) < 1e-7
     assert terms["hidden"] == 0
+    equal = student.clone().requires_grad_()
+    hidden = [HiddenStates([equal], [student], torch.ones(3, 5))]
+    reference = distillation_loss(equal, student, labels, _settings(hidden=0.1, normalization="reference"), hidden)
+    reference["hidden"].backward()
+    assert equal.grad.abs().max() == 0
 
 
 def test_hidden_loss_counts_real_tokens_and_both_stacks(batch):
