@@ -116,20 +116,18 @@ def check_inventory(checkpoint: Checkpoint, written: Written) -> None:
     Reads each tensor once. `written` may be empty or cover only some tensors; every tensor in it must be on disk.
     Raises `CheckpointError` naming the first difference.
     """
-    check_headers(checkpoint, written)
+    check_headers(checkpoint, written, as_stored=True)
     for name in progress(checkpoint.names(), "check tensors", late=True):
-        if checkpoint.stored_dtype(name) != checkpoint.dtype(name):
-            what = f"{name} is {checkpoint.stored_dtype(name)}, not {checkpoint.dtype(name)}"
-            raise CheckpointError(f"{checkpoint.directory}: {what}")
         found = differing(written, name, checkpoint.tensor(name))
         if found:
             raise CheckpointError(f"{checkpoint.directory}: {found} is not what was written")
 
 
-def check_headers(checkpoint: Checkpoint, written: Collection[str] = ()) -> None:
+def check_headers(checkpoint: Checkpoint, written: Collection[str] = (), *, as_stored: bool = False) -> None:
     """Compare names, shapes and dtypes with a skeleton of the class; tensors in `written` must be there, too.
 
-    Layers for multi-token prediction may be there. Reads no tensor. Raises `CheckpointError` naming the first
+    Dtypes are those with which tensors are read, or, `as_stored`, those in the files. Layers for multi-token prediction
+    may be there. Reads no tensor. Raises `CheckpointError` naming the first
     difference.
     """
     try:
@@ -144,7 +142,8 @@ def check_headers(checkpoint: Checkpoint, written: Collection[str] = ()) -> None
     if unused:
         raise CheckpointError(f"{checkpoint.directory}: {len(unused)} unexpected tensors, the first is {unused[0]}")
     for name in (name for name in checkpoint.names() if name in expected):
-        shape, dtype = checkpoint.shape(name), checkpoint.dtype(name)
+        shape = checkpoint.shape(name)
+        dtype = checkpoint.stored_dtype(name) if as_stored else checkpoint.dtype(name)
         if shape != tuple(expected[name].shape):
             wanted = list(expected[name].shape)
             raise CheckpointError(f"{checkpoint.directory}: {name} has shape {list(shape)}, not {wanted}")

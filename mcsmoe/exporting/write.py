@@ -98,8 +98,10 @@ def stock_choice(
     block = copy.deepcopy(stock.get_submodule(layer.path)).eval()
     router = block.get_submodule(layer.router_path.removeprefix(f"{layer.path}."))
     inside = {name: f"{layer.router_path}.{name}" for name in router.state_dict()}
+    # Copies, because Switch casts its router in place.
     values = {
-        name: tensors[whole] if whole in tensors else mapped.checkpoint.tensor(whole) for name, whole in inside.items()
+        name: tensors[whole].clone() if whole in tensors else mapped.checkpoint.tensor(whole)
+        for name, whole in inside.items()
     }
     # A correction that is not the router's own is the block's, which hands it to the router.
     corrections = [value for name, value in tensors.items() if name not in inside.values()]

@@ -4,6 +4,7 @@ loop          batches, steps, best weights, and the end of a training that diver
 optimiser     AdamW with float32 masters, decay by role, learning rate
 state         the state of a training on disk
 writing       a training that goes on after an interruption, and its verified checkpoint
+losses        cross-entropy and router losses over all processes
 together      several processes train as one
 start         the model and tokenizer that fine-tuning starts from
 untrained     the full model taken as it is, without training

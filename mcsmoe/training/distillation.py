@@ -13,8 +13,8 @@ from mcsmoe.params import Compress, Distill, Distillation, Params
 from mcsmoe.tasks.batches import IGNORED, Batch, is_causal, model_inputs
 from mcsmoe.tasks.reading import hold_out
 from mcsmoe.tasks.task import TASKS
-from mcsmoe.training.finetune import cross_entropy
 from mcsmoe.training.loop import Fit, Losses, make_accelerator
+from mcsmoe.training.losses import cross_entropy
 from mcsmoe.training.together import counted_tokens, mean
 
 

@@ -16,7 +16,7 @@ from transformers import SwitchTransformersForConditionalGeneration
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.tokenizer import load_tokenizer
-from mcsmoe.errors import CheckpointError, UnknownNameError
+from mcsmoe.errors import CheckpointError, UnknownNameError, UserError
 from mcsmoe.exporting import write
 from mcsmoe.exporting.card import TAGS
 from mcsmoe.exporting.pipeline_card import METRICS
@@ -135,7 +135,7 @@ def test_a_model_that_does_not_run_is_not_declared_a_success(place: Path):
 def test_what_is_there_and_is_no_export_stays(place: Path):
     before = {path: path.stat().st_mtime_ns for path in files()}
     for output in (Path("artifacts"), MERGED, Path("params.yaml")):
-        with pytest.raises(CheckpointError, match=f"{output}: exists and is no earlier export"):
+        with pytest.raises(UserError, match=f"{output}: (exists and is no earlier export|is no directory)"):
             export.main(checkpoint=MERGED, output=output)
     assert {path: path.stat().st_mtime_ns for path in files()} == before
 

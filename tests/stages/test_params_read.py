@@ -7,7 +7,7 @@ from typing import Any, Self
 import pytest
 import yaml
 
-from mcsmoe.params import Params
+from mcsmoe.params import ModelSection, Params
 from stages import (
     check,
     collect,
@@ -56,10 +56,24 @@ def measure(checkpoint: str, name: str) -> None:
     evaluate.main(f"artifacts/{checkpoint}", Path(f"artifacts/figures/scores/{name}.json"))
 
 
+class Brought:
+    """The section `model`, of which all but `trust_remote_code` counts: without that, a stage may not run at all."""
+
+    def __init__(self, section: ModelSection) -> None:
+        self._section = section
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "trust_remote_code":
+            READ.add("model")
+        return getattr(self._section, name)
+
+
 class Watched(Params):
     """Notes which sections are read."""
 
     def __getattribute__(self, name: str) -> Any:
+        if name == "model":
+            return Brought(super().__getattribute__(name))
         if name in Params.model_fields:
             READ.add(name)
         return super().__getattribute__(name)

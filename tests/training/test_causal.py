@@ -10,8 +10,9 @@ from mcsmoe.params import Distillation, Training
 from mcsmoe.tasks.batches import collate, is_causal
 from mcsmoe.tasks.task import Example
 from mcsmoe.training.distillation import TeacherLoss
-from mcsmoe.training.finetune import FullLoss, balance_loss, z_loss
+from mcsmoe.training.finetune import FullLoss
 from mcsmoe.training.loop import Fit
+from mcsmoe.training.losses import balance_loss, z_loss
 from mcsmoe.training.start import check_model, start_model
 from tests.causal import FAMILY, rows, tiny_mixtral
 from tests.training.test_full import FINETUNE

@@ -7,7 +7,8 @@ from mcsmoe.params import Distillation, Finetune
 from mcsmoe.tasks.batches import IGNORED, collate
 from mcsmoe.tasks.task import Encoded, Example
 from mcsmoe.training.distillation import TeacherLoss
-from mcsmoe.training.finetune import FullLoss, balance_loss, z_loss
+from mcsmoe.training.finetune import FullLoss
+from mcsmoe.training.losses import balance_loss, z_loss
 from mcsmoe.training.start import start_model
 from tests.training.test_start import CONFIG, model
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mcsmoe.training.finetune import balance_loss, z_loss
+from mcsmoe.training.losses import balance_loss, z_loss
 from tests.shared import GOLDEN, needs_golden
 
 
