@@ -1,10 +1,11 @@
 """What a change of params, recipes, plugins or local data makes dvc run again, in a copy where every stage is done."""
 
-import json
-import re
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 
 import pytest
 import yaml
+from dvc.repo import Repo
 
 from tests.pipeline.conftest import Clone, copy_checkout
 
@@ -48,9 +49,17 @@ def record(clone: Clone) -> None:
 LIST_OUTPUTS = "from dvc.repo import Repo\nfor out in Repo().index.outs: print(out)"
 
 
+@contextmanager
+def dvc(clone: Clone) -> Iterator[Repo]:
+    """DVC's view of a clone, in this process: one of its own would import all of DVC anew."""
+    with chdir(clone.path), Repo() as repo:
+        yield repo
+
+
 def changed(clone: Clone) -> set[str]:
     """Names of the stages that `dvc status` finds changed, by themselves or by what they depend on."""
-    return set(json.loads(clone.run("dvc", "status", "--json").stdout))
+    with dvc(clone) as repo:
+        return set(repo.status())
 
 
 def change(clone: Clone, name: str, value: object) -> None:
@@ -69,8 +78,8 @@ def restore(clone: Clone) -> None:
     """Everything as it was recorded."""
     clone.run("git", "checkout", "-q", ".")
     clone.run("git", "clean", "-fdq")
-    clone.run("dvc", "checkout", "-q")
-    assert changed(clone) == set()
+    with dvc(clone) as repo:
+        repo.checkout()
 
 
 def test_nothing_changed_runs_nothing(done):
@@ -80,8 +89,8 @@ def test_nothing_changed_runs_nothing(done):
 
 def after(clone: Clone, stages: set[str]) -> set[str]:
     """`stages` and all that depend on them, however far, without methods."""
-    graph = clone.run("dvc", "dag", "--full", "--dot").stdout
-    edges = [(a.split("@")[0], b.split("@")[0]) for a, b in re.findall(r'"([^"]+)" -> "([^"]+)"', graph)]
+    with dvc(clone) as repo:
+        edges = [(b.name.split("@")[0], a.name.split("@")[0]) for a, b in repo.index.graph.edges]
     found, todo = set(stages), set(stages)
     while todo:
         todo = {b for a, b in edges if a in todo} - found

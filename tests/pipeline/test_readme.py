@@ -175,13 +175,13 @@ def test_a_users_day(tmp_path):
     check_plots(clone)
 
     # Two presets in the queue.
-    for name, rank in (("sst2", 2), ("books", 8)):
+    for name, rank in (("sst2", 2), ("books", 4)):  # the second has been run already
         write(clone.path / f"presets/{name}-small.yaml", values | {"compress": values["compress"] | {"rank": rank}})
     do("cp presets/sst2-small.yaml params.yaml && dvc exp run --queue -n sst2")
     do("cp presets/books-small.yaml params.yaml && dvc exp run --queue -n books")
     do("git checkout params.yaml && dvc exp run --run-all")
     found = experiments(clone)
-    assert [found[name]["compress.rank"] for name in ("sst2", "books")] == ["2", "8"]
+    assert [found[name]["compress.rank"] for name in ("sst2", "books")] == ["2", "4"]
     sizes = [int(float(found[name]["metrics/bytes.json:compress.m-smoe"])) for name in ("sst2", "books")]
     assert sizes[0] < sizes[1] < metric(clone, "bytes")["full"]
 

@@ -98,8 +98,6 @@ def test_a_limit_that_cannot_be_kept_is_refused(place, kind, limit, error, messa
 
 def test_what_cannot_be_is_refused_before_anything_is_loaded(place):
     with pytest.raises(UnknownNameError, match=r"unknown task 'sst3'; known: boolq, .*winogrande; did you mean"):
-        UnknownNameError, match=r"unknown task 'sst3'; known: boolq, cola, .*wikitext2, winogrande; did you mean"
-    ):
         evaluate.main("stock", task="sst3")
     with pytest.raises(UserError, match="--batch-size and --memory-limit go with --task"):
         evaluate.main("stock", limit=4)
