@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -11,6 +12,9 @@ from mcsmoe.interrupt import INTERRUPTED, idle, leaving, working
 
 USER_ERROR = 2
 """Exit code for whatever the user can put right: an argument, a file, its permissions, a full disk."""
+
+OTHERS = 5
+"""Seconds for which a process that is not the first waits before it tells of a mistake."""
 
 
 def run(app: Callable[[], Any], explained: Callable[[UserError], str] = str) -> None:
@@ -78,5 +82,8 @@ def quiet() -> None:
 
 
 def _fail(line: str) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        # All processes of a stage make the same mistake; the launcher ends the others when the first has told it.
+        time.sleep(OTHERS)
     print(f"error: {line}", file=sys.stderr)
     sys.exit(USER_ERROR)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import mcsmoe.command
+from mcsmoe.errors import UserError
 from tests.stages.workplace import write_params
 
 ROOT = Path(__file__).parent.parent.parent
@@ -128,6 +130,23 @@ def test_a_process_that_is_killed_ends_the_stage_with_one_line(tmp_path: Path, m
         "error: process 1 was killed by SIGKILL, as the system does when memory runs out; "
         "run `python -m stages.collect` again\n"
     )
+
+
+def test_the_first_of_several_processes_tells_of_a_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    waited: list[tuple[float, str]] = []
+    monkeypatch.setattr("time.sleep", lambda seconds: waited.append((seconds, capsys.readouterr().err)))
+
+    def app() -> None:
+        raise UserError("a mistake")
+
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit, match="2"):
+            mcsmoe.command.run(app)
+    assert waited == [(mcsmoe.command.OTHERS, "error: a mistake\n")]
+    assert capsys.readouterr().err == "error: a mistake\n"  # later, if nobody has ended it
 
 
 def test_a_child_ends_with_its_parent(tmp_path: Path):
