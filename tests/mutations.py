@@ -19,8 +19,8 @@ from types import FrameType
 
 from mcsmoe.errors import UserError
 
-COUNT = int(os.environ.get("MUTATIONS", "40"))
-"""Mutations of each file that a test tries: the environment variable MUTATIONS, by default 40."""
+COUNT = int(os.environ.get("MUTATIONS", "25"))
+"""Mutations of each file that a test tries: the environment variable MUTATIONS, by default 25."""
 SECONDS = 20
 """A reader that takes longer hangs."""
 

@@ -128,7 +128,6 @@ def test_a_changed_parameter_runs_its_stage_and_those_below(done, name, value, e
     [
         ("merge.groups", 2, {"m-smoe", "average", "mine"}),
         ("recipes", {"average": {"rule": "dominant"}}, {"average"}),
-        ("merge.capacity", 7, {"m-smoe", "average", "mine"}),
     ],
 )
 def test_a_method_is_merged_again_where_its_own_recipe_changed(done, name, value, merged):
@@ -143,7 +142,6 @@ def test_a_method_is_merged_again_where_its_own_recipe_changed(done, name, value
     [
         ("recipes/my_rules.py", 'RULES["average"]', 'RULES["dominant"]', {"mine"}),
         ("recipes/mine.yaml", "like", "# a comment\nlike", set()),
-        ("mcsmoe/recipes/m-smoe.yaml", "rule: frequency", "rule: average", {"m-smoe"}),
         ("mcsmoe/recipes/m-smoe.yaml", "alignment: weight", "alignment: none", {"m-smoe", "mine"}),  # it is like that
     ],
 )

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from mcsmoe.errors import CheckpointError
 from mcsmoe.report.shrunk import Continuation, Estimate, KindLoss
@@ -50,6 +51,26 @@ def test_figures_without_what_they_say_are_refused(figures: Path):
     figures.write_text(json.dumps(OUTCOME.to_json() | {"size": [1000]}))
     with pytest.raises(CheckpointError, match=r"shrink\.json is damaged .size\.1: .*remove .* and run again"):
         Outcome.load(figures.parent)
+
+
+def test_a_phase_whose_files_or_notes_are_damaged_is_not_finished(tmp_path: Path):
+    def finished() -> tuple[bool, bool]:
+        space = Workspace(tmp_path)
+        return space.finished("merge", "key"), space.finished("measure", "key")
+
+    def work() -> None:
+        space.notes.keep("losses", {"losses": torch.ones(3)})
+
+    space = Workspace(tmp_path)
+    space.run("merge", "key", lambda: (tmp_path / "weights").write_text("new"))
+    space.run("measure", "key", work)
+    assert finished() == (True, True)
+    (tmp_path / "weights").write_text("ne")
+    assert finished() == (False, True)
+    (tmp_path / "weights").write_text("new")
+    note = tmp_path / "notes/losses"
+    note.write_bytes(note.read_bytes()[:-1] + b"\0")
+    assert finished() == (False, False)
 
 
 def test_a_damaged_record_of_phases_records_none(tmp_path: Path):

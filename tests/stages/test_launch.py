@@ -23,7 +23,7 @@ from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.families.experts import mapped_model
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.params import Launch, Params
-from stages import collect, compress, distill, finetune
+from stages import collect, compress, distill
 from stages.common import FIGURES
 from stages.launch import LAUNCHED, launched
 from tests.causal import tiny_mixtral
@@ -39,7 +39,6 @@ SHARES = TWO | {"fsdp": True}
 FEW = {"train_limit": 60, "selection": 20}
 RECOVERY = {"epochs": 1, "batch_size": 16, "learning_rate": 1.0e-4}
 PRUNING = {"rank": 2, "final_ratio": 0.25, "interval": 1, "initial_warmup": 0.0, "final_warmup": 0.5}
-FINETUNE = {"epochs": 1, "evaluations": 1, "batch_size": 32}
 SPY = """
 import json
 import os
@@ -109,26 +108,6 @@ def test_fewer_processes_than_asked_for_are_an_error(monkeypatch):
         launched(params, "stages.collect")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert launched(params, "stages.collect")
-
-
-def test_two_processes_take_the_steps_of_one(tmp_path, monkeypatch):
-    enter(tmp_path, monkeypatch)
-    # Without what is drawn at random for each process, and without limits on what an expert takes of its batch.
-    config = Path("artifacts/finetune/config.json")
-    exact = {"dropout_rate": 0.0, "router_jitter_noise": 0.0, "expert_capacity": 1000}
-    config.write_text(json.dumps(json.loads(config.read_text()) | exact))
-    shutil.copytree("artifacts/finetune", "start")
-    models = []
-    for launch in (ONE, TWO):
-        run(
-            finetune,
-            launch,
-            model={"source": "start"},
-            task={"train_limit": 100, "selection": 20},
-            finetune=FINETUNE | {"learning_rate": 1.0e-4},
-        )
-        models.append(weights("artifacts/finetune"))
-    assert_same_steps(weights("start"), *models)
 
 
 @pytest.fixture
