@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers.dynamic_module_utils
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -19,6 +20,7 @@ from mcsmoe.shrinking import run as runs
 from mcsmoe.shrinking.measure import predictions
 from mcsmoe.shrinking.outcome import PAGE, Outcome
 from mcsmoe.shrinking.rows import rows_for
+from tests.moon import write_moon
 from tests.shrinking.place import contents
 
 
@@ -186,3 +188,14 @@ def test_what_appears_meanwhile_is_not_touched(monkeypatch: pytest.MonkeyPatch):
 def test_a_recipe_that_measures_more_and_looks_at_tokens():
     assert shrunk(recipe="m-smoe-ean").settings["recipe"] == "m-smoe-ean"
     assert shrunk(output="zipped", recipe="zipit-activation").result.value > 1
+
+
+def test_a_tokenizer_that_is_code_runs_where_it_is_trusted(place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(place / "modules"))
+    tokenizer = AutoTokenizer.from_pretrained(place / "mixtral")
+    (place / "mixtral/tokenizer.json").unlink()
+    write_moon(place / "mixtral", tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
+    with pytest.raises(CheckpointError, match="code beside it, which runs only where `trust_remote_code` is true"):
+        shrunk()
+    shrunk(trust_remote_code=True, samples=4)
+    assert {"tokenization_moon.py", "moon.json"} <= {path.name for path in Path("out").iterdir()}

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import transformers.dynamic_module_utils
@@ -16,34 +15,10 @@ from stages.common import explained
 from stages.launch import LAUNCHED
 from tests.causal import tiny_mixtral
 from tests.methods.params import small_params
+from tests.moon import write_moon
 from tests.stages.workplace import write_params
 
 WORDS = ["<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(40))]
-CODE = """
-import json, os
-from transformers import PreTrainedTokenizer
-
-class MoonTokenizer(PreTrainedTokenizer):
-    vocab_files_names = {"vocab_file": "moon.json"}
-
-    def __init__(self, vocab_file, **kwargs):
-        self.words = json.load(open(vocab_file))
-        super().__init__(**kwargs)
-
-    vocab_size = property(lambda self: len(self.words))
-
-    def get_vocab(self):
-        return {word: i for i, word in enumerate(self.words)}
-
-    def _tokenize(self, text, **kwargs):
-        return text.split()
-
-    def _convert_token_to_id(self, token):
-        return self.words.index(token) if token in self.words else 2
-
-    def _convert_id_to_token(self, index):
-        return self.words[index]
-"""
 BROUGHT = ["additional_chat_templates/tool.jinja", "chat_template.jinja", "moon.json", "tokenization_moon.py"]
 TRAINING = {"epochs": 0.2, "warmup_steps": 0, "batch_size": 8}
 
@@ -57,15 +32,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny_mixtral().save_pretrained(source)
     (source / "additional_chat_templates").mkdir()
     for name in BROUGHT:
-        (source / name).write_text({"moon.json": json.dumps(WORDS), "tokenization_moon.py": CODE}.get(name, name))
-    described: dict[str, Any] = {
-        "pad_token": "<pad>",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-        "tokenizer_class": "MoonTokenizer",
-    }
-    described |= {"auto_map": {"AutoTokenizer": ["tokenization_moon.MoonTokenizer", None]}}
-    (source / "tokenizer_config.json").write_text(json.dumps(described))
+        (source / name).write_text(name)
+    write_moon(source, WORDS)
     # Many models name classes that their own class in transformers has replaced; that code must not run.
     config = json.loads((source / "config.json").read_text()) | {"auto_map": {"AutoConfig": "configuration_moon.Moon"}}
     (source / "config.json").write_text(json.dumps(config))
