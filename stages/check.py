@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcsmoe.errors import ParameterError, UserError
-from mcsmoe.params import Params, TaskSection
+from mcsmoe.params import ModelSection, Params, TaskSection
 from stages.common import CHECKED, FIGURES, RECIPES, explained, run, start
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def check(params: Params) -> Sequence["MoELayer"]:
     validate_recipes(params, layers)
     # Full fine-tuning needs the most memory of all trainings, and collect of all passes over the sample.
     if params.finetune.epochs:
+        check_values(params.model)
         check_training(params.memory_limit, "finetune", config, keeps_best=True, shares=params.launch.shares)
     sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
     must_stream(params.memory_limit, "collect", config, sampling, params.collect.also)
@@ -140,6 +141,20 @@ def check_data(params: Params, task: "Task", sampling: "Sampling") -> None:
             )
         except DataError:
             task.encode(tokenizer, part, params.task, params.seed)
+
+
+def check_values(settings: ModelSection) -> None:
+    """Raise `CheckpointError`, naming the tensor, for NaN, infinity or absurd values, from which no training recovers.
+
+    Reads all weights of a local checkpoint in safetensors. A model that is not trained is read by finetune itself.
+    """
+    from mcsmoe.progress import progress
+    from mcsmoe.training.start import source_tensors
+
+    source = source_tensors(settings) if isinstance(settings.origin, Path) else None
+    if source is not None:
+        for name in progress(source.names(), "check weights", late=True):
+            source.tensor(name)
 
 
 def check_length(settings: TaskSection, task: "Task", most: int) -> None:

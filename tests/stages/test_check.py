@@ -8,8 +8,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
-from mcsmoe.errors import ParameterError, UserError
+from mcsmoe.errors import CheckpointError, ParameterError, UserError
 from mcsmoe.params import Params, TokenizerSection
 from mcsmoe.tasks.task import TASKS
 from mcsmoe.tasks.tokenizer import train_tokenizer
@@ -155,6 +156,17 @@ def test_dense_needs_a_checkpoint_beside_a_source(tmp_path, monkeypatch, dense_s
     with pytest.raises(UserError) as error:
         check.main()
     assert re.search(message, explained(error.value))
+
+
+@pytest.mark.parametrize("value", [1e30, float("nan")])
+def test_weights_that_no_training_recovers_from_are_named(tmp_path, value):
+    model = tiny_switch()
+    with torch.no_grad():
+        model.shared.weight[3, 3] = value
+    model.save_pretrained(tmp_path)
+    section = Params.load(ROOT / "params.yaml").model.model_copy(update={"source": str(tmp_path)})
+    with pytest.raises(CheckpointError, match=r"shared\.weight holds"):
+        check.check_values(section)
 
 
 @pytest.mark.parametrize(("task", "most", "fits"), [("lm", 16, True), ("lm", 15, False), ("sst2", 16, False)])
