@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,17 @@ def test_ctrl_c_while_a_stage_imports(library: str, tmp_path: Path, monkeypatch:
     assert said == "interrupted: nothing half written; run `python -m stages.permute` again, or `dvc repro`"
 
 
+def ends(process: int) -> bool:
+    """Whether a process ends within seconds; it may have been killed an instant ago."""
+    for _ in range(100):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
 @pytest.mark.slow  # three processes after each other import torch
 def test_ctrl_c_while_several_processes_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
@@ -113,8 +125,7 @@ def test_ctrl_c_while_several_processes_work(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "moment.py").write_text(f"import os\nif os.environ.get('RANK') == '1': {tell}")
     said = interrupted(["-m", "stages.collect"], tmp_path)
     assert said == "interrupted: nothing half written; run `python -m stages.collect` again, or `dvc repro`"
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert ends(int((tmp_path / "pid").read_text()))
 
 
 @pytest.mark.slow  # three processes after each other import torch
