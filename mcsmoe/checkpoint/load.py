@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,6 @@ from mcsmoe.errors import CheckpointError, UserError
 from mcsmoe.families import auto_class, family_of, language_config, skeleton, sort_unexpected, sparse_layers
 
 GENERATION = "generation_config.json"
-
-
 LOADING_REPORT = ("missing_keys", "mismatched_keys")
 
 
@@ -43,8 +41,7 @@ def load_model(
 
     from mcsmoe.modeling.aligned_mcsmoe import align_weights
 
-    config, checkpoint, whole = _opened(directory, trust_remote_code, any_family)
-    trusted = trust_remote_code and not has_native_class(directory)
+    config, checkpoint, whole, trusted = _opened(directory, trust_remote_code, any_family)
     options: dict[str, Any] = {"config": config, "trust_remote_code": trusted}
     if getattr(config, "quantization_config", None):  # nothing here computes on quantised weights
         config.quantization_config["dequantize"] = True
@@ -114,11 +111,19 @@ def load_config(
     Raises `CheckpointError` for a missing or damaged source, an unsupported architecture, a configuration of which no
     model can be built, and a tensor of integers where the model has numbers.
     """
-    return _opened(fetch(source, revision, SMALL), trust_remote_code, any_family)[0]
+    return _opened(fetch(source, revision, SMALL), trust_remote_code, any_family).config
 
 
-def _opened(directory: Path, trust_remote_code: bool, any_family: bool) -> tuple[Any, Checkpoint | None, Any]:
-    """The configuration of a directory, its checkpoint (None without safetensors), and the outer configuration."""
+class _Opened(NamedTuple):
+    """A configuration, what `check_source` returns, the outer configuration, and whether code of the source may run."""
+
+    config: Any
+    checkpoint: Checkpoint | None
+    whole: Any
+    trusted: bool
+
+
+def _opened(directory: Path, trust_remote_code: bool, any_family: bool) -> _Opened:
     checkpoint = check_source(directory, any_family=any_family)
     import transformers
 
@@ -146,7 +151,7 @@ def _opened(directory: Path, trust_remote_code: bool, any_family: bool) -> tuple
             sparse_layers(config)
         if getattr(config, "quantization_config", None) is None:
             check_numbers(directory, config, stored)
-    return config, checkpoint, whole
+    return _Opened(config, checkpoint, whole, trusted)
 
 
 def check_numbers(directory: Path, config: Any, stored: Mapping[str, torch.dtype]) -> None:

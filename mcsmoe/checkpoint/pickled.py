@@ -15,10 +15,10 @@ PICKLED_INDEX = f"{PICKLED}.index.json"
 
 
 def pickled_files(directory: Path) -> list[Path]:
-    """The `.bin` files of a checkpoint; none if it has no such file. Raises `CheckpointError` for a damaged index."""
-    if (directory / PICKLED).is_file() or not (directory / PICKLED_INDEX).is_file():
-        return [path for path in (directory / PICKLED,) if path.is_file()]
-    return indexed_files(directory / PICKLED_INDEX)
+    """The `.bin` files of a checkpoint; none if none is there. Raises `CheckpointError` for a damaged index."""
+    if (directory / PICKLED).is_file():
+        return [directory / PICKLED]
+    return indexed_files(directory / PICKLED_INDEX) if (directory / PICKLED_INDEX).is_file() else []
 
 
 def pickled_tensors(directory: Path) -> Iterator[tuple[Path, str, Tensor]]:

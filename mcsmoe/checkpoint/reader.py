@@ -147,11 +147,14 @@ def _weight_files(directory: Path) -> list[Path]:
         return [directory / WEIGHTS]
     if not (directory / INDEX).is_file():
         raise CheckpointError(f"{directory}: no {WEIGHTS}; save the model with save_pretrained first")
-    return indexed_files(directory / INDEX)
+    files = indexed_files(directory / INDEX)
+    if not files:
+        raise CheckpointError(f"{directory}: none of the files that {INDEX} names is there; copy them again")
+    return files
 
 
 def indexed_files(index: Path) -> list[Path]:
-    """The files that an index names.
+    """The files that an index names; none if not one of them is there, as when only small files have been fetched.
 
     Raises `CheckpointError` for a damaged index, a name that leads elsewhere, and a file that is missing.
     """
@@ -161,7 +164,7 @@ def indexed_files(index: Path) -> list[Path]:
     except (LookupError, TypeError, AttributeError):
         raise CheckpointError(f"{index}: no weight_map; copy the file again") from None
     files = [inside(index.parent, name, index) for name in names]
-    for file in files:
-        if not file.is_file():
-            raise CheckpointError(f"{index.parent}: shard {file.name} is missing; copy it again")
-    return files
+    missing = [file.name for file in files if not file.is_file()]
+    if missing and len(missing) < len(files):
+        raise CheckpointError(f"{index.parent}: shard {missing[0]} is missing; copy it again")
+    return [] if missing else files

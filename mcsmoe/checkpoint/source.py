@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from mcsmoe.checkpoint.config import read_config
-from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
+from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint, indexed_files
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import family_of, language_config
 from mcsmoe.fields import HUB_ID, find_directory, looked_in
@@ -38,7 +38,8 @@ def fetch(source: Path | str, revision: str | None = None, patterns: Sequence[st
     if directory.is_dir():
         return directory
     if not is_hub_id(source):
-        raise _no_directory(source)
+        where = looked_in(source)
+        raise CheckpointError(f"{source}: no such directory{where}; give the path of a saved checkpoint or a hub id")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -53,37 +54,23 @@ def fetch(source: Path | str, revision: str | None = None, patterns: Sequence[st
     return Path(found)
 
 
-def local_directory(source: Path | str) -> Path:
-    """The directory with the files of `source`; a hub id must have been loaded before."""
-    if Path(source).is_dir():
-        return Path(source)
-    from transformers.utils.hub import cached_file
-
-    return Path(cached_file(source, "config.json", local_files_only=True)).parent
+def is_local(source: Path | str) -> bool:
+    """Whether `fetch` takes a directory of this machine."""
+    return find_directory(source).is_dir()
 
 
-def check_source(source: Path | str, *, any_family: bool = False) -> Checkpoint | None:
+def check_source(directory: Path, *, any_family: bool = False) -> Checkpoint | None:
     """Raise `CheckpointError` for a directory that is missing, visibly damaged or of an unsupported architecture.
 
-    Returns the checkpoint in it; None for a hub id, and without safetensors. Fast: transformers is not imported.
+    Returns the checkpoint in it; None without safetensors, and if there is only their index: before the work, only the
+    small files of a hub id are fetched. Fast: transformers is not imported.
     """
-    directory = Path(source)
-    if directory.is_dir():
-        described = read_config(directory)
-        if (directory / ADAPTER).is_file():
-            remedy = "merge them into the model (in peft: merge_and_unload) and save it, or take the files away"
-            raise CheckpointError(
-                f"{directory}: {ADAPTER}: weights of an adapter are beside those of the model; {remedy}"
-            )
-        found = any((directory / name).is_file() for name in (WEIGHTS, INDEX))
-        if not any_family:
-            family_of(language_config(described))
-        return Checkpoint(directory) if found else None
-    if not is_hub_id(source):
-        raise _no_directory(source)
-    return None
-
-
-def _no_directory(source: Path | str) -> CheckpointError:
-    where = looked_in(source)
-    return CheckpointError(f"{source}: no such directory{where}; give the path of a saved checkpoint or a hub id")
+    described = read_config(directory)
+    if (directory / ADAPTER).is_file():
+        what = "weights of an adapter are beside those of the model"
+        remedy = "merge them into the model (in peft: merge_and_unload) and save it, or take the files away"
+        raise CheckpointError(f"{directory}: {ADAPTER}: {what}; {remedy}")
+    if not any_family:
+        family_of(language_config(described))
+    sharded = (directory / INDEX).is_file() and indexed_files(directory / INDEX)
+    return Checkpoint(directory) if sharded or (directory / WEIGHTS).is_file() else None

@@ -8,7 +8,7 @@ import torch
 
 from mcsmoe.calibration.memory import must_stream_scoring
 from mcsmoe.checkpoint.load import load_config, load_model
-from mcsmoe.checkpoint.source import local_directory
+from mcsmoe.checkpoint.source import fetch
 from mcsmoe.checkpoint.streamed import load_streamed
 from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.errors import MemoryLimitError
@@ -52,7 +52,7 @@ def measure(
     sample = task.encode(tokenizer, examples[:FLOPS_SAMPLE], settings, SEED)[:FLOPS_SAMPLE]
     flops = flops_per_token(model, sample, tokenizer.pad_token_id, memory_limit)
     rounded: dict[str, float] = {name: round(score, DIGITS) for name, score in scores.items()}
-    return rounded | size(model, local_directory(source)) | {"flops_per_token": round(flops)}
+    return rounded | size(model, fetch(source)) | {"flops_per_token": round(flops)}
 
 
 def load_within(source: Path | str, settings: TaskSection, batch_size: int, memory_limit: int | None) -> Any:
@@ -73,7 +73,7 @@ def load_within(source: Path | str, settings: TaskSection, batch_size: int, memo
         elif must_stream_scoring(
             memory_limit, "evaluate", config, batch_size, positions, TASKS[settings.name].generates
         ):
-            return load_streamed(local_directory(source), device)
+            return load_streamed(fetch(source), device)
     return load_model(source, any_family=True).to(device)
 
 

@@ -14,7 +14,7 @@ from mcsmoe.checkpoint.fp8 import only_transformers_restores
 from mcsmoe.checkpoint.load import load_config
 from mcsmoe.checkpoint.published import Published, tensor_names
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
-from mcsmoe.checkpoint.source import SMALL, fetch
+from mcsmoe.checkpoint.source import SMALL, fetch, is_local
 from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.checkpoint.verify import check_headers
 from mcsmoe.errors import CheckpointError, ConflictError, DiskFullError, MemoryLimitError, ParameterError
@@ -230,7 +230,7 @@ def check_tensors(request: Request, directory: Path) -> list[str]:
     Raises `CheckpointError` for tensors that are not the model's, `ParameterError` for `keep_mtp` in a stock result
     whose draft head has experts of its own.
     """
-    if Path(request.source).is_dir():
+    if is_local(request.source):
         check_headers(Published(Checkpoint(directory)))
     names = tensor_names(directory)
     found = contents(read_json(directory / "config.json"), names, request.source)

@@ -12,7 +12,7 @@ from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.output import check_output
 from mcsmoe.checkpoint.resume import identity, source_code
-from mcsmoe.checkpoint.source import fetch, is_hub_id
+from mcsmoe.checkpoint.source import fetch, is_local
 from mcsmoe.errors import CheckpointError
 from mcsmoe.exporting.stock import open_mapped
 from mcsmoe.exporting.write import Agreement, export_model, read_agreement
@@ -77,8 +77,8 @@ def _earlier(job: Job) -> Outcome:
 
 
 def _weights(job: Job) -> str:
-    """What identifies the files of the source: the commit of a hub repository, else a hash of their content."""
-    return job.directory.name if is_hub_id(job.request.source) else _hash(identity(job.directory))
+    """What identifies the files of the source: a hash of their content, or the commit of a hub repository."""
+    return _hash(identity(job.directory)) if is_local(job.request.source) else job.directory.name
 
 
 def _hash(key: Mapping[str, Any]) -> str:

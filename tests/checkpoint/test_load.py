@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
 from mcsmoe.checkpoint.load import load_config, load_model
 from mcsmoe.checkpoint.reader import WEIGHTS
-from mcsmoe.checkpoint.source import check_source, fetch, is_hub_id
+from mcsmoe.checkpoint.source import fetch, is_hub_id
 from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.errors import CheckpointError
 from tests.causal import tiny_mixtral
@@ -107,7 +107,7 @@ def test_another_architecture_names_those_supported(tmp_path):
 def test_a_missing_directory_is_seen_at_once(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match="no such directory"):
-        check_source(source)
+        load_config(source)
 
 
 def test_a_path_is_never_a_hub_id(tmp_path, monkeypatch):
@@ -193,8 +193,8 @@ def test_checking_a_source_does_not_import_transformers():
     import subprocess
 
     code = (
-        "import sys; from mcsmoe.checkpoint.load import check_source\n"
-        "try: check_source('/no/such/place')\n"
+        "import sys; from pathlib import Path; from mcsmoe.checkpoint.source import check_source\n"
+        "try: check_source(Path('/no/such/place'))\n"
         "except Exception as error: print(type(error).__name__, 'transformers' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,11 +2,15 @@
 
 import json
 import re
+import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mcsmoe.checkpoint.pickled import PICKLED_INDEX
+from mcsmoe.checkpoint.reader import INDEX, Checkpoint
 from mcsmoe.errors import CheckpointError, ConflictError, DiskFullError, MemoryLimitError, ParameterError, UserError
 from mcsmoe.shrinking import job as module
 from mcsmoe.shrinking.job import Job, Request, plan_job
@@ -114,6 +118,24 @@ def test_companions_that_a_result_cannot_have_are_refused(place: Path):
         CheckpointError, match=r"mixtral: adapter_config\.json: weights of an adapter are beside those of"
     ):
         planned()
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_a_plan_for_a_hub_id_needs_its_small_files_only(ending: str, place: Path, monkeypatch: pytest.MonkeyPatch):
+    cache = place / "snapshots/0f1e"
+    index = {"safetensors": INDEX, "bin": PICKLED_INDEX}[ending]
+
+    def download(hub_id: str, *, allow_patterns: list[str], **_: Any) -> str:
+        assert hub_id == "owner/mixtral"
+        assert not any(fnmatch(f"model-00001-of-00002.{ending}", pattern) for pattern in allow_patterns)
+        shutil.copytree(place / "mixtral", cache, dirs_exist_ok=True)
+        names = Checkpoint(cache).names()
+        (cache / "model.safetensors").unlink()
+        (cache / index).write_text(json.dumps({"weight_map": dict.fromkeys(names, f"model-00001-of-00002.{ending}")}))
+        return str(cache)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert planned("owner/mixtral").kept == 3
 
 
 @pytest.mark.usefixtures("place")
