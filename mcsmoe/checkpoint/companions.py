@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mcsmoe.checkpoint.config import read_json
-from mcsmoe.checkpoint.older import for_older_programs, tokenizer_for_older_programs
+from mcsmoe.checkpoint.older import DRAFT, for_older_programs, tokenizer_for_older_programs
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.paths import leads_out
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.errors import CheckpointError
+from mcsmoe.families import contents
 
 TEMPLATES = "additional_chat_templates"
 """The folder with the chat templates that have names; no other folder travels."""
@@ -63,8 +64,8 @@ def complete(directory: Path, source: Path | None = None) -> None:
         made_of = read_json(source / "config.json")
     config = read_json(directory / "config.json")
     copy_own_code(config, directory)
-    names = Checkpoint(directory).names()
-    _change(directory / "config.json", config, with_code(for_older_programs(config, made_of, names), directory))
+    draft = bool(config.get(DRAFT) and contents(config, Checkpoint(directory).names(), directory).mtp)
+    _change(directory / "config.json", config, with_code(for_older_programs(config, made_of, draft), directory))
     path = directory / "tokenizer_config.json"
     values = read_json(path) if path.is_file() else None
     if isinstance(values, dict):

@@ -5,33 +5,31 @@ with a rope theta of its own then computes something else. New and old names sta
 the same from both.
 """
 
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mcsmoe.families import FAMILIES
 from mcsmoe.model_types import PUBLISHED
 
-LAYER = re.compile(r"\blayers\.(\d+)\.")
 DRAFT = "num_nextn_predict_layers"
 """Number of layers behind the last that predict further tokens (multi-token prediction)."""
 OLDER_TOKENIZERS = {"TokenizersBackend": "PreTrainedTokenizerFast", "PythonBackend": "PreTrainedTokenizer"}
 
 
 def for_older_programs(
-    config: Mapping[str, Any], source: Mapping[str, Any], tensors: Collection[str]
+    config: Mapping[str, Any], source: Mapping[str, Any], keeps_draft: bool = False
 ) -> dict[str, Any]:
     """A config.json that older programs read as transformers 5 does.
 
-    `source` is that of the checkpoint it was made of, whose `architectures` it takes if the model type is the same;
-    `tensors` are the names in its files: without layers behind the last it must not announce them.
+    `source` is that of the checkpoint it was made of, whose `architectures` it takes if the model type is the same.
+    Unless its files keep the layers for multi-token prediction (`keeps_draft`), it must not announce them.
     """
     values = dict(config) | _rope(config) | _count(config)
     same = source.get("model_type") == config.get("model_type")
     architectures = (source if same else config).get("architectures") or config.get("architectures")
     if isinstance(architectures, list):
         values["architectures"] = [PUBLISHED.get(name, name) for name in architectures]
-    if values.get(DRAFT) and not _has_draft(tensors, values.get("num_hidden_layers")):
+    if values.get(DRAFT) and not keeps_draft:
         values[DRAFT] = 0
     return values
 
@@ -66,12 +64,6 @@ def _count(config: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     counts = [config[name] for name in family.expert_counts if name in config]
     return {family.older_count: counts[0]} if counts else {}
-
-
-def _has_draft(tensors: Collection[str], layers: Any) -> bool:
-    numbers = (int(number) for name in tensors for number in LAYER.findall(name))
-    behind = isinstance(layers, int) and any(number >= layers for number in numbers)
-    return behind or any("mtp" in name for name in tensors)
 
 
 def tokenizer_for_older_programs(values: Mapping[str, Any]) -> dict[str, Any]:

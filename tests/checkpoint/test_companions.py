@@ -162,7 +162,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 )
 def test_positions_by_their_older_names(rope: Any, older: dict[str, Any]):
     values = {"model_type": "x", "rope_parameters": rope}
-    assert for_older_programs(values, {}, ()) == values | older
+    assert for_older_programs(values, {}) == values | older
 
 
 @pytest.mark.parametrize("model_type", FUSED)
@@ -177,30 +177,30 @@ def test_transformers_5_reads_the_same_from_old_and_new_names(model_type: str):
     elif kinds:
         plain["rope_parameters"] = {name: kind | {"rope_theta": 777.0} for name, kind in kinds.items()}
     before = configuration(json.loads(json.dumps(plain)))
-    after = configuration(for_older_programs(json.loads(json.dumps(plain)), {}, ()))
+    after = configuration(for_older_programs(json.loads(json.dumps(plain)), {}))
     assert after.to_dict().get("rope_parameters") == before.to_dict().get("rope_parameters")
 
 
 def test_the_number_of_experts_by_its_older_name():
     config = {"model_type": "qwen3_moe", "num_local_experts": 8}
-    assert for_older_programs(config, {}, ()) == config | {"num_experts": 8}
+    assert for_older_programs(config, {}) == config | {"num_experts": 8}
     for same in (config | {"num_experts": 8}, config | {"model_type": "mcsmoe_qwen3_moe"}, {"model_type": "t5"}):
-        assert for_older_programs(same, {}, ()) == same
+        assert for_older_programs(same, {}) == same
 
 
 def test_the_published_name_of_a_class():
     config = {"model_type": "phimoe", "architectures": ["PhimoeForCausalLM"]}
-    assert for_older_programs(config, {}, ())["architectures"] == ["PhiMoEForCausalLM"]
+    assert for_older_programs(config, {})["architectures"] == ["PhiMoEForCausalLM"]
     source = {"model_type": "phimoe", "architectures": ["AsPublished"]}
-    assert for_older_programs(config, source, ())["architectures"] == ["AsPublished"]
+    assert for_older_programs(config, source)["architectures"] == ["AsPublished"]
     merged = config | {"model_type": "mcsmoe_phimoe", "architectures": ["MCSMoEPhimoeForCausalLM"]}
-    assert for_older_programs(merged, source, ())["architectures"] == merged["architectures"]
+    assert for_older_programs(merged, source)["architectures"] == merged["architectures"]
 
 
 def test_layers_that_predict_further_tokens_are_announced_only_where_they_are():
     config = {"num_hidden_layers": 4, "num_nextn_predict_layers": 1}
-    assert for_older_programs(config, {}, ["model.layers.3.mlp.gate.weight"])["num_nextn_predict_layers"] == 0
-    assert for_older_programs(config, {}, ["model.layers.4.eh_proj.weight"])["num_nextn_predict_layers"] == 1
+    assert for_older_programs(config, {}, keeps_draft=False)["num_nextn_predict_layers"] == 0
+    assert for_older_programs(config, {}, keeps_draft=True)["num_nextn_predict_layers"] == 1
 
 
 def test_classes_of_tokenizers_that_transformers_4_knows():

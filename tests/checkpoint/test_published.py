@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from mcsmoe.checkpoint.load import load_model
+from mcsmoe.checkpoint.older import DRAFT
 from mcsmoe.checkpoint.published import Published
 from mcsmoe.checkpoint.reader import WEIGHTS, Checkpoint
 from mcsmoe.checkpoint.save import save_model
@@ -65,10 +66,13 @@ def test_any_other_tensor_is_an_error(name: str, tmp_path: Path):
             read(source)
 
 
-@pytest.mark.parametrize("model_type", ["mimo_v2_flash", "mixtral"])
-def test_a_draft_head_is_carried_through_every_step(model_type: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [("mimo_v2_flash", {}), ("mixtral", {}), ("deepseek_v3", {"n_group": 1, "topk_group": 1})],
+)
+def test_a_draft_head_is_carried_through_every_step(model_type: str, changes: dict[str, int], tmp_path: Path):
     draft, value = DRAFTS[model_type], torch.arange(3.0)
-    source = with_more(small_model(model_type), tmp_path / "first", [draft], value)
+    source = with_more(small_model(model_type, **changes), tmp_path / "first", [draft], value)
     restore(source, tmp_path / "kept", keep_mtp=True)
     trained = load_model(tmp_path / "kept")
     kept = Published(Checkpoint(tmp_path / "kept"))
@@ -80,7 +84,11 @@ def test_a_draft_head_is_carried_through_every_step(model_type: str, tmp_path: P
     write_stock(merged.mapped, unseen_routers(merged.mapped, ROWS["dominant"]), made(tmp_path / "stock"))
     check_inventory(Checkpoint(tmp_path / "stock"), {})
     for name in ("kept", "trained", "made/merged", "stock"):
-        assert Checkpoint(tmp_path / name).tensor(draft).equal(value), name
+        checkpoint = Checkpoint(tmp_path / name)
+        assert checkpoint.tensor(draft).equal(value), name
+        assert checkpoint.config.get(DRAFT) == Checkpoint(source).config.get(DRAFT)
+    restore(source, tmp_path / "without")
+    assert not Checkpoint(tmp_path / "without").config.get(DRAFT)
 
 
 def test_experts_of_a_draft_head_do_not_fit_into_a_stock_config(tmp_path: Path):
