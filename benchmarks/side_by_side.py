@@ -21,6 +21,7 @@ import numpy as np
 from mcsmoe.checkpoint.output import write_json
 
 RESULTS = Path(__file__).parent / "results"
+QUICK = Path("metrics/bench")
 
 
 class Times(NamedTuple):
@@ -84,10 +85,36 @@ def _cell(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def save(name: str, title: str, command: str, text: str, figures: Mapping[str, Any]) -> None:
-    """Write results/NAME.json with `figures` and results/NAME.md with `text`, below what was run where."""
-    write_json(RESULTS / f"{name}.json", {"command": command, "cores": os.cpu_count()} | _plain(figures))
-    (RESULTS / f"{name}.md").write_text(f"# {title}\n\n`{command}` ({os.cpu_count()} cores)\n\n{text}")
+@dataclass(frozen=True)
+class Claim:
+    """What must be true of a benchmark's figures: `measured` is at most (or, if not `most`, at least) `limit`."""
+
+    what: str
+    measured: float
+    limit: float
+    most: bool = True
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is true."""
+        return self.measured <= self.limit if self.most else self.measured >= self.limit
+
+
+def save(
+    name: str, title: str, command: str, text: str, figures: Mapping[str, Any], claims: Sequence[Claim], quick: bool
+) -> None:
+    """Write NAME.json with `figures` and `claims`, and NAME.md with `text` below what was run where.
+
+    They go to benchmarks/results, or, from a `quick` run, to metrics/bench, which git ignores.
+    """
+    directory = QUICK if quick else RESULTS
+    directory.mkdir(parents=True, exist_ok=True)
+    told = [asdict(claim) | {"holds": claim.holds} for claim in claims]
+    values = {"command": command, "cores": os.cpu_count()} | _plain(figures) | {"claims": told}
+    write_json(directory / f"{name}.json", values)
+    rows = [[c.what, c.measured, f"{'≤' if c.most else '≥'} {c.limit}", "yes" if c.holds else "no"] for c in claims]
+    kept = table(["what", "measured", "limit", "holds"], rows)
+    (directory / f"{name}.md").write_text(f"# {title}\n\n`{command}` ({os.cpu_count()} cores)\n\n{text}\n{kept}")
 
 
 def _plain(value: Any) -> Any:
