@@ -1,5 +1,6 @@
 """What every command does, of a stage or of `mcsmoe`: threads and seed; one line for a user's mistake or Ctrl-C."""
 
+import gc
 import os
 import sys
 import time
@@ -47,20 +48,30 @@ def interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
+def early(threads: int | None = None) -> dict[str, str]:
+    """What must be in the environment before torch is imported, with so many threads (None: torch's default)."""
+    defaults = {
+        # OpenMP's idle threads spin by default and take time from everything else on the machine.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        # oneDNN keeps a kernel and its buffers, megabytes each, for every shape, and experts see another number of
+        # tokens each time: in bfloat16, a streamed model of 1 GB left 1.2 GB behind.
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16",
+        # Without it, matrix products on a GPU may give other last bits in another run.
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+    needed = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    return defaults | {name: os.environ[name] for name in defaults if name in os.environ} | needed
+
+
 def prepare(seed: int, threads: int | None = None) -> None:
     """Import torch with deterministic algorithms, a seed, and so many threads (None: torch's default)."""
-    # OpenMP's idle threads spin by default and take time from everything else on the machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # oneDNN keeps a kernel and its buffers, megabytes each, for every shape, and experts see another number of tokens
-    # each time: in bfloat16, a streamed model of 1 GB left 1.2 GB behind.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
-    # Without it, matrix products on a GPU may give other last bits in another run.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ |= early(threads)
+    gc.disable()  # collections find nothing to free among what imports make, and take a sixth of their time
     import torch
-    import transformers
+    import transformers.modeling_utils
 
+    gc.freeze()
+    gc.enable()
     quiet()
     if threads is not None:
         torch.set_num_threads(threads)

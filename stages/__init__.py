@@ -1,9 +1,13 @@
-"""The stages of the pipeline. Importing this package sets up Ctrl-C before anything slow is imported."""
+"""The stages of the pipeline. Importing this package sets up Ctrl-C before anything slow is imported.
+
+If a fork can do the work of a stage at once, the stage is handed over, and nothing slow is imported at all.
+"""
 
 import sys
 from importlib.util import find_spec
 
 from mcsmoe.interrupt import follow, idle, resumed_by
+from stages.handover import hand_over
 
 NEEDED = ("accelerate", "datasets", "jinja2", "matplotlib", "pydantic", "safetensors", "scipy", "sklearn", "torch",
           "tqdm", "transformers", "typer", "xxhash", "yaml")  # fmt: skip
@@ -24,3 +28,4 @@ if sys.argv[:1] == ["-m"]:
     idle()
     follow()
     check_packages()
+    hand_over()

@@ -5,14 +5,17 @@ import re
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 import mcsmoe.command
 from mcsmoe.command import interruptible, prepare
 from mcsmoe.errors import SHOWN, CheckpointError, ParameterError, PlanError, StatisticsError, UserError
-from mcsmoe.params import Params
+from stages import handover
+
+if TYPE_CHECKING:
+    from mcsmoe.params import Params
 
 PARAMS = Path("params.yaml")
 CHECKED = Path("artifacts/checked.json")
@@ -44,7 +47,7 @@ _params_file: Path | None = None
 
 def run(command: Callable[..., Any]) -> None:
     """Run `command` as a Typer app; what goes wrong is told as `mcsmoe.command` does, in words of the pipeline."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(interruptible(command))
     mcsmoe.command.run(app, explained)
 
@@ -65,17 +68,23 @@ def explained(error: UserError) -> str:
     return "; ".join([text, *remedies])
 
 
-def start(*, files: Iterable[Path] = (), directories: Iterable[Path] = ()) -> Params:
+def start(
+    *, files: Iterable[Path] = (), directories: Iterable[Path] = (), checkpoints: Iterable[Path] = ()
+) -> "Params":
     """Read and check the whole params file, import torch with its threads and seed, and import its plugins.
 
-    Every stage checks the whole file, so a mistake in a late section shows before the first training. `files` and
-    `directories` are what the stage writes. Raises `ParameterError` or another `UserError` for the first mistake, and
-    `FileError` for an output that cannot be written.
+    Every stage checks the whole file, so a mistake in a late section shows before the first training. `files`,
+    `directories` and `checkpoints`, which a fresh process verifies, are what the stage writes. Raises `ParameterError`
+    or another `UserError` for the first mistake, and `FileError` for an output that cannot be written.
     """
     global _params_file
+    from mcsmoe.params import Params
+
     params, _params_file = Params.load(PARAMS), PARAMS
+    written = list(checkpoints)
+    handover.start(params.threads, verifying=bool(written))
     prepare(params.seed, params.threads)
-    check_outputs(files, directories)
+    check_outputs(files, [*directories, *written])
     for module in params.plugins:
         import_plugin(module)
     return params

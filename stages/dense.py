@@ -15,7 +15,7 @@ OUTPUT = Path("artifacts/merge")  # like a merged model, so that distill finds i
 def main(method: Annotated[str, Option(help="Name of the baseline.")] = "dense") -> None:
     """Train a dense counterpart of artifacts/finetune with the `finetune` settings; write artifacts/merge/METHOD."""
     curve = FIGURES / f"curves/{method}.json"
-    params = start(files=[curve], directories=[OUTPUT / method])
+    params = start(files=[curve], checkpoints=[OUTPUT / method])
     if not launched(params, "stages.dense"):
         return
     from mcsmoe.checkpoint.load import load_config

@@ -23,7 +23,7 @@ def main(
 
     After an interruption the next run resumes at the same layer, if the weights are large enough for shards.
     """
-    params = start(directories=[output])
+    params = start(checkpoints=[output])
     from mcsmoe.calibration.observer import Observer
     from mcsmoe.calibration.sample import Sampling
     from mcsmoe.checkpoint.reader import Checkpoint

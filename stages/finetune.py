@@ -17,7 +17,7 @@ def main(
     With finetune.epochs 0, write the model as it is, without training.
     """
     curve = FIGURES / "curves/finetune.json"
-    params = start(files=[curve], directories=[output])
+    params = start(files=[curve], checkpoints=[output])
     if params.finetune.epochs == 0:
         from mcsmoe.checkpoint.output import write_json
         from mcsmoe.training.untrained import take

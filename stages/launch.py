@@ -9,6 +9,7 @@ import sys
 
 from mcsmoe.interrupt import INTERRUPTED, child, same_command
 from mcsmoe.params import Params
+from mcsmoe.warm import shared
 
 LAUNCHED = "MCSMOE_LAUNCHED"
 COMMAND = "MCSMOE_COMMAND"
@@ -40,7 +41,7 @@ def launched(params: Params, module: str) -> bool:
 def _run(command: list[str]) -> int:
     """Run a launcher and return its exit code; if this process is stopped, the launcher and its processes stop too."""
     # Its own process group, away from the terminal: a launcher that gets Ctrl-C twice leaves its processes behind.
-    ours = child() | {LAUNCHED: "1", COMMAND: same_command()}
+    ours = child() | shared() | {LAUNCHED: "1", COMMAND: same_command()}
     process = subprocess.Popen(command, env=os.environ | ours, process_group=0)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # under nohup SIGHUP stays ignored

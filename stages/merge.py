@@ -17,7 +17,7 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
 
     After an interruption the next run resumes at the same layer, if the weights are large enough for shards.
     """
-    params = start(directories=[OUTPUT / method, FIGURES / "plans" / method])
+    params = start(checkpoints=[OUTPUT / method], directories=[FIGURES / "plans" / method])
     from mcsmoe.calibration.observer import Observer
     from mcsmoe.calibration.sample import Sampling
     from mcsmoe.calibration.statistics import RoutingStatistics

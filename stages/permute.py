@@ -14,7 +14,7 @@ def main() -> None:
     After an interruption the next run resumes at the same layer.
     """
     figures = FIGURES / "permute.json"
-    params = start(files=[figures], directories=[OUTPUT])
+    params = start(files=[figures], checkpoints=[OUTPUT])
     from mcsmoe.alignment.permute import permute_model
     from mcsmoe.calibration.observer import Observer
     from mcsmoe.calibration.sample import Sampling

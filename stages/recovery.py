@@ -29,7 +29,7 @@ def recover(stage: str, source: str, method: str, prepare: Prepare) -> None:
     """
     origin, output = (Path("artifacts") / step / method for step in (source, stage))
     curve = FIGURES / f"curves/{stage}-{method}.json"
-    params = start(files=[curve], directories=[output])
+    params = start(files=[curve], checkpoints=[output])
     from mcsmoe.checkpoint.source import check_source
 
     check_source(made(origin))

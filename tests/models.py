@@ -7,8 +7,9 @@ from torch import Tensor
 from transformers import SwitchTransformersConfig, SwitchTransformersForConditionalGeneration
 
 from mcsmoe.families import family_of
-from mcsmoe.modeling import MCSMoESwitchConfig, MCSMoESwitchForConditionalGeneration
+from mcsmoe.modeling.configuration_mcsmoe_switch import MCSMoESwitchConfig
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
+from mcsmoe.modeling.modeling_mcsmoe_switch import MCSMoESwitchForConditionalGeneration
 
 EXPERTS = 8
 VOCABULARY = 60

@@ -1,17 +1,19 @@
 """A checkpoint loaded in a fresh process, as a user loads it who has its directory but not this package."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mcsmoe import warm
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.streamed import LARGE, MMAP_THRESHOLD, block_names
 from mcsmoe.errors import CheckpointError
@@ -40,9 +42,12 @@ class FreshLoad:
 SCRIPT = f"""
 import hashlib, json, os, sys
 sys.modules["mcsmoe"] = None  # whoever loads the checkpoint does not have this package
-# Nor what is on the hub; and no older remote code answers, where modules are cached here.
+# Nor what is on the hub; and no older remote code answers, where modules are cached here. What is imported already has
+# read its environment.
 os.environ.update(HF_HUB_OFFLINE="1", HF_MODULES_CACHE=os.getcwd())
-import torch, transformers
+import huggingface_hub, torch, transformers.dynamic_module_utils
+huggingface_hub.constants.HF_HUB_OFFLINE = True
+transformers.dynamic_module_utils.HF_MODULES_CACHE = os.getcwd()
 from safetensors.torch import load_file, save_file
 task = json.loads(sys.argv[1])
 torch.set_num_threads(task["threads"])
@@ -94,15 +99,25 @@ with torch.no_grad():
 `HASHES`, all in the working directory."""
 
 
-def interpreter(task: FreshLoad, directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run `SCRIPT` in `directory` with a new interpreter, which takes seconds to import transformers."""
+def fork(task: FreshLoad, directory: Path) -> tuple[int, str]:
+    """Run `SCRIPT` in `directory` in a fork of the warm process; its exit code and what it wrote on stderr."""
+    command = ["-c", SCRIPT, json.dumps(asdict(task))]
+    warm.start()
+    with open(os.devnull, "r+") as nothing, TemporaryFile("w+") as errors:
+        code = warm.run(command, directory=directory, files=[nothing.fileno(), nothing.fileno(), errors.fileno()])
+        errors.seek(0)
+        return interpreter(task, directory) if code is None else (code, errors.read())
+
+
+def interpreter(task: FreshLoad, directory: Path) -> tuple[int, str]:
+    """The same with a new interpreter, which takes seconds to import transformers."""
     command = [sys.executable, "-I", "-c", SCRIPT, json.dumps(asdict(task))]
-    return subprocess.run(command, cwd=directory, capture_output=True, text=True)
+    ended = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+    return ended.returncode, ended.stderr
 
 
-start: Callable[[FreshLoad, Path], subprocess.CompletedProcess[str]] = interpreter
-"""Starts the fresh process. A program that verifies many checkpoints may replace it with something faster, such as
-forking a process that has imported transformers but never this package."""
+start: Callable[[FreshLoad, Path], tuple[int, str]] = fork
+"""Runs the fresh process; tests replace it."""
 
 
 def fresh_logits(
@@ -130,9 +145,9 @@ def fresh_logits(
             torch.get_num_threads(),
             None if hashes is None else offloading(checkpoint),
         )
-        ended = start(task, Path(scratch))
-        if ended.returncode != 0:
-            last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
+        code, errors = start(task, Path(scratch))
+        if code != 0:
+            last = (errors.strip().splitlines() or ["no message"])[-1]
             raise CheckpointError(f"{checkpoint.directory}: does not load in a fresh process: {last}")
         if hashes is not None:
             found: dict[str, str] = json.loads((Path(scratch) / HASHES).read_text())

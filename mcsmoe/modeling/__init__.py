@@ -1,41 +1,56 @@
-"""Importing this package lets transformers' Auto classes find the classes that are ours."""
+"""Importing this package lets transformers' Auto classes find the classes that are ours.
 
+They are made when a config.json first names their model type: making all of them takes half a second.
+"""
+
+from functools import cache
+from importlib import import_module
 from typing import Any
 
-from transformers import (
-    CONFIG_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-)
+import transformers
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-from mcsmoe.model_types import FUSED
-from mcsmoe.modeling.configuration_fsgpt_moe import FSGPTMoEConfig
-from mcsmoe.modeling.configuration_mcsmoe_switch import MCSMoESwitchConfig
-from mcsmoe.modeling.modeling_fsgpt_moe import FSGPTMoEForCausalLM
-from mcsmoe.modeling.modeling_mcsmoe_dbrx import MCSMoEDbrxForCausalLM
-from mcsmoe.modeling.modeling_mcsmoe_fsgpt import MCSMoEFSGPTMoEForCausalLM
-from mcsmoe.modeling.modeling_mcsmoe_fused import merged_model_class
-from mcsmoe.modeling.modeling_mcsmoe_llama4 import MCSMoELlama4ForCausalLM
-from mcsmoe.modeling.modeling_mcsmoe_switch import MCSMoESwitchForConditionalGeneration
+from mcsmoe.model_types import FUSED, MERGED
 
-__all__ = [
-    "FSGPTMoEConfig",
-    "FSGPTMoEForCausalLM",
-    "MCSMoESwitchConfig",
-    "MCSMoESwitchForConditionalGeneration",
-]
+CAUSAL = "AutoModelForCausalLM"
+OWN = {
+    "fsgpt_moe": (CAUSAL, "modeling_fsgpt_moe", "FSGPTMoEForCausalLM"),
+    "mcsmoe_fsgpt_moe": (CAUSAL, "modeling_mcsmoe_fsgpt", "MCSMoEFSGPTMoEForCausalLM"),
+    "mcsmoe_dbrx": (CAUSAL, "modeling_mcsmoe_dbrx", "MCSMoEDbrxForCausalLM"),
+    "mcsmoe_llama4_text": (CAUSAL, "modeling_mcsmoe_llama4", "MCSMoELlama4ForCausalLM"),
+    "mcsmoe_switch": ("AutoModelForSeq2SeqLM", "modeling_mcsmoe_switch", "MCSMoESwitchForConditionalGeneration"),
+}
+"""Model type → the Auto class of its model class, its file and its name, where it has a file of its own."""
 
-CAUSAL: list[Any] = [
-    FSGPTMoEForCausalLM,
-    MCSMoEFSGPTMoEForCausalLM,
-    MCSMoEDbrxForCausalLM,
-    MCSMoELlama4ForCausalLM,
-    *(merged_model_class(MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[name]]) for name in FUSED),
-]
-for model_class in CAUSAL:
-    AutoConfig.register(model_class.config_class.model_type, model_class.config_class, exist_ok=True)
-    AutoModelForCausalLM.register(model_class.config_class, model_class, exist_ok=True)
-AutoConfig.register(MCSMoESwitchConfig.model_type, MCSMoESwitchConfig, exist_ok=True)
-AutoModelForSeq2SeqLM.register(MCSMoESwitchConfig, MCSMoESwitchForConditionalGeneration, exist_ok=True)
+
+class Late(type):
+    """Stands for the configuration class of `model_type`, and is replaced by it when anything is asked of it."""
+
+    model_type: str
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return _registered(cls.model_type)(*args, **kwargs)
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(_registered(cls.model_type), name)
+
+
+@cache
+def _registered(model_type: str) -> Any:
+    """Make the classes of a model type and register them; returns that of its configuration."""
+    if model_type in OWN:
+        auto, module, name = OWN[model_type]
+        model_class = getattr(import_module(f"{__name__}.{module}"), name)
+    else:
+        from mcsmoe.modeling.modeling_mcsmoe_fused import merged_model_class
+
+        stock = CONFIG_MAPPING[model_type.removeprefix(MERGED)]
+        auto, model_class = CAUSAL, merged_model_class(MODEL_FOR_CAUSAL_LM_MAPPING[stock])
+    config_class = model_class.config_class
+    AutoConfig.register(model_type, config_class, exist_ok=True)
+    getattr(transformers, auto).register(config_class, model_class, exist_ok=True)
+    return config_class
+
+
+for each in (*OWN, *(f"{MERGED}{name}" for name in FUSED)):
+    AutoConfig.register(each, Late(each, (), {"model_type": each, "__module__": __name__}), exist_ok=True)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +25,6 @@ from mcsmoe.errors import CheckpointError
 from mcsmoe.families import family_of, merged_layers
 from mcsmoe.grouping.plan import LayerPlan, Plan
 from mcsmoe.merging.apply import write_merged
-from tests import forks
 from tests.checkpoint.damage import change
 from tests.families.models import small_model
 from tests.merging.material import nothing_measured
@@ -96,9 +94,9 @@ def made(request: pytest.FixtureRequest, tokenizer: Any, tmp_path: Path, monkeyp
         for name, value in kept.items():
             expert[name].copy_(value)
 
-    def answer(task: fresh.FreshLoad, scratch: Path) -> subprocess.CompletedProcess[str]:
+    def answer(task: fresh.FreshLoad, scratch: Path) -> tuple[int, str]:
         save_file({"logits": expected}, scratch / fresh.LOGITS)
-        return subprocess.CompletedProcess([], 0, "", "")
+        return 0, ""
 
     monkeypatch.setattr(fresh, "start", answer)  # what a fresh process would find tells nothing here
     return Made(directory, written, expected, (left[0], left[-1]))
@@ -159,7 +157,7 @@ def test_damage_to_the_file_is_caught_with_and_without_known_logits(made: Made, 
 
 @pytest.mark.parametrize("limit", [None, 1])
 def test_a_whole_checkpoint_passes(made: Made, limit: int | None, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fresh, "start", forks.fork)
+    monkeypatch.setattr(fresh, "start", fresh.fork)
     config, before = Checkpoint(made.directory).config, sorted(made.directory.parent.iterdir())
     verify_checkpoint(made.directory, made.written, probe(config), made.logits, limit)
     if merged_layers(config) is None:
@@ -190,7 +188,7 @@ def test_other_values_in_the_fresh_process_are_caught(made: Made, monkeypatch: p
     name = next(name for name in reversed(tensors) if "experts" in name)
 
     def other(task: fresh.FreshLoad, directory: Path) -> Any:
-        ended = forks.fork(task, directory)
+        ended = fresh.fork(task, directory)
         hashes = json.loads((directory / fresh.HASHES).read_text())
         assert hashes.keys() == tensors.keys()
         assert hashes[name] == hashlib.sha256(raw(tensors[name])).hexdigest()

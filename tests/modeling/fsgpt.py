@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mcsmoe.modeling import FSGPTMoEConfig, FSGPTMoEForCausalLM
+from mcsmoe.modeling.configuration_fsgpt_moe import FSGPTMoEConfig
+from mcsmoe.modeling.modeling_fsgpt_moe import FSGPTMoEForCausalLM
 from tests.shared import GOLDEN
 
 FSGPT = GOLDEN / "fsgpt"

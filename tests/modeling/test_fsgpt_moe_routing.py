@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mcsmoe.modeling import FSGPTMoEConfig
+from mcsmoe.modeling.configuration_fsgpt_moe import FSGPTMoEConfig
 from tests.modeling.fsgpt import logits, tiny_fsgpt, tokens
 
 

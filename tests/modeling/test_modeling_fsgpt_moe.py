@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from mcsmoe.modeling import FSGPTMoEConfig, FSGPTMoEForCausalLM
+from mcsmoe.modeling.configuration_fsgpt_moe import FSGPTMoEConfig
+from mcsmoe.modeling.modeling_fsgpt_moe import FSGPTMoEForCausalLM
 from tests.modeling.fsgpt import BATCHES, EXPERTS, FSGPT, SPARSE, golden_batch, golden_model, logits, tiny_fsgpt, tokens
 from tests.shared import needs_golden
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mcsmoe.families.experts import mapped_model
-from mcsmoe.modeling import MCSMoESwitchForConditionalGeneration
+from mcsmoe.modeling.modeling_mcsmoe_switch import MCSMoESwitchForConditionalGeneration
 from tests.modeling.linears import dense
 from tests.models import EXPERTS, KEPT, batch, logits, tiny_compressed, tiny_merged, tiny_switch
 

@@ -22,8 +22,11 @@ INFRASTRUCTURE = frozenset(
             "mcsmoe/progress.py",
             "mcsmoe/reading.py",
             "mcsmoe/registry.py",
+            "mcsmoe/warm.py",
+            "mcsmoe/warm_process.py",
             "stages/__init__.py",
             "stages/common.py",
+            "stages/handover.py",
             "stages/launch.py",
         ],
     )

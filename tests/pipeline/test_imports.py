@@ -31,6 +31,8 @@ LAYERS = [
         "progress",
         "reading",
         "registry",
+        "warm",
+        "warm_process",
     },
 ]
 """From the top: a package imports from its own row and from those below it."""

@@ -55,7 +55,6 @@ def files(directory: Path = Path()) -> set[Path]:
     return {path for path in directory.rglob("*") if path.is_file()}
 
 
-@pytest.mark.usefixtures("own_process")
 def test_a_stock_checkpoint_loads_without_this_package(place: Path, capsys: pytest.CaptureFixture[str]):
     before = files()
     export.main(checkpoint=MERGED, output=STOCK)
