@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from mcsmoe import warm
 from mcsmoe.arguments import BATCH, SAMPLES, best_device, excluded, memory_size, statistics_key, text_sampling
 from mcsmoe.calibration.collect import collect as collect_whole
 from mcsmoe.calibration.gradients import KINDS, Gradients
@@ -184,6 +185,7 @@ def merge(
     Raises `ParameterError` if `texts` are missing, `CheckpointError` for weights that are damaged or a result that
     does not verify, `DiskFullError` if there is no room; `output` then stays as it was.
     """
+    warm.start()
     observer = None
     if texts is not None:
         sampling = text_sampling(model, texts, samples, length=length, seed=seed)
@@ -218,6 +220,7 @@ def export(
     Raises `CheckpointError` if no stock class can hold the model or `output` is in use, `UnknownNameError` for an
     unknown `router`; `output` then stays as it was.
     """
+    warm.start()
     directory = merged.directory if isinstance(merged, Model) else find_directory(merged)
     mapped = open_mapped(model.checkpoint, Checkpoint(directory), Path(plan or directory))
     observer = None
@@ -288,6 +291,7 @@ def shrink(
     An interrupted call goes on where it stopped when it is made again; one that had finished returns its outcome.
     Raises a `UserError` for what cannot work before any work; `output` appears whole or not at all.
     """
+    warm.start()
     limit, where, path = memory_size(memory_limit), None if text is None else str(text), output_path(output)
     asked = (str(source), path, experts, size, recipe, where, samples, limit, format, best_device(), seed)
     job = plan_job(Request(*asked, keep_mtp, trust_remote_code))

@@ -10,6 +10,7 @@ With --json a command prints one JSON object and nothing else.
 """
 
 import json
+import os
 import sys
 from enum import Enum
 from pathlib import Path
@@ -92,8 +93,11 @@ def shrink(
 
     Says first what it will do and what that takes, and asks. When it was interrupted, run it again: it goes on.
     """
+    from mcsmoe import warm
+    from mcsmoe.command import early, prepare
+
+    warm.start(os.environ | early())
     from mcsmoe.api import shrink as shrink_model
-    from mcsmoe.command import prepare
     from mcsmoe.report.plain import facts
     from mcsmoe.shrinking.job import Job
 

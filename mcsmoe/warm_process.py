@@ -8,6 +8,7 @@ for, and its keeper, which tells how the work ended, and kills it if whoever ask
 
 import ctypes
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -99,12 +100,18 @@ def work(command: list[str], path: list[str] | None, environment: dict[str, str]
         exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
 
 
+def ended(process: int) -> bool:
+    """Whether the process of a pidfd has ended."""
+    return bool(select.select([process], [], [], 0)[0])
+
+
 if __name__ == "__main__":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # forks could use no GPU that this process had seen
     gc.disable()  # collections find nothing to free among what imports make, and take a sixth of their time
-    import torch  # noqa: F401
-
-    gc.freeze()  # nor need any fork look at it, whose memory would then no longer be shared
+    listening, owner = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    for name in ("torch", "transformers.modeling_utils", "transformers.models.auto.modeling_auto", "tokenizers"):
+        if not ended(owner):
+            importlib.import_module(name)
+    gc.freeze()  # no fork need look at it, nor copy it
     gc.enable()
-    asked = serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
-    work(**asked)
+    work(**serve(listening, owner))

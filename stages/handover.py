@@ -31,7 +31,7 @@ def hand_over() -> None:
     if own or STAGE not in os.environ or sys.orig_argv[1] != "-m":
         return
     with contextlib.suppress(OSError):
-        _place = warm.place(_owner(), json.dumps({k: v for k, v in os.environ.items() if k not in (STAGE, "_")}))
+        _place = warm.place(_owner(), key())
     if _place is not None:
         command = sys.orig_argv[1:]
         code = warm.run(command, directory=os.getcwd(), path=sys.path, signals=SIGNALS, address=_place.address)
@@ -43,6 +43,11 @@ def start(threads: int, *, verifying: bool) -> None:
     """Start the warm process, for later stages of a run of dvc, or if this one will be `verifying` checkpoints."""
     if _place is not None or verifying:
         warm.start(os.environ | early(threads), _place)
+
+
+def key() -> str:
+    """What all stages of a run of dvc have in common: libraries read their environment when they are imported."""
+    return json.dumps({name: value for name, value in os.environ.items() if name not in (STAGE, "_")})
 
 
 def end(code: int) -> NoReturn:

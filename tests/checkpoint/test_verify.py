@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from mcsmoe.checkpoint import fresh
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import WEIGHTS
 from mcsmoe.checkpoint.save import save_model
@@ -13,7 +14,6 @@ from tests.models import batch, logits, tiny_merged, tiny_mixed
 ROUTER = "decoder.block.1.layer.2.mlp.router.classifier.weight"
 
 
-@pytest.mark.usefixtures("own_process")
 def test_a_whole_checkpoint_passes_here_and_in_a_fresh_process(model, saved):
     verify_checkpoint(saved, {}, batch(), logits(model))
 
@@ -75,11 +75,21 @@ class TestMerged:
         with pytest.raises(CheckpointError, match="by remote code: logits differ"):
             verify_checkpoint(saved, {}, batch(), None)
 
-    @pytest.mark.usefixtures("own_process")
-    def test_remote_code_that_needs_this_package_is_caught(self, saved):
+    @pytest.mark.parametrize(
+        ("start", "line", "message"),
+        [
+            (fresh.fork, "import mcsmoe.errors", "mcsmoe"),
+            (fresh.interpreter, "import mcsmoe.errors", "mcsmoe"),
+            (fresh.fork, "import huggingface_hub; huggingface_hub.HfApi().model_info('a/model')", "offline mode"),
+        ],
+    )
+    def test_remote_code_that_needs_this_package_or_a_network_is_caught(
+        self, saved, start, line, message, monkeypatch: pytest.MonkeyPatch
+    ):
         path = saved / "modeling_mcsmoe_switch.py"
-        path.write_text(path.read_text() + "\nimport mcsmoe.errors\n")
-        with pytest.raises(CheckpointError, match=r"fresh process.*mcsmoe"):
+        path.write_text(path.read_text() + f"\n{line}\n")
+        monkeypatch.setattr(fresh, "start", start)
+        with pytest.raises(CheckpointError, match=rf"fresh process.*{message}"):
             verify_checkpoint(saved, {}, batch(), None)
 
     def test_a_config_that_tells_other_sizes_is_caught(self, saved):
