@@ -38,11 +38,11 @@ class FreshLoad:
 
 
 SCRIPT = f"""
-import hashlib, json, os, sys
+import json, os, sys
 sys.modules["mcsmoe"] = None  # whoever loads the checkpoint does not have this package
 # Nor what is on the hub; and no older remote code answers, where modules are cached here.
 os.environ.update(HF_HUB_OFFLINE="1", HF_MODULES_CACHE=os.getcwd())
-import torch, transformers
+import torch, transformers, xxhash
 from safetensors.torch import load_file, save_file
 task = json.loads(sys.argv[1])
 torch.set_num_threads(task["threads"])
@@ -64,7 +64,7 @@ if offload:
     hashes = {{}}
     for name, value in model.state_dict().items():
         value = load_offloaded_parameter(model, name) if value.is_meta else value
-        hashes[name] = hashlib.sha256(value.contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
+        hashes[name] = xxhash.xxh3_128_hexdigest(value.contiguous().view(-1).view(torch.uint8).numpy())
     json.dump(hashes, open("{HASHES}", "w"))
 def fill_while_it_runs(path):
     # accelerate fills a module while that runs, but DBRX passes on weights of one that does not.
@@ -114,7 +114,7 @@ def fresh_logits(
 ) -> Tensor:
     """Logits on the batch `probe`, computed in a process that has neither this package nor a network.
 
-    `remote_code` allows it to run the code beside the weights. With `hashes`, the SHA-256 of every tensor by its name
+    `remote_code` allows it to run the code beside the weights. With `hashes`, the content hash of every tensor by its name
     in memory, the process must have the same tensors; it keeps blocks on the disk, beside the checkpoint, and one of
     them in memory. Raises `CheckpointError` for a tensor that differs, and with the last line the process
     wrote if it fails.

@@ -1,7 +1,7 @@
 """Verifying a written checkpoint: check its inventory, reload it here, and reload it without this package."""
 
-import hashlib
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from mcsmoe.checkpoint.lockstep import logits_of
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.save import check_held
 from mcsmoe.checkpoint.streamed import blocks_of, load_fitting
-from mcsmoe.checkpoint.writer import Written, differing, raw
+from mcsmoe.checkpoint.writer import Written, content_hash, differing
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import contents, family_of, merged_layers, skeleton
 from mcsmoe.progress import progress
@@ -40,7 +40,7 @@ def verify_checkpoint(
     probe: Mapping[str, Tensor],
     expected_logits: Tensor | None,
     memory_limit: int | None = None,
-) -> None:
+) -> Tensor:
     """Check that `directory` holds a complete model that loads everywhere and computes the same logits.
 
     1. Names, shapes and dtypes are those of the class in its config.json, and all values are finite and equal to what
@@ -50,19 +50,20 @@ def verify_checkpoint(
     3. If its class is ours, it reloads by remote code in a fresh process, which has neither this package nor a
        network, with the same logits.
 
-    One model is in memory at a time. One that does not fit into `memory_limit` bytes is read block by block here. The
-    fresh process, which then loads a stock class, too, has its blocks on the disk; all its tensors are compared.
-    Raises `CheckpointError` naming the first difference.
+    A large model (see `load_fitting`) is read block by block here. The fresh process, which then loads a stock class,
+    too, has its blocks on the disk; all its tensors are compared.
+    Returns the logits on the probe. Raises `CheckpointError` naming the first difference.
     """
     directory = Path(directory)
     checkpoint = Checkpoint(directory)
     check_inventory(checkpoint, written)
-    logits, ours, hashes = _reload(checkpoint, memory_limit, probe)
+    logits, ours, hashes = _reload(checkpoint, written, memory_limit, probe)
     if expected_logits is not None:
         _check_equal(logits, expected_logits, f"{directory}: reloaded")
     if ours or hashes is not None:
         fresh = fresh_logits(checkpoint, probe, remote_code=ours, hashes=hashes)
         _check_equal(fresh, logits, f"{directory}: reloaded by remote code" if ours else f"{directory}: reloaded anew")
+    return logits
 
 
 def verify_stock(
@@ -76,7 +77,7 @@ def verify_stock(
     """
     checkpoint = Checkpoint(directory)
     check_inventory(checkpoint, written)
-    hashes = _reload(checkpoint, memory_limit, None).hashes
+    hashes = _reload(checkpoint, written, memory_limit, None).hashes
     ours = bool(own_code(checkpoint.config))
     logits = fresh_logits(checkpoint, probe, remote_code=ours, hashes=hashes)
     if not logits.isfinite().all():
@@ -91,34 +92,40 @@ class _Reloaded(NamedTuple):
     hashes: dict[str, str] | None
 
 
-def _reload(checkpoint: Checkpoint, memory_limit: int | None, probe: Mapping[str, Tensor] | None) -> _Reloaded:
+def _reload(
+    checkpoint: Checkpoint, written: Written, memory_limit: int | None, probe: Mapping[str, Tensor] | None
+) -> _Reloaded:
     """Load a checkpoint, and compare the model with it tensor by tensor."""
     model = load_fitting(checkpoint.directory, memory_limit)
+    check_held(model, checkpoint, written)
     blocks, hashes = blocks_of(model), None
-    check_held(model, checkpoint)
     if blocks is not None:
-        hashes = {name: _hash(value) for name, value in model.state_dict().items() if not value.is_meta}
-        for block in progress(blocks.names, "check blocks", late=True):
-            with blocks.loaded(block):
-                check_held(model, checkpoint, f"{block}.")
-                inside = model.get_submodule(block).state_dict()
-                hashes |= {f"{block}.{name}": _hash(value) for name, value in inside.items()}
-    return _Reloaded(torch.empty(0) if probe is None else logits_of(model, probe), model.is_remote_code(), hashes)
+        hashes = {name: content_hash(value) for name, value in model.state_dict().items() if not value.is_meta}
+        blocks.look = partial(_check_block, model, checkpoint, written, hashes)
+    logits = torch.empty(0) if probe is None else logits_of(model, probe)
+    for block in blocks.names if blocks is not None and probe is None else ():
+        with blocks.loaded(block):
+            pass
+    return _Reloaded(logits, model.is_remote_code(), hashes)
 
 
-def _hash(value: Tensor) -> str:
-    return hashlib.sha256(raw(value)).hexdigest()
+def _check_block(model: Any, checkpoint: Checkpoint, written: Written, hashes: dict[str, str], block: str) -> None:
+    """Compare a block of a streamed model with its checkpoint, and add the hashes of its tensors."""
+    check_held(model, checkpoint, written, f"{block}.")
+    inside = model.get_submodule(block).state_dict()
+    hashes |= {f"{block}.{name}": content_hash(value) for name, value in inside.items()}
 
 
 def check_inventory(checkpoint: Checkpoint, written: Written) -> None:
     """Compare names, shapes and dtypes with a skeleton of the class, and every value with its hash in `written`.
 
-    Reads each tensor once. `written` may be empty or cover only some tensors; every tensor in it must be on disk.
-    Raises `CheckpointError` naming the first difference.
+    Reads each tensor once. `written` may be empty or cover only some tensors; every tensor in it must be on disk, and
+    others must be finite. Raises `CheckpointError` naming the first difference.
     """
     check_headers(checkpoint, written, as_stored=True)
     for name in progress(checkpoint.names(), "check tensors", late=True):
-        found = differing(written, name, checkpoint.tensor(name))
+        value = checkpoint.stored(name) if name in written else checkpoint.tensor(name)
+        found = differing(written, name, value)
         if found:
             raise CheckpointError(f"{checkpoint.directory}: {found} is not what was written")
 
