@@ -17,7 +17,7 @@ from mcsmoe.families import family_of, skeleton
 
 KEPT = 2
 """Experts are merged in groups of so many."""
-NOISE = 2**25
+NOISE = 2**24
 
 
 def mixtral(layers: int, width: int) -> dict[str, Any]:
@@ -36,6 +36,14 @@ def switch(layers: int, width: int) -> dict[str, Any]:
     return transformers.SwitchTransformersConfig(**sizes, **counts, **sparse, **names).to_dict()
 
 
+def qwen(experts: int, width: int) -> dict[str, Any]:
+    """Qwen3-30B-A3B's number of layers (48), with other `experts` of another `width`; bfloat16."""
+    sizes = {"hidden_size": 512, "moe_intermediate_size": width, "num_experts": experts, "vocab_size": 8_000}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "num_hidden_layers": 48}
+    names = {"architectures": ["Qwen3MoeForCausalLM"], "dtype": "bfloat16"}
+    return transformers.Qwen3MoeConfig(**sizes, **heads, **names).to_dict()
+
+
 def make(directory: Path, values: dict[str, Any]) -> None:
     """Write a stock checkpoint whose weights are pieces of noise: drawing them anew would take much longer."""
     family, model = family_of(values), skeleton(values)
@@ -52,9 +60,9 @@ def make(directory: Path, values: dict[str, Any]) -> None:
         shape = specs[name].shape
         if len(shape) < 2:
             return torch.ones(shape, dtype=specs[name].dtype)
-        size, start = math.prod(shape), random.Random(name).randrange(NOISE // 2)
-        whole = noise[start:].repeat(-(-size // (NOISE - start)))[:size] if size > NOISE - start else noise[start : start + size]
-        return whole.view(shape) * shape[-1] ** -0.5
+        size, start = math.prod(shape), random.Random(name).randrange(NOISE)
+        often = -(-size // (NOISE - start))
+        return noise[start:].repeat(often)[:size].view(shape) * shape[-1] ** -0.5
 
     directory.mkdir()
     write_parts(directory, other_parts(specs, value))

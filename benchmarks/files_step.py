@@ -5,11 +5,10 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -109,21 +108,10 @@ def main(step: str, source: Path, output: Path) -> None:
         "once-merge": lambda: once(source, output, merged_bytes(source)),
         "once-permute": lambda: once(source, output, model.checkpoint.size_bytes),
     }
-    if os.environ.get("COLD"): drop_cache(source)
+    drop_cache(source)
     before, cpu, clock = peak_mb(), cpu_seconds(), time.perf_counter()
-    if os.environ.get("PROFILE"):
-        import cProfile, pstats
-        p = cProfile.Profile(); p.runcall(steps[step]); pstats.Stats(p, stream=sys.stderr).sort_stats("tottime").print_stats(28)
-        pstats.Stats(p, stream=sys.stderr).sort_stats("cumtime").print_stats("mcsmoe")
-    else:
-        steps[step]()
-    found = {
-        "clock": time.perf_counter() - clock,
-        "cpu": cpu_seconds() - cpu,
-        "imports_mb": before,
-        "peak_mb": peak_mb(),
-        "fresh_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6),
-    }
+    steps[step]()
+    found = {"clock": time.perf_counter() - clock, "cpu": cpu_seconds() - cpu, "imports": before, "peak": peak_mb()}
     print(json.dumps(found))
 
 

@@ -174,14 +174,22 @@ AT_ONCE = 10**9
 def load_fitting(directory: Path, memory_limit: int | None, dtype: torch.dtype | None = None) -> Any:
     """Load a model for one forward pass, as `load_model` does, or `load_streamed` if it is large.
 
-    It is if it needs more than `memory_limit` or `AT_ONCE` bytes; weights count, and the largest tensor again because
-    reading may copy it. Raises `CheckpointError` as they do.
+    It is if it does not fit (see `fits`) into `memory_limit` and `AT_ONCE` bytes. Raises `CheckpointError` as they do.
     """
+    load = load_model if fits(directory, min(AT_ONCE, memory_limit or AT_ONCE), dtype) else load_streamed
+    return load(directory, dtype=dtype)
+
+
+def fits(directory: Path, memory_limit: int | None, dtype: torch.dtype | None = None) -> bool:
+    """Whether the model of a directory needs at most `memory_limit` bytes, or there is no limit.
+
+    Weights count, and the largest tensor again, because reading may copy it.
+    """
+    if memory_limit is None:
+        return True
     config = load_config(directory)
     weights, own = Footprint.of(config), config.dtype or torch.float32
-    needed = (weights.whole + weights.tensor) * (dtype or own).itemsize // own.itemsize
-    load = load_streamed if needed > min(AT_ONCE, memory_limit or AT_ONCE) else load_model
-    return load(directory, dtype=dtype)
+    return (weights.whole + weights.tensor) * (dtype or own).itemsize // own.itemsize <= memory_limit
 
 
 def blocks_of(model: nn.Module) -> Blocks | None:
