@@ -134,16 +134,21 @@ ROUNDING = 1e-4
 """Largest change of a logit, relative to the largest logit, that reordered float32 sums can cause."""
 
 
-def largest_change(before: Path, after: Path, batch: Mapping[str, Tensor], memory_limit: int | None = None) -> float:
+def largest_change(
+    before: Path, after: Path, batch: Mapping[str, Tensor], memory_limit: int | None = None, known: Tensor | None = None
+) -> float:
     """Largest absolute change in logits on `batch` between two checkpoints, with one model in memory at a time.
 
-    A change beyond rounding is measured again in float32, then in float64, because in low precision a near tie in a
-    router may be decided differently. A model that does not fit into `memory_limit` bytes is read block by block.
+    It is measured in float32, and a change beyond rounding again in float64, because a near tie in a router may be
+    decided differently. `known` are the logits of `after` in its own precision, which serve if that is float32.
+    A large model is read block by block: see `load_fitting`.
     Raises `CheckpointError` if the change exceeds rounding in float64, too.
     """
-    for dtype in (None, torch.float32, torch.float64):
-        models = (load_fitting(directory, memory_limit, dtype) for directory in (before, after))
-        old, new = (logits_of(model, batch).double() for model in models)
+    for dtype in (torch.float32, torch.float64):
+        old = logits_of(load_fitting(before, memory_limit, dtype), batch).double()
+        if known is None or known.dtype != dtype:
+            known = logits_of(load_fitting(after, memory_limit, dtype), batch)
+        new = known.double()
         change = float((old - new).abs().max())
         if change <= ROUNDING * float(old.abs().max()):
             return change
@@ -184,6 +189,6 @@ def permute_model(observer: Observer, output: Path, matching: str, reference: st
         with observer:
             written = write_permuted(model.checkpoint, model.layers, lambda layer: matches(layer).orders, *staging)
         layers = {layer.name: matches(layer).summary for layer in model.layers}
-        verify_checkpoint(staging.output, written, probe, None, model.memory_limit)
-        change = largest_change(model.directory, staging.output, probe, model.memory_limit)
+        logits = verify_checkpoint(staging.output, written, probe, None, model.memory_limit)
+        change = largest_change(model.directory, staging.output, probe, model.memory_limit, logits)
     return Permuted(layers, change)

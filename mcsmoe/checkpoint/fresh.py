@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -29,7 +30,7 @@ class FreshLoad:
     """The task of a fresh process: load `directory` with the transformers class `auto_class`, and compute logits.
 
     `trust_remote_code` allows it to run the code beside the weights. `places` says where each module's weights are
-    while it does not run, "cpu" or "disk"; None keeps all in memory. If it is given, tensors are hashed, too.
+    while it does not run, "cpu" or "disk"; None keeps all in memory.
     """
 
     directory: str
@@ -40,12 +41,12 @@ class FreshLoad:
 
 
 SCRIPT = f"""
-import hashlib, json, os, sys
+import json, os, sys
 sys.modules["mcsmoe"] = None  # whoever loads the checkpoint does not have this package
 # Nor what is on the hub; and no older remote code answers, where modules are cached here. What is imported already has
 # read its environment.
 os.environ.update(HF_HUB_OFFLINE="1", HF_MODULES_CACHE=os.getcwd())
-import huggingface_hub, torch, transformers.dynamic_module_utils
+import huggingface_hub, torch, transformers.dynamic_module_utils, xxhash
 huggingface_hub.constants.HF_HUB_OFFLINE = True
 transformers.dynamic_module_utils.HF_MODULES_CACHE = os.getcwd()
 from safetensors.torch import load_file, save_file
@@ -65,12 +66,11 @@ model, report = getattr(transformers, task["auto_class"]).from_pretrained(
 bad = {{kind: sorted(map(str, keys)) for kind, keys in report.items() if keys and kind != "unexpected_keys"}}
 if bad:
     sys.exit(f"loading report: {{bad}}")
-if offload:
-    hashes = {{}}
-    for name, value in model.state_dict().items():
-        value = load_offloaded_parameter(model, name) if value.is_meta else value
-        hashes[name] = hashlib.sha256(value.contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
-    json.dump(hashes, open("{HASHES}", "w"))
+hashes = {{}}
+for name, value in model.state_dict().items():
+    value = load_offloaded_parameter(model, name) if value.is_meta else value
+    hashes[name] = xxhash.xxh3_128_hexdigest(value.contiguous().view(-1).view(torch.uint8).numpy())
+json.dump(hashes, open("{HASHES}", "w"))
 def fill_while_it_runs(path):
     # accelerate fills a module while that runs, but DBRX passes on weights of one that does not.
     block = model.get_submodule(path)
@@ -95,8 +95,8 @@ for path, place in (task["places"] or {{}}).items():
 with torch.no_grad():
     save_file({{"logits": model.eval()(**load_file("{PROBE}")).logits.contiguous()}}, "{LOGITS}")
 """
-"""Script of the fresh process: its argument is a `FreshLoad` as JSON; it reads `PROBE` and writes `LOGITS` and perhaps
-`HASHES`, all in the working directory."""
+"""Script of the fresh process: its argument is a `FreshLoad` as JSON; it reads `PROBE` and writes `HASHES` and
+`LOGITS`, all in the working directory."""
 
 
 def fork(task: FreshLoad, directory: Path) -> tuple[int, str]:
@@ -120,19 +120,20 @@ start: Callable[[FreshLoad, Path], tuple[int, str]] = fork
 """Runs the fresh process; tests replace it."""
 
 
-def fresh_logits(
-    checkpoint: Checkpoint,
-    probe: Mapping[str, Tensor],
-    *,
-    remote_code: bool,
-    hashes: Mapping[str, str] | None = None,
-) -> Tensor:
-    """Logits on the batch `probe`, computed in a process that has neither this package nor a network.
+class Fresh(NamedTuple):
+    """What a fresh process found: logits on the probe, and the content hash of every tensor by its name in memory."""
 
-    `remote_code` allows it to run the code beside the weights. With `hashes`, the SHA-256 of every tensor by its name
-    in memory, the process must have the same tensors; it keeps blocks on the disk, beside the checkpoint, and one of
-    them in memory. Raises `CheckpointError` for a tensor that differs, and with the last line the process
-    wrote if it fails.
+    logits: Tensor
+    hashes: dict[str, str]
+
+
+def load_fresh(
+    checkpoint: Checkpoint, probe: Mapping[str, Tensor], *, remote_code: bool, offloaded: bool = False
+) -> Fresh:
+    """Load a checkpoint, and run it on the batch `probe`, in a process that has neither this package nor a network.
+
+    `remote_code` allows it to run the code beside the weights. `offloaded`, it keeps blocks on the disk, beside the
+    checkpoint, and one of them in memory. Raises `CheckpointError` with the last line the process wrote if it fails.
     """
     directory = checkpoint.directory.resolve()
     with TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as scratch:
@@ -143,18 +144,14 @@ def fresh_logits(
             family_of(checkpoint.config).auto_class,
             remote_code,
             torch.get_num_threads(),
-            None if hashes is None else offloading(checkpoint),
+            offloading(checkpoint) if offloaded else None,
         )
         code, errors = start(task, Path(scratch))
         if code != 0:
             last = (errors.strip().splitlines() or ["no message"])[-1]
             raise CheckpointError(f"{checkpoint.directory}: does not load in a fresh process: {last}")
-        if hashes is not None:
-            found: dict[str, str] = json.loads((Path(scratch) / HASHES).read_text())
-            differing = sorted(name for name, _ in found.items() ^ hashes.items())
-            if differing:
-                raise CheckpointError(f"{checkpoint.directory}: in a fresh process, {differing[0]} has other values")
-        return load_file(Path(scratch) / LOGITS)["logits"]
+        hashes = json.loads((Path(scratch) / HASHES).read_text())
+        return Fresh(load_file(Path(scratch) / LOGITS)["logits"], hashes)
 
 
 def offloading(checkpoint: Checkpoint) -> dict[str, str]:

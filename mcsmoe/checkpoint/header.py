@@ -1,4 +1,4 @@
-"""Headers of safetensors files: where each tensor lies, of which dtype and shape. No value is read."""
+"""Headers of safetensors files: where each tensor lies, of which dtype and shape; and reading one from there."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mcsmoe.errors import CheckpointError
 
@@ -31,16 +32,28 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor on disk."""
+    """A tensor on disk, whose first value is at byte `start` of the file."""
 
     file: Path
     shape: tuple[int, ...]
     dtype: torch.dtype
+    start: int
 
     @property
     def elements(self) -> int:
         """Number of values."""
         return math.prod(self.shape)
+
+    def read(self) -> Tensor:
+        """The tensor, mapped from the file: what is not looked at is not read, and no other tensor keeps it in memory.
+
+        Raises `RuntimeError` or `OSError` if the file is gone or shorter than it was.
+        """
+        end = self.start + self.elements * self.dtype.itemsize
+        found = torch.from_file(str(self.file), shared=False, size=end, dtype=torch.uint8)[self.start :]
+        if self.start % self.dtype.itemsize:
+            found = found.clone()
+        return found.view(self.dtype).view(self.shape)
 
 
 def read_header(file: Path) -> dict[str, Entry]:
@@ -57,7 +70,7 @@ def read_header(file: Path) -> dict[str, Entry]:
                 raise ValueError("header longer than the file")
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
-        entries = {name: _entry(file, name, value) for name, value in header.items()}
+        entries = {name: _entry(file, name, value, 8 + length) for name, value in header.items()}
         spans = sorted(tuple(value["data_offsets"]) for value in header.values())
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise CheckpointError(f"{file}: damaged header ({error}); copy the file again") from None
@@ -69,14 +82,14 @@ def read_header(file: Path) -> dict[str, Entry]:
     return entries
 
 
-def _entry(file: Path, name: str, value: dict[str, Any]) -> Entry:
+def _entry(file: Path, name: str, value: dict[str, Any], data: int) -> Entry:
     code, shape, (start, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
     if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
         raise ValueError(f"{name}: sizes that are no numbers")
     if code not in DTYPES:
         what = f"{name} is stored as {code}, packed weights that cannot be restored"
         raise CheckpointError(f"{file}: {what}; take the model in bfloat16")
-    entry = Entry(file, shape, DTYPES[code])
+    entry = Entry(file, shape, DTYPES[code], data + start)
     if end - start != entry.elements * entry.dtype.itemsize:
         raise ValueError(f"{name}: {end - start} bytes for shape {list(shape)} in {code}")
     return entry

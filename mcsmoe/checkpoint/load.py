@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mcsmoe.checkpoint.config import precision, read_config
 from mcsmoe.checkpoint.pickled import pickled_tensors
-from mcsmoe.checkpoint.reader import Checkpoint
+from mcsmoe.checkpoint.reader import Checkpoint, check_values
 from mcsmoe.checkpoint.source import SMALL, check_source, fetch
 from mcsmoe.errors import CheckpointError, UserError
 from mcsmoe.families import auto_class, family_of, language_config, skeleton, sort_unexpected, sparse_layers
@@ -69,8 +69,7 @@ def load_model(
             raise CheckpointError(f"{source}: {len(names)} {what} tensors, the first is {names[0]}")
     sort_unexpected(model, report["unexpected_keys"], source)
     for name, value in model.named_parameters():
-        if not value.isfinite().all():
-            raise CheckpointError(f"{source}: {name} holds NaN or infinity; train or copy the model again")
+        check_values(source, name, value)
     align_weights(model)
     compute_in(model, dtype)
     return model.eval()

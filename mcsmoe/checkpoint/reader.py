@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mcsmoe.checkpoint import fp8
@@ -22,7 +21,7 @@ def largest(value: Tensor) -> float:
     """
     if not value.is_floating_point() or not value.numel():
         return 0.0
-    low, high = value.aminmax()
+    low, high = value.detach().aminmax()
     return max(-float(low), float(high))
 
 
@@ -35,6 +34,15 @@ LARGEST = 2.0**56
 """The largest magnitude in a matrix: the sum of some thousand squares is still a float32."""
 
 
+def check_values(where: object, name: str, value: Tensor) -> None:
+    """Raise `CheckpointError`, naming the tensor, for NaN or infinity, and for a matrix with values above `LARGEST`."""
+    most = largest(value)
+    if not math.isfinite(most):
+        raise CheckpointError(f"{where}: {name} holds NaN or infinity; train or copy the model again")
+    if most > LARGEST and value.ndim > 1:
+        raise CheckpointError(f"{where}: {name} holds {most:.3g}, which no weight is; train or copy the model again")
+
+
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -42,7 +50,7 @@ INDEX = "model.safetensors.index.json"
 class Checkpoint:
     """A transformers directory with safetensors, in one file or in shards.
 
-    Opening reads the headers only. `tensor` opens and closes the file on each call, so peak memory is one tensor.
+    Opening reads the headers only. `tensor` maps the tensor's bytes, which leave memory together with it.
     Names, dtypes and values are those of the model: weights in FP8 are restored when they are read, and a tensor that
     is neither in the `precision` of most others nor in float32 is cast to it, as transformers does. `config` is the
     dict of a config.json that says so, and `config_text` its text: that of the file, if there is nothing to change.
@@ -110,28 +118,25 @@ class Checkpoint:
         return self._read(name, index)
 
     def _read(self, name: str, index: int | slice | None) -> Tensor:
-        value = self._stored(name, index)
+        value = self.stored(name, index)
         if name in self._scales:
             assert self._blocks is not None
-            value = self._blocks.restore(value, self._stored(self._scales[name], index))
-        file, most = self._entry(name).file, largest(value)
-        if not math.isfinite(most):
-            raise CheckpointError(f"{file}: {name} holds NaN or infinity; train or copy the model again")
-        if most > LARGEST and value.ndim > 1:
-            raise CheckpointError(f"{file}: {name} holds {most:.3g}, which no weight is; train or copy the model again")
+            value = self._blocks.restore(value, self.stored(self._scales[name], index))
+        file = self._entry(name).file
+        check_values(file, name, value)
         cast = value.to(self.dtype(name))
         if cast is not value and not all_finite(cast):
             raise CheckpointError(f"{file}: {name} holds values too large for {cast.dtype}")
         return cast
 
-    def _stored(self, name: str, index: int | slice | None) -> Tensor:
+    def stored(self, name: str, index: int | slice | None = None) -> Tensor:
+        """One tensor, or an entry or slice of it, as it is in the file; NaN and infinity are not looked for."""
         entry = self._entry(name)
         try:
-            with safe_open(entry.file, "pt") as file:
-                value: Tensor = file.get_tensor(name) if index is None else file.get_slice(name)[index]
-        except (SafetensorError, OSError) as error:
+            value = entry.read()
+        except (RuntimeError, OSError) as error:
             raise CheckpointError(f"{entry.file}: cannot read {name} ({error}); copy the file again") from None
-        return value
+        return value if index is None else value[index]
 
     def _unscaled(self, name: str) -> torch.dtype:
         return fp8.RESTORED if name in self._scales else self._entry(name).dtype

@@ -133,8 +133,10 @@ FORMAT = 2
 """Version of the layout of notes and unfinished outputs; it is part of the key."""
 LIBRARIES = ("numpy", "scipy", "torch")
 OURS = ("mcsmoe", "stages")
-CHUNK = 2**26
-"""Bytes of a large file that are hashed at a time."""
+LARGE = 2**26
+"""Files of so many bytes are hashed once in a process."""
+CHUNK = 2**20
+"""Bytes of a large file that are hashed at a time: they are still in the processor's cache."""
 
 
 class Staging(NamedTuple):
@@ -241,21 +243,21 @@ def identity(directory: Path) -> dict[str, str]:
 def _content(path: Path) -> str:
     """Hash of a file; a large one is read once in a process, unless the inode or the time of its last change differs.
 
-    Nobody can set that time back, unlike the time of modification, and none of `CHUNK` bytes is written within a tick
+    Nobody can set that time back, unlike the time of modification, and none of `LARGE` bytes is written within a tick
     of the clock.
     """
     found = path.stat()
-    if found.st_size < CHUNK:
+    if found.st_size < LARGE:
         return xxh3_128_hexdigest(path.read_bytes())
     return _large_content(path, found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns)
 
 
 @cache
 def _large_content(path: Path, *_: int) -> str:
-    digest = xxh3_128()
-    with path.open("rb") as file:
-        while part := file.read(CHUNK):
-            digest.update(part)
+    digest, chunk = xxh3_128(), memoryview(bytearray(CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while found := file.readinto(chunk):
+            digest.update(chunk[:found])
     return digest.hexdigest()
 
 

@@ -11,7 +11,7 @@ from mcsmoe.checkpoint.config import read_json
 from mcsmoe.checkpoint.output import check_room_for, write_json
 from mcsmoe.checkpoint.published import Published
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
-from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, write_safetensors, written_pieces
+from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written, known, write_safetensors, written_pieces
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import contents, family_of, merged_layers
 from mcsmoe.families.experts import InMemory, expert_shares, share_in_memory
@@ -38,13 +38,16 @@ def held(model: Any, names: Collection[str], within: str = "") -> Iterator[Piece
             yield Piece(name, None, source.tensor(ours).detach())
 
 
-def check_held(model: Any, checkpoint: Checkpoint, within: str = "") -> None:
+def check_held(model: Any, checkpoint: Checkpoint, written: Written, within: str = "") -> None:
     """Raise `CheckpointError`, naming the first tensor whose values differ between the model and its checkpoint.
 
-    Values on disk are cast to the model's dtype before they are compared. Reads every tensor once. `within` and what
-    is left out: see `held`.
+    The checkpoint has passed `check_inventory`, so that values whose hashes are in `written` need not be read again.
+    Others are cast to the model's dtype before they are compared. `within` and what is left out: see `held`.
     """
-    for name, entry, value in held(model, checkpoint.names(), within):
+    for piece in held(model, checkpoint.names(), within):
+        name, entry, value = piece
+        if known(written, piece):
+            continue
         found = checkpoint.tensor(name) if entry is None else checkpoint.part(name, entry)
         if not torch.equal(found.to(value.dtype), value):
             place = name if entry is None else f"{name}[{entry}]"

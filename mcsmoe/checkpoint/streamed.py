@@ -5,7 +5,7 @@ Blocks are the repeated modules that contain the sparse layers, and their dense 
 import ctypes
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,8 @@ class Blocks:
 
     def __init__(self, model: nn.Module, names: list[str], weights: "Weights", device: torch.device) -> None:
         self.device = device
+        self.look: Callable[[str], None] = lambda block: None
+        """Called with the name of each block that `loaded` has loaded."""
         self._model, self._weights = model, weights
         self._empty = {
             name: {key: value.to("meta") for key, value in _named(model.get_submodule(name)).items()} for name in names
@@ -82,6 +84,7 @@ class Blocks:
         """Context manager that loads a block and frees it at the end. Raises as `load` does."""
         try:
             self.load(block)
+            self.look(block)
             yield
         finally:
             self.free(block)
@@ -164,17 +167,29 @@ def load_streamed(directory: Path, device: torch.device | str = "cpu", dtype: to
     return model.eval()
 
 
-def load_fitting(directory: Path, memory_limit: int | None, dtype: torch.dtype | None = None) -> Any:
-    """Load the model of a directory as `load_model` does, or as `load_streamed` if it needs more than `memory_limit`.
+AT_ONCE = 10**9
+"""Bytes. For a single forward pass, a model that needs more is read block by block, which takes no longer."""
 
-    Counts weights, and the largest tensor again because reading copies it. Raises `CheckpointError` as they do.
+
+def load_fitting(directory: Path, memory_limit: int | None, dtype: torch.dtype | None = None) -> Any:
+    """Load a model for one forward pass, as `load_model` does, or `load_streamed` if it is large.
+
+    It is if it does not fit (see `fits`) into `memory_limit` and `AT_ONCE` bytes. Raises `CheckpointError` as they do.
     """
-    if memory_limit is not None:
-        config = load_config(directory)
-        weights, own = Footprint.of(config), config.dtype or torch.float32
-        if (weights.whole + weights.tensor) * (dtype or own).itemsize // own.itemsize > memory_limit:
-            return load_streamed(directory, dtype=dtype)
-    return load_model(directory, dtype=dtype)
+    load = load_model if fits(directory, min(AT_ONCE, memory_limit or AT_ONCE), dtype) else load_streamed
+    return load(directory, dtype=dtype)
+
+
+def fits(directory: Path, memory_limit: int | None, dtype: torch.dtype | None = None) -> bool:
+    """Whether the model of a directory needs at most `memory_limit` bytes, or there is no limit.
+
+    Weights count, and the largest tensor again, because reading may copy it.
+    """
+    if memory_limit is None:
+        return True
+    config = load_config(directory)
+    weights, own = Footprint.of(config), config.dtype or torch.float32
+    return (weights.whole + weights.tensor) * (dtype or own).itemsize // own.itemsize <= memory_limit
 
 
 def blocks_of(model: nn.Module) -> Blocks | None:

@@ -1,7 +1,7 @@
 """Verifying a written checkpoint: check its inventory, reload it here, and reload it without this package."""
 
-import hashlib
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from mcsmoe.checkpoint.companions import own_code
-from mcsmoe.checkpoint.fresh import fresh_logits
+from mcsmoe.checkpoint.fresh import Fresh, load_fresh
 from mcsmoe.checkpoint.lockstep import logits_of
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.save import check_held
-from mcsmoe.checkpoint.streamed import blocks_of, load_fitting
-from mcsmoe.checkpoint.writer import Written, differing, raw
+from mcsmoe.checkpoint.streamed import blocks_of, fits, load_fitting
+from mcsmoe.checkpoint.writer import Written, content_hash, differing
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import contents, family_of, merged_layers, skeleton
 from mcsmoe.progress import progress
@@ -40,7 +40,7 @@ def verify_checkpoint(
     probe: Mapping[str, Tensor],
     expected_logits: Tensor | None,
     memory_limit: int | None = None,
-) -> None:
+) -> Tensor:
     """Check that `directory` holds a complete model that loads everywhere and computes the same logits.
 
     1. Names, shapes and dtypes are those of the class in its config.json, and all values are finite and equal to what
@@ -50,19 +50,28 @@ def verify_checkpoint(
     3. If its class is ours, it reloads by remote code in a fresh process, which has neither this package nor a
        network, with the same logits.
 
-    One model is in memory at a time. One that does not fit into `memory_limit` bytes is read block by block here. The
-    fresh process, which then loads a stock class, too, has its blocks on the disk; all its tensors are compared.
-    Raises `CheckpointError` naming the first difference.
+    A large model (see `load_fitting`) is read block by block here. So that it is loaded in the ordinary way, too, the
+    fresh process then also loads a stock class, and has the same tensors; of a model that does not fit into
+    `memory_limit` bytes, it keeps the blocks on the disk. Without such a limit, both work at the same time.
+    Returns the logits on the probe. Raises `CheckpointError` naming the first difference.
     """
-    directory = Path(directory)
     checkpoint = Checkpoint(directory)
     check_inventory(checkpoint, written)
-    logits, ours, hashes = _reload(checkpoint, memory_limit, probe)
+    model = load_fitting(checkpoint.directory, memory_limit)
+    ours = model.is_remote_code()
+    with ThreadPoolExecutor(1) as beside:
+        needed = ours or blocks_of(model) is not None
+        fresh = beside.submit(_load_fresh, checkpoint, probe, memory_limit) if needed else None
+        if fresh is not None and memory_limit is not None:
+            wait([fresh])
+        logits, hashes = _compare(model, checkpoint, written, probe)
     if expected_logits is not None:
         _check_equal(logits, expected_logits, f"{directory}: reloaded")
-    if ours or hashes is not None:
-        fresh = fresh_logits(checkpoint, probe, remote_code=ours, hashes=hashes)
-        _check_equal(fresh, logits, f"{directory}: reloaded by remote code" if ours else f"{directory}: reloaded anew")
+    if fresh is not None:
+        _check_hashes(checkpoint, fresh.result(), hashes)
+        what = f"{directory}: reloaded by remote code" if ours else f"{directory}: reloaded anew"
+        _check_equal(fresh.result().logits, logits, what)
+    return logits
 
 
 def verify_stock(
@@ -76,49 +85,62 @@ def verify_stock(
     """
     checkpoint = Checkpoint(directory)
     check_inventory(checkpoint, written)
-    hashes = _reload(checkpoint, memory_limit, None).hashes
-    ours = bool(own_code(checkpoint.config))
-    logits = fresh_logits(checkpoint, probe, remote_code=ours, hashes=hashes)
-    if not logits.isfinite().all():
+    hashes = _compare(load_fitting(directory, memory_limit), checkpoint, written, None).hashes
+    fresh = _load_fresh(checkpoint, probe, memory_limit)
+    _check_hashes(checkpoint, fresh, hashes)
+    if not fresh.logits.isfinite().all():
         raise CheckpointError(f"{directory}: logits in a fresh process are not finite")
 
 
-class _Reloaded(NamedTuple):
-    """Logits on the probe (empty without one), whether the class is ours, and hashes of the tensors if streamed."""
+def _load_fresh(checkpoint: Checkpoint, probe: Mapping[str, Tensor], memory_limit: int | None) -> Fresh:
+    ours, offloaded = bool(own_code(checkpoint.config)), not fits(checkpoint.directory, memory_limit)
+    return load_fresh(checkpoint, probe, remote_code=ours, offloaded=offloaded)
+
+
+def _check_hashes(checkpoint: Checkpoint, fresh: Fresh, hashes: Mapping[str, str]) -> None:
+    differing = sorted(name for name, _ in fresh.hashes.items() ^ hashes.items())
+    if differing:
+        raise CheckpointError(f"{checkpoint.directory}: in a fresh process, {differing[0]} has other values")
+
+
+class _Compared(NamedTuple):
+    """Logits on the probe (empty without one), and the content hash of every tensor by its name in memory."""
 
     logits: Tensor
-    ours: bool
-    hashes: dict[str, str] | None
+    hashes: dict[str, str]
 
 
-def _reload(checkpoint: Checkpoint, memory_limit: int | None, probe: Mapping[str, Tensor] | None) -> _Reloaded:
-    """Load a checkpoint, and compare the model with it tensor by tensor."""
-    model = load_fitting(checkpoint.directory, memory_limit)
-    blocks, hashes = blocks_of(model), None
-    check_held(model, checkpoint)
+def _compare(model: Any, checkpoint: Checkpoint, written: Written, probe: Mapping[str, Tensor] | None) -> _Compared:
+    """Compare a loaded model with its checkpoint, tensor by tensor; of a streamed one, when a block is read to run."""
+    hashes: dict[str, str] = {}
+
+    def look(block: str) -> None:
+        within = f"{block}." if block else ""
+        check_held(model, checkpoint, written, within)
+        held = model.get_submodule(block).state_dict().items()
+        hashes.update({f"{within}{name}": content_hash(value) for name, value in held if not value.is_meta})
+
+    look("")
+    blocks = blocks_of(model)
     if blocks is not None:
-        hashes = {name: _hash(value) for name, value in model.state_dict().items() if not value.is_meta}
-        for block in progress(blocks.names, "check blocks", late=True):
-            with blocks.loaded(block):
-                check_held(model, checkpoint, f"{block}.")
-                inside = model.get_submodule(block).state_dict()
-                hashes |= {f"{block}.{name}": _hash(value) for name, value in inside.items()}
-    return _Reloaded(torch.empty(0) if probe is None else logits_of(model, probe), model.is_remote_code(), hashes)
-
-
-def _hash(value: Tensor) -> str:
-    return hashlib.sha256(raw(value)).hexdigest()
+        blocks.look = look
+    logits = torch.empty(0) if probe is None else logits_of(model, probe)
+    for block in blocks.names if blocks is not None and probe is None else ():
+        with blocks.loaded(block):
+            pass
+    return _Compared(logits, hashes)
 
 
 def check_inventory(checkpoint: Checkpoint, written: Written) -> None:
     """Compare names, shapes and dtypes with a skeleton of the class, and every value with its hash in `written`.
 
-    Reads each tensor once. `written` may be empty or cover only some tensors; every tensor in it must be on disk.
-    Raises `CheckpointError` naming the first difference.
+    Reads each tensor once. `written` may be empty or cover only some tensors; every tensor in it must be on disk, and
+    others must be finite. Raises `CheckpointError` naming the first difference.
     """
     check_headers(checkpoint, written, as_stored=True)
     for name in progress(checkpoint.names(), "check tensors", late=True):
-        found = differing(written, name, checkpoint.tensor(name))
+        value = checkpoint.stored(name) if name in written else checkpoint.tensor(name)
+        found = differing(written, name, value)
         if found:
             raise CheckpointError(f"{checkpoint.directory}: {found} is not what was written")
 

@@ -43,16 +43,24 @@ def written_pieces(pieces: Iterable[Piece]) -> Written:
 
 def add(written: Written, piece: Piece) -> None:
     """Add the content hash of one piece to `written`."""
-    written.setdefault(piece.tensor, {})[_place(piece.entry)] = _hash(piece.value)
+    written.setdefault(piece.tensor, {})[_place(piece.entry)] = content_hash(piece.value)
 
 
 def differing(written: Written, name: str, value: Tensor) -> str | None:
     """The first piece of the tensor `value` that differs from what was written, such as "….wi[0:1]"; None if equal."""
     for place, expected in written.get(name, {}).items():
         found = value[slice(*map(int, place.split(":")))] if place else value
-        if _hash(found) != expected:
+        if content_hash(found) != expected:
             return f"{name}[{place}]" if place else name
     return None
+
+
+def known(written: Written, piece: Piece) -> bool:
+    """Whether `written` holds this piece, or all pieces of this tensor, with these values."""
+    places = written.get(piece.tensor, {})
+    if piece.entry is None and places:
+        return differing(written, piece.tensor, piece.value) is None
+    return _place(piece.entry) in places and places[_place(piece.entry)] == content_hash(piece.value)
 
 
 def _place(entry: int | slice | None) -> str:
@@ -61,12 +69,14 @@ def _place(entry: int | slice | None) -> str:
     return f"{entry}:{entry + 1}" if isinstance(entry, int) else f"{entry.start}:{entry.stop}"
 
 
-def _hash(value: Tensor) -> str:
+def content_hash(value: Tensor) -> str:
+    """The hash of a tensor's bytes."""
     return xxh3_128_hexdigest(raw(value))
 
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
-ALIGNMENT = 8
+ALIGNMENT = 64
+"""Bytes, as in torch's allocator: tensors mapped from the file are then used where they are, without a copy."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +146,8 @@ def _entries(spec: TensorSpec) -> int:
 
 
 def _order(specs: Mapping[str, TensorSpec]) -> list[str]:
-    # Wide dtypes first: every tensor is then aligned to its own item size.
-    return sorted(specs, key=lambda name: (-specs[name].dtype.itemsize, name))
+    # Tensors after which the next is aligned come first; the others by width, aligned to their own item size.
+    return sorted(specs, key=lambda name: (specs[name].size_bytes % ALIGNMENT > 0, -specs[name].dtype.itemsize, name))
 
 
 def _header(specs: Mapping[str, TensorSpec]) -> tuple[bytes, dict[str, int]]:
@@ -150,7 +160,7 @@ def _header(specs: Mapping[str, TensorSpec]) -> tuple[bytes, dict[str, int]]:
         entries[name] = {"dtype": CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
         starts[name], start = start, end
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
+    text += b" " * (-(len(text) + 8) % ALIGNMENT)
     return struct.pack("<Q", len(text)) + text, starts
 
 

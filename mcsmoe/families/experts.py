@@ -91,8 +91,13 @@ def share_shape(layer: MoELayer, names: Sequence[str]) -> tuple[int, ...]:
 
 
 def share_in_memory(layer: MoELayer, names: Sequence[str], source: TensorSource, expert: int) -> Tensor:
-    """One expert's share of a published tensor that holds `names`; `source` has tensors by their names in memory."""
+    """One expert's share of a published tensor that holds `names`; `source` has tensors by their names in memory.
+
+    A share that lies in memory as it is published is not copied.
+    """
     values = {name: layer.in_memory[name].read(source, expert).detach() for name in names}
+    if len(names) == 1 and layer.places[names[0]].view(values[names[0]]) is values[names[0]]:
+        return values[names[0]]
     share = values[names[0]].new_empty(share_shape(layer, names))
     for name, value in values.items():
         layer.places[name].view(share).copy_(value)

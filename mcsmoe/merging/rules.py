@@ -36,7 +36,7 @@ RULES: Registry[Rule] = Registry("merging rule", "mcsmoe.merging", needs=None, l
 """Facts of a rule: `needs`, the entry of `collect.also` it requires; `looks`, if it calls `Members.inputs`."""
 
 
-BLOCK = 2**18
+BLOCK = 2**15
 """Elements per block of an element-wise computation."""
 
 

@@ -253,10 +253,10 @@ def test_identity_changes_with_every_file(tmp_path: Path):
     assert identity(tmp_path)["b"] != seen["b"]
 
 
-@pytest.mark.parametrize("chunk", [2**26, 2**18])
-def test_identity_is_content_not_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int):
+@pytest.mark.parametrize("large", [2**26, 2**18])
+def test_identity_is_content_not_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int):
     """A weight that differs far behind the header, in a file of the same size and time, is another model."""
-    monkeypatch.setattr(resume, "CHUNK", chunk)
+    monkeypatch.setattr(resume, "LARGE", large)
     file, other, values = tmp_path / "a", tmp_path / "other", bytearray(2**21)
     file.write_bytes(values)
     os.utime(file, (1e9, 1e9))

@@ -1,6 +1,5 @@
 """Damage to experts that no token of the probe reaches is caught, too: by what was written, and by what is loaded."""
 
-import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.streamed import Blocks
 from mcsmoe.checkpoint.verify import verify_checkpoint, verify_stock
-from mcsmoe.checkpoint.writer import Written, raw
+from mcsmoe.checkpoint.writer import Written, content_hash
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import family_of, merged_layers
 from mcsmoe.grouping.plan import LayerPlan, Plan
@@ -96,6 +95,8 @@ def made(request: pytest.FixtureRequest, tokenizer: Any, tmp_path: Path, monkeyp
 
     def answer(task: fresh.FreshLoad, scratch: Path) -> tuple[int, str]:
         save_file({"logits": expected}, scratch / fresh.LOGITS)
+        hashes = {name: content_hash(value) for name, value in load_model(task.directory).state_dict().items()}
+        (scratch / fresh.HASHES).write_text(json.dumps(hashes))
         return 0, ""
 
     monkeypatch.setattr(fresh, "start", answer)  # what a fresh process would find tells nothing here
@@ -191,7 +192,7 @@ def test_other_values_in_the_fresh_process_are_caught(made: Made, monkeypatch: p
         ended = fresh.fork(task, directory)
         hashes = json.loads((directory / fresh.HASHES).read_text())
         assert hashes.keys() == tensors.keys()
-        assert hashes[name] == hashlib.sha256(raw(tensors[name])).hexdigest()
+        assert hashes[name] == content_hash(tensors[name])
         (directory / fresh.HASHES).write_text(json.dumps(hashes | {name: "0"}))
         return ended
 

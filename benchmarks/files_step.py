@@ -1,0 +1,119 @@
+"""One step of benchmarks/files.py in a process of its own; prints seconds and peak memory as JSON."""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import torch
+
+from benchmarks.files_models import KEPT, merged_bytes
+from mcsmoe.alignment.matching import Match
+from mcsmoe.alignment.permute import MATCHINGS, permute_model
+from mcsmoe.calibration.observer import Observer
+from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
+from mcsmoe.checkpoint.verify import probe_batch
+from mcsmoe.command import prepare
+from mcsmoe.families import MoELayer
+from mcsmoe.grouping.plan import Group, LayerPlan, Plan
+from mcsmoe.merging.apply import merge_model
+from mcsmoe.model import Model
+
+BLOCK = 2**20
+
+
+def once(source: Path, output: Path, size: int) -> None:
+    """Read all files of a checkpoint, and write `size` bytes."""
+    buffer = memoryview(bytearray(BLOCK))
+    output.mkdir()
+    with (output / "model.safetensors").open("wb", buffering=0) as file:
+        for path in source.glob("*.safetensors"):
+            with path.open("rb", buffering=0) as read:
+                while found := read.readinto(buffer):
+                    size -= file.write(buffer[: min(found, size)])
+        while size:
+            size -= file.write(buffer[: min(BLOCK, size)])
+        os.fsync(file.fileno())
+
+
+def merge(model: Model, output: Path) -> None:
+    """Merge neighbouring experts, half of them are left, and verify the result."""
+    plans, sums = {}, {}
+    for layer in model.layers:
+        pairs = [(2 * k, 2 * k + 1) for k in range(layer.experts // KEPT)]
+        plans[layer.name] = LayerPlan(tuple(Group(one, (one, two), (0.15, 0.1)) for one, two in pairs), merged=True)
+        sums[layer.name] = LayerStatistics.zeros(layer.experts, layer.d_model)
+    merge_model(model, Plan("benchmark", "frequency", "none", "dominant", plans), RoutingStatistics(sums), output)
+
+
+def permute(model: Model, output: Path) -> None:
+    """Reorder the hidden neurons of all experts but one, as drawn instead of matched, and verify the result."""
+    MATCHINGS["drawn"] = drawn
+    probe = probe_batch(model.config.vocab_size, model.family.causal)
+    if not model.family.causal:
+        probe["labels"] = probe.pop("decoder_input_ids")
+    given = SimpleNamespace(fingerprint="drawn", batch_size=len(probe["input_ids"]))
+    observer = Drawn(model=model, batches=[probe], sample=given, sampling=given)
+    permute_model(cast(Observer, observer), output, "drawn", "first")
+
+
+class Drawn(SimpleNamespace):
+    """Stands in for an `Observer`: a batch of random tokens instead of a calibration sample."""
+
+    def __enter__(self) -> "Drawn":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def drawn(layer: MoELayer, reference: int, observer: Observer) -> dict[int, Match]:
+    """A random permutation of each expert but the reference."""
+    generator = torch.Generator().manual_seed(0)
+    return {e: Match(torch.randperm(layer.d_ff, generator=generator), 0, 0) for e in range(1, layer.experts)}
+
+
+def drop_cache(directory: Path) -> None:
+    """Drop the weights from the page cache, so that they are next read from the disk."""
+    for path in directory.glob("*.safetensors"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def peak_mb() -> int:
+    """Peak resident memory of this process so far, in MB, including pages of mapped files."""
+    status = Path("/proc/self/status").read_text()
+    return round(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6)
+
+
+def cpu_seconds() -> float:
+    """Seconds of CPU time that this process and its ended children have taken."""
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(used.ru_utime + used.ru_stime for used in both)
+
+
+def main(step: str, source: Path, output: Path) -> None:
+    """Run one step on the checkpoint `source`."""
+    prepare(0, 1)
+    model = Model(source)
+    steps: dict[str, Callable[[], None]] = {
+        "merge": lambda: merge(model, output),
+        "permute": lambda: permute(model, output),
+        "once-merge": lambda: once(source, output, merged_bytes(source)),
+        "once-permute": lambda: once(source, output, model.checkpoint.size_bytes),
+    }
+    drop_cache(source)
+    before, cpu, clock = peak_mb(), cpu_seconds(), time.perf_counter()
+    steps[step]()
+    found = {"clock": time.perf_counter() - clock, "cpu": cpu_seconds() - cpu, "imports": before, "peak": peak_mb()}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
