@@ -72,7 +72,7 @@ def collect_layers(
             sums[layer.name] = zeros(layer, x.device)
         accumulate(sums[layer.name], layer, x, routing, lambda e: expert_in_memory(model, layer, e))
 
-    for layer in watching(model, family, layers, batches, see, journal, outputs="norms" in also):
+    for layer in watching(model, family, layers, batches, see, journal, norms="norms" in also):
         ours = sums.pop(layer.name, None) or zeros(layer, device_of(model))  # this process may have no batch
         total = ours.map(reduce).map(Tensor.cpu)
         if not all(bool(value.isfinite().all()) for value in total.tensors().values()):
@@ -99,11 +99,11 @@ def accumulate(
         sums.input_abs_sums += here.T @ inputs.abs()
         sums.input_square_sums += here.T @ inputs.square()
         if sums.input_gram is not None:
-            sums.input_gram += inputs.T @ inputs
+            exact = part.double()  # `repair` takes small differences of this sum
+            sums.input_gram += exact.T @ exact
     if sums.norms is not None and sums.gated_norms is not None:
-        assert routing.outputs is not None
-        each = torch.linalg.vector_norm(routing.outputs, dim=-1, dtype=wide(x))  # [T, k]
-        norms = torch.zeros_like(logits).scatter_(1, routing.index, each.double())  # [T, E]
+        assert routing.norms is not None
+        norms = torch.zeros_like(logits).scatter_(1, routing.index, routing.norms.double())  # [T, E]
         sums.norms += norms.sum(0)
         sums.gated_norms += (gates * norms).sum(0)
     if sums.output_gram is not None:

@@ -31,7 +31,8 @@ CHUNK = 512
 
 Over few numbers float32 is nearly exact, and on most machines it is 2 to 64 times as fast. By the bound for inner
 products, which holds in any order of additions (Higham, Accuracy and Stability of Numerical Algorithms, §3.1), a sum
-Σ a b is off by at most CHUNK · 2⁻²⁴ · Σ |a b|, about 3e-5; a usual error is 1e-7. Counts are exact.
+Σ a b is off by at most CHUNK · 2⁻²⁴ · Σ |a b|, about 3e-5; a usual error is 1e-7. Counts are exact. Sums of which
+differences are taken (`input_gram`, correlations), and small ones (gates, logits), are of float64 products.
 """
 ROUNDING = 1e-4
 """Relative difference that rounding can make, with room to spare."""
