@@ -17,7 +17,7 @@ from mcsmoe.checkpoint.streamed import load_streamed
 from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.families import family_of, merged_layers
 from mcsmoe.fields import shown_size
-from mcsmoe.tasks.batches import Batch, in_order
+from mcsmoe.tasks.batches import Batch, by_length
 from mcsmoe.tasks.task import Encoded
 
 INCIDENTAL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "auto_map"}
@@ -84,8 +84,8 @@ class Model:
         }
 
     def batches(self, rows: Sequence[Encoded], batch_size: int) -> list[Batch]:
-        """Pad `rows` into batches, in their order: `input_ids`, `attention_mask` [B, S] and `labels` [B, T]."""
-        return list(in_order(rows, self.tokenizer.pad_token_id, batch_size, causal=self.family.causal))
+        """Batches of rows of similar length, longest first: `input_ids`, `attention_mask` [B, S], `labels` [B, T]."""
+        return list(by_length(rows, self.tokenizer.pad_token_id, batch_size, causal=self.family.causal))
 
     @contextmanager
     def loaded(self, *, streamed: bool = False, device: torch.device | str | None = None) -> Iterator[Any]:

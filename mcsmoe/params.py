@@ -178,12 +178,12 @@ class Calibration(Section):
 class Collect(Section):
     """What is measured on the calibration sample besides the routing statistics.
 
-    `also`: `norms` of the selected experts' outputs, `outputs` of every expert on every token, `pair-errors` of
-    averaged pairs, `correlation` of hidden neurons, `gradients` of the task loss with the empirical Fisher
-    information, `exact-fisher`. The last two use `gradient_samples` rows.
+    `also`: `input-gram`, the second moments of the inputs, `norms` of the selected experts' outputs, `outputs` of every
+    expert on every token, `pair-errors` of averaged pairs, `correlation` of hidden neurons, `gradients` of the task
+    loss with the empirical Fisher information, `exact-fisher`. The last two use `gradient_samples` rows.
     """
 
-    also: list[Literal["norms", "outputs", "pair-errors", "correlation", "gradients", "exact-fisher"]]
+    also: list[Literal["input-gram", "norms", "outputs", "pair-errors", "correlation", "gradients", "exact-fisher"]]
     gradient_samples: Positive
 
 

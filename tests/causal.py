@@ -6,6 +6,7 @@ import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from mcsmoe.families import FAMILIES
+from mcsmoe.tasks.batches import Batch, collate
 from mcsmoe.tasks.task import Encoded
 
 VOCABULARY = 60
@@ -45,3 +46,8 @@ def rows(count: int = 7) -> list[Encoded]:
         return found
 
     return [Encoded(draw(1, 9), draw(1, 7)) for _ in range(count)]
+
+
+def batches(size: int) -> list[Batch]:
+    """The rows in their order, in batches of different lengths."""
+    return [collate(rows()[start : start + size], 0, causal=True) for start in range(0, len(rows()), size)]

@@ -13,6 +13,7 @@ from mcsmoe.errors import CheckpointError
 from mcsmoe.families import sparse_layers
 from mcsmoe.model import Model
 from mcsmoe.params import TokenizerSection
+from mcsmoe.tasks import batches
 from mcsmoe.tasks.batches import IGNORED
 from mcsmoe.tasks.task import Encoded
 from mcsmoe.tasks.tokenizer import train_tokenizer
@@ -69,14 +70,15 @@ def test_a_merged_model_is_a_model_too(tmp_path: Path):
         assert torch.equal(module(**batch()).logits, tiny_merged()(**batch()).logits)
 
 
-def test_batches_are_padded_for_the_family(directory: Path):
+def test_batches_are_padded_for_the_family(directory: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(batches, "PADDING", 0.25)
     model = Model(directory)
-    first, second = model.batches(ROWS, 2)
+    first, second = model.batches(ROWS[::-1], 2)
     assert (len(first["labels"]), len(second["labels"])) == (2, 1)
     pad = model.tokenizer.pad_token_id
     if model.family.causal:
-        assert first["input_ids"].tolist() == [[5, 6, 1, 7], [8, 1, 9, 9]]
-        assert first["labels"].tolist() == [[IGNORED, IGNORED, 7, 1], [IGNORED, 9, 9, 1]]
+        assert first["input_ids"].tolist() == [[8, 1, 9, 9], [5, 6, 1, 7]]
+        assert first["labels"].tolist() == [[IGNORED, 9, 9, 1], [IGNORED, IGNORED, 7, 1]]
     else:
         assert first["input_ids"].tolist() == [[5, 6, 1], [8, 1, pad]]
         assert first["labels"].tolist() == [[7, 1, IGNORED], [9, 9, 1]]

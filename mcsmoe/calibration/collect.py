@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
+from mcsmoe.calibration.sums import CHUNK
 from mcsmoe.calibration.watch import Batch, watching
 from mcsmoe.checkpoint.journal import Journal
 from mcsmoe.checkpoint.streamed import device_of
@@ -37,8 +38,8 @@ def collect(
 
     `also` names further sums (see `statistics.ALSO`). `norms` uses the outputs that the model computes anyway;
     `outputs` runs all experts on all tokens, `pair-errors` runs averaged pairs of experts. Batch size, order and the
-    number of processes change the result only by rounding in float64. Raises `CheckpointError` naming the first layer
-    with sums that are not finite, and `UnknownNameError` for an unknown entry of `also`.
+    number of processes change the result only by rounding (see `sums.CHUNK`). Raises `CheckpointError` naming the
+    first layer with sums that are not finite, and `UnknownNameError` for an unknown entry of `also`.
     """
     found: dict[str, LayerStatistics] = {}
     collect_layers(model, family, layers, batches, found.__setitem__, also=also, reduce=reduce)
@@ -71,7 +72,7 @@ def collect_layers(
             sums[layer.name] = zeros(layer, x.device)
         accumulate(sums[layer.name], layer, x, routing, lambda e: expert_in_memory(model, layer, e))
 
-    for layer in watching(model, family, layers, batches, see, journal, outputs="norms" in also):
+    for layer in watching(model, family, layers, batches, see, journal, norms="norms" in also):
         ours = sums.pop(layer.name, None) or zeros(layer, device_of(model))  # this process may have no batch
         total = ours.map(reduce).map(Tensor.cpu)
         if not all(bool(value.isfinite().all()) for value in total.tensors().values()):
@@ -84,21 +85,25 @@ def collect_layers(
 def accumulate(
     sums: LayerStatistics, layer: MoELayer, x: Tensor, routing: Routing, expert: Callable[[int], Expert]
 ) -> None:
-    """Add the tokens x [T, d] and their `routing` to every sum that `sums` holds, in place."""
-    exact, logits = x.double(), routing.logits.double()
-    chosen = exact.new_zeros(len(x), layer.experts).scatter_(1, routing.index, 1)  # [T, E] of 0 and 1
-    gates = torch.zeros_like(chosen).scatter_(1, routing.index, routing.gates.double())  # [T, E]
+    """Add the tokens x [T, d] and their `routing` to every sum that `sums` holds, in place; see `sums.CHUNK`."""
+    logits, chosen = routing.logits.double(), torch.zeros_like(routing.logits, dtype=wide(x))  # [T, E]
+    gates = torch.zeros_like(logits).scatter_(1, routing.index, routing.gates.double())  # [T, E]
+    chosen.scatter_(1, routing.index, 1)
     sums.tokens += len(x)
-    sums.coselection += chosen.T @ chosen
     sums.gates += gates.sum(0)
     sums.logits_gram += logits.T @ logits
-    sums.input_gram += exact.T @ exact
-    sums.input_sums += chosen.T @ exact
-    sums.input_abs_sums += chosen.T @ exact.abs()
-    sums.input_square_sums += chosen.T @ exact.square()
+    for part, here in zip(x.split(CHUNK), chosen.split(CHUNK), strict=True):
+        inputs = part.to(wide(x))
+        sums.coselection += here.T @ here
+        sums.input_sums += here.T @ inputs
+        sums.input_abs_sums += here.T @ inputs.abs()
+        sums.input_square_sums += here.T @ inputs.square()
+        if sums.input_gram is not None:
+            exact = part.double()  # `repair` takes small differences of this sum
+            sums.input_gram += exact.T @ exact
     if sums.norms is not None and sums.gated_norms is not None:
-        assert routing.outputs is not None
-        norms = torch.zeros_like(chosen).scatter_(1, routing.index, routing.outputs.double().norm(dim=-1))  # [T, E]
+        assert routing.norms is not None
+        norms = torch.zeros_like(logits).scatter_(1, routing.index, routing.norms.double())  # [T, E]
         sums.norms += norms.sum(0)
         sums.gated_norms += (gates * norms).sum(0)
     if sums.output_gram is not None:
@@ -107,8 +112,13 @@ def accumulate(
         add_pair_errors(sums, layer, x, chosen.bool(), expert)
 
 
-CHUNK = 512
-"""Tokens per chunk when all experts of a layer run on them: at most E·CHUNK·max(d, f) numbers in memory."""
+def wide(x: Tensor) -> torch.dtype:
+    """The dtype of products: float32, or float64 if x is."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+TOKENS = 512
+"""Tokens at a time when all experts of a layer run on them: at most E·TOKENS·max(d, f) numbers in memory."""
 
 
 def add_outputs(sums: LayerStatistics, layer: MoELayer, x: Tensor, expert: Callable[[int], Expert]) -> None:
@@ -116,10 +126,12 @@ def add_outputs(sums: LayerStatistics, layer: MoELayer, x: Tensor, expert: Calla
     assert sums.all_outputs is not None
     assert sums.output_gram is not None
     experts = [expert(e) for e in range(layer.experts)]
-    for part in x.split(CHUNK):
-        y = torch.stack([forward(each, layer.layout, layer.activation, part) for each in experts]).double()
-        sums.all_outputs += y.sum(1)
-        sums.output_gram += y.flatten(1) @ y.flatten(1).T  # over tokens and dimensions, [E, n·d]
+    for tokens in x.split(TOKENS):
+        y = torch.stack([forward(each, layer.layout, layer.activation, tokens) for each in experts])  # [E, n, d]
+        sums.all_outputs += y.sum(1, dtype=torch.float64)
+        for part in y.flatten(1).split(CHUNK, 1):  # over tokens and dimensions
+            outputs = part.to(wide(x))
+            sums.output_gram += outputs @ outputs.T
 
 
 def add_pair_errors(
@@ -134,9 +146,9 @@ def add_pair_errors(
     experts = [expert(e) for e in range(layer.experts)]
     stacks = {role: torch.stack([each[name] for each in experts]) for name, role in layer.layout.items()}
     for i in chosen.any(0).nonzero().flatten().tolist():
-        for part in x[chosen[:, i]].split(CHUNK):
+        for part in x[chosen[:, i]].split(TOKENS):
             y = _averaged_with(i, stacks, layer.activation, part)
-            sums.pair_errors[i] += (y - y[i]).double().square().sum((1, 2))  # y[i] = f_i(x)
+            sums.pair_errors[i] += (y - y[i]).to(wide(x)).square().sum((1, 2), dtype=torch.float64)  # y[i] = f_i(x)
 
 
 def _averaged_with(i: int, stacks: dict[Role, Tensor], activation: Activation, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from mcsmoe.calibration.statistics import MODEL
 from mcsmoe.calibration.watch import count, one_by_one
 from mcsmoe.families import Family, MoELayer, Routing
 from mcsmoe.model import Model
-from mcsmoe.tasks.batches import Batch
+from mcsmoe.tasks.batches import Batch, longest_first
 from mcsmoe.tasks.task import Encoded
 
 
@@ -127,8 +127,9 @@ class Observer:
         return self.share(self.sample.rows)
 
     def share(self, rows: Sequence[Encoded]) -> list[Batch]:
-        """This process's share of `rows`, in batches: every n-th row, for n processes."""
-        mine = rows[self.processes.index :: self.processes.count]
+        """This process's share of `rows`, in batches: every n-th row by length, for n processes with equal work."""
+        in_order = longest_first(rows, causal=self.model.family.causal)
+        mine = in_order[self.processes.index :: self.processes.count]
         return self.model.batches(mine, self.sampling.batch_size)
 
     @cached_property

@@ -34,6 +34,7 @@ KEPT = "sums"
 
 
 ALSO: dict[str, tuple[str, ...]] = {
+    "input-gram": ("input_gram",),
     "norms": ("norms", "gated_norms"),
     "outputs": ("all_outputs", "output_gram"),
     "pair-errors": ("pair_errors",),
@@ -57,10 +58,10 @@ class LayerStatistics:
     coselection: Tensor  # [E, E]: tokens that select both experts; the diagonal is n_e
     gates: Tensor  # [E]: Σ g_e
     logits_gram: Tensor  # [E, E]: Σ h hᵀ
-    input_gram: Tensor  # [d, d]: Σ x xᵀ
     input_sums: Tensor  # [E, d]: Σ x over tokens of e
     input_abs_sums: Tensor  # [E, d]: Σ |x| over tokens of e
     input_square_sums: Tensor  # [E, d]: Σ x² over tokens of e
+    input_gram: Tensor | None = None  # [d, d]: Σ x xᵀ
     norms: Tensor | None = None  # [E]: Σ ‖f_e(x)‖ over tokens of e
     gated_norms: Tensor | None = None  # [E]: Σ g_e ‖f_e(x)‖
     all_outputs: Tensor | None = None  # [E, d]: Σ f_e(x) over all T tokens

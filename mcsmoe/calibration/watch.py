@@ -39,11 +39,11 @@ def watching(
     batches: Iterable[Batch],
     see: See,
     journal: Journal | None = None,
-    outputs: bool = False,
+    norms: bool = False,
 ) -> Iterator[MoELayer]:
     """Call `see(layer, x [T, d], routing of x)` with the T real tokens of each layer in each batch.
 
-    With `outputs`, `routing.outputs` holds the outputs of the selected experts as the model computed them.
+    With `norms`, `routing.norms` holds the norms of what the selected experts give in the model's own run of them.
 
     `layers` must be in the order of the forward pass. Each layer is yielded once it has seen all batches: with a
     streamed model before the next block is loaded, otherwise at the end. Passes stop at the last of `layers`. Nothing
@@ -88,7 +88,8 @@ def watching(
         def forward(*inputs: Tensor) -> Tensor:
             routing = routed.pop(layer.name)
             each, mixed = family.expert_outputs(experts, routing, *inputs)
-            show(layer, inputs[0], replace(routing, outputs=each))
+            lengths = torch.linalg.vector_norm(each, dim=-1, dtype=torch.promote_types(each.dtype, torch.float32))
+            show(layer, inputs[0], replace(routing, norms=lengths))
             return mixed
 
         return forward
@@ -103,7 +104,7 @@ def watching(
         for layer in layers:
             router, experts = model.get_submodule(layer.router_path), model.get_submodule(layer.experts_path)
             stack.callback(router.register_forward_hook(after_router(layer)).remove)
-            if outputs:
+            if norms:
                 experts.forward = apart(layer, experts.forward)
                 stack.callback(delattr, experts, "forward")
             else:

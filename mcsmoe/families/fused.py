@@ -82,7 +82,9 @@ class Fused(Family):
         x, index, gates = arguments
         tokens = x.flatten(0, -2).repeat_interleave(index.shape[1], 0)  # [T·k, d]
         each = experts(tokens, index.reshape(-1, 1), torch.ones_like(gates).reshape(-1, 1)).reshape(*index.shape, -1)
-        return each, (each * gates[..., None]).sum(1).to(each.dtype).reshape(x.shape)
+        wide = torch.promote_types(each.dtype, gates.dtype)
+        mixed = torch.bmm(gates[:, None].to(wide), each.to(wide))  # [T, 1, d]
+        return each, mixed.to(each.dtype).reshape(x.shape)
 
     def layers(self, config: Any) -> list[MoELayer]:
         """The sparse layers, in order of the forward pass. Raises `CheckpointError` if no router is found."""

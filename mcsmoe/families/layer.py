@@ -166,7 +166,7 @@ class Routing:
     - `gates` [T, k]: the weights with which their outputs are summed.
     - `inputs` [T, d]: what the router saw; the experts may see something else. Filled in by `watch`.
     - `scale` [T, 1]: the factor by which `inputs` are multiplied before the experts see them; None for no factor.
-    - `outputs` [T, k, d]: outputs of the selected experts, not multiplied by gates and not cut to expert capacity.
+    - `norms` [T, k]: L2 norms of the selected experts' outputs, not multiplied by gates and not cut to expert capacity.
       Filled in by `watch` on request.
     """
 
@@ -175,4 +175,4 @@ class Routing:
     gates: Tensor
     inputs: Tensor | None = None
     scale: Tensor | None = None
-    outputs: Tensor | None = None
+    norms: Tensor | None = None

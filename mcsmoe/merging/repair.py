@@ -5,13 +5,14 @@ from torch import Tensor
 
 from mcsmoe.alignment.matching import deviation
 from mcsmoe.calibration.statistics import LayerStatistics
+from mcsmoe.errors import StatisticsError
 from mcsmoe.families import Expert, Role
 from mcsmoe.merging.rules import RULES, Members, combine
 
 IN_PROJECTIONS = {Role.GATE: Role.GATE_BIAS, Role.UP: Role.UP_BIAS}
 
 
-@RULES.register("repair")
+@RULES.register("repair", needs="input-gram")
 def repair(members: Members) -> Expert:
     """Average the members and rescale every pre-activation w·x + b, as seen over all calibration tokens x of the layer.
 
@@ -39,6 +40,8 @@ def _moments(weight: Tensor, statistics: LayerStatistics) -> tuple[Tensor, Tenso
     """Mean [f] and standard deviation [f] of w·x over all tokens of the layer, for weight [f, d], in closed form."""
     # Every token selects k experts, so both sums over experts count it k times.
     mean = statistics.input_sums.sum(0) / statistics.counts.sum().clamp(min=1)  # [d]
+    if statistics.input_gram is None:
+        raise StatisticsError("rule 'repair' needs 'input-gram', which was not collected")
     square = statistics.input_gram / statistics.tokens.clamp(min=1)  # [d, d]
     exact = weight.double()
     mean_square = (exact @ square).mul_(exact).sum(1)  # [f]: wᵀ E[x xᵀ] w

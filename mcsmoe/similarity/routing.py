@@ -27,7 +27,7 @@ def router_weight(evidence: Evidence) -> Tensor:
 @SIMILARITIES.register("router-weight-feature")
 def router_weight_feature(evidence: Evidence) -> Tensor:
     """cos′(R_i ⊙ n, R_j ⊙ n) [E, E], where n [d] is the L2 norm of each dimension of x over all tokens."""
-    squares = evidence.statistics.input_gram.diagonal()  # [d]: n²
+    squares = evidence.statistics.input_square_sums.sum(0)  # [d]: k n², and a cosine is the same for any factor
     rows = evidence.source.tensor(evidence.layer.router_weight).double()  # [E, d]
     return cosine((rows * squares) @ rows.T)
 

@@ -46,10 +46,39 @@ def model_inputs(batch: Mapping[str, Tensor], causal: bool) -> Batch:
     return {name: value for name, value in batch.items() if not (causal and name == "labels")}
 
 
-def in_order(rows: Sequence[Encoded], pad: int, batch_size: int, *, causal: bool) -> Iterator[Batch]:
-    """Yield batches in the order of `rows`; the last one may be smaller."""
-    for start in range(0, len(rows), batch_size):
-        yield collate(rows[start : start + batch_size], pad, causal=causal)
+PADDING = 0.1
+"""Most padding in a batch of the calibration sample, relative to its real tokens."""
+
+
+def longest_first(rows: Sequence[Encoded], *, causal: bool) -> list[Encoded]:
+    """The rows sorted by length; what does not fit into memory then fails at once."""
+    return sorted(rows, key=lambda row: _lengths(row, causal), reverse=True)
+
+
+def by_length(rows: Sequence[Encoded], pad: int, batch_size: int, *, causal: bool) -> Iterator[Batch]:
+    """Yield batches of rows of similar length, longest first.
+
+    A batch ends at `batch_size` rows, or where one more would make its padding more than `PADDING`.
+    """
+    batch: list[Encoded] = []
+    for row in longest_first(rows, causal=causal):
+        if len(batch) == batch_size or (batch and _padding([*batch, row], causal) > PADDING):
+            yield collate(batch, pad, causal=causal)
+            batch = []
+        batch.append(row)
+    if batch:
+        yield collate(batch, pad, causal=causal)
+
+
+def _lengths(row: Encoded, causal: bool) -> tuple[int, ...]:
+    """Tokens of a row in each stack of the model."""
+    source, target = len(row.source), len(row.target)
+    return (source + target - 1,) if causal else (source, target)
+
+
+def _padding(rows: Sequence[Encoded], causal: bool) -> float:
+    each = [_lengths(row, causal) for row in rows]
+    return len(rows) * sum(map(max, zip(*each))) / sum(map(sum, each)) - 1
 
 
 def length_grouped(rows: Sequence[Encoded], batch_size: int, seed: int, window: int = 50) -> list[list[int]]:

@@ -8,13 +8,9 @@ import torch
 from mcsmoe.calibration.gradients import Weight, _differentiate, rows
 from mcsmoe.calibration.watch import count, real_tokens, watch
 from mcsmoe.families import Place
-from mcsmoe.tasks.batches import collate, in_order
+from mcsmoe.tasks.batches import collate
 from tests import causal
-from tests.causal import FAMILY, TOP_K, tiny_mixtral
-
-
-def batches(size: int) -> list[dict[str, torch.Tensor]]:
-    return list(in_order(causal.rows(), 0, size, causal=True))
+from tests.causal import FAMILY, TOP_K, batches, tiny_mixtral
 
 
 def lengths() -> list[int]:

@@ -14,7 +14,7 @@ from mcsmoe.families import MoELayer, family_of
 from tests.calibration.samples import ROWS, batches, exact_switch, samples
 from tests.models import VOCABULARY, tiny_switch
 
-ALSO = ["norms", "outputs", "pair-errors"]
+ALSO = ["input-gram", "norms", "outputs", "pair-errors"]
 
 
 def measure(model: Any, parts: list[dict[str, Tensor]], **options: Any) -> RoutingStatistics:
@@ -36,6 +36,7 @@ def by_hand(model: Any, layer: MoELayer, parts: list[dict[str, Tensor]]) -> Laye
     seen: list[Tensor] = []
     handle = block.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     sums = LayerStatistics.zeros(layer.experts, layer.d_model, ALSO)
+    assert sums.input_gram is not None
     assert sums.norms is not None
     assert sums.gated_norms is not None
     assert sums.all_outputs is not None
@@ -146,7 +147,9 @@ def test_no_expert_runs_twice_on_a_token():
 
 
 def test_an_entry_that_nobody_knows_is_refused():
-    with pytest.raises(UnknownNameError, match="'activations'; known: correlation, exact-fisher, gradients, norms"):
+    with pytest.raises(
+        UnknownNameError, match="'activations'; known: correlation, exact-fisher, gradients, input-gram, norms"
+    ):
         measure(exact_switch(), batches(samples(), 3), also=["activations"])
 
 

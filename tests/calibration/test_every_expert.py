@@ -54,8 +54,8 @@ def test_against_experts_with_averaged_weights(layout, activation, monkeypatch):
             errors[i, j] = (run(experts[i], mine) - run(pair, mine)).square().sum()
     outputs = torch.stack([run(expert, x) for expert in experts])
 
-    for size in (every_expert.CHUNK, 3):
-        monkeypatch.setattr(every_expert, "CHUNK", size)
+    for size in (every_expert.TOKENS, 3):
+        monkeypatch.setattr(every_expert, "TOKENS", size)
         sums = LayerStatistics.zeros(E, D, ["outputs", "pair-errors"])
         add_outputs(sums, layer, x, experts.__getitem__)
         add_pair_errors(sums, layer, x, chosen, experts.__getitem__)

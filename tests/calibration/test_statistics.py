@@ -15,7 +15,7 @@ from mcsmoe.families import MoELayer, Routing
 from mcsmoe.params import Collect
 from tests.mutations import COUNT, mutated, right_or_one_line
 
-ENTRIES = ["norms", "outputs", "pair-errors"]
+ENTRIES = ["input-gram", "norms", "outputs", "pair-errors"]
 
 
 def random_layer(seed: int, *also: str) -> LayerStatistics:
@@ -25,7 +25,7 @@ def random_layer(seed: int, *also: str) -> LayerStatistics:
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    sums, logits = LayerStatistics.zeros(3, 4), random(20, 3)
+    sums, logits = LayerStatistics.zeros(3, 4, {*also} & {"input-gram"}), random(20, 3)
     routing = Routing(logits, logits.topk(2).indices, random(20, 2).abs())
     accumulate(sums, cast(MoELayer, SimpleNamespace(experts=3)), random(20, 4), routing, cast(Any, None))
     optional = LayerStatistics.zeros(3, 4, also).tensors()
@@ -54,6 +54,7 @@ def test_adding_adds_every_sum():
 def test_only_what_is_asked_for_takes_memory():
     always = set(LayerStatistics.zeros(3, 4).tensors())
     extra = {
+        "input-gram": {"input_gram"},
         "norms": {"norms", "gated_norms"},
         "outputs": {"all_outputs", "output_gram"},
         "pair-errors": {"pair_errors"},
@@ -66,7 +67,9 @@ def test_only_what_is_asked_for_takes_memory():
 def test_what_can_be_collected_is_what_params_allow():
     assert get_args(get_args(Collect.model_fields["also"].annotation)[0]) == tuple(ALSO)
     LayerStatistics.zeros(3, 4, ALSO)
-    with pytest.raises(UnknownNameError, match="'output'; known: correlation, exact-fisher, gradients, norms, outputs"):
+    with pytest.raises(
+        UnknownNameError, match="'output'; known: correlation, exact-fisher, gradients, input-gram, norms, outputs"
+    ):
         LayerStatistics.zeros(3, 4, ["output"])
 
 
@@ -148,6 +151,7 @@ def swap(value: torch.Tensor) -> None:
         ("gates", lambda value: value[1].fill_(torch.inf), "gates holds NaN or infinity"),
         ("norms", lambda value: value[1].neg_(), "norms holds a negative number"),
         ("input_square_sums", lambda value: value.mul_(2), "input_square_sums do not add up"),
+        ("input_square_sums", lambda value: value.div_(20), "input_abs_sums are larger than input_square_sums allow"),
         ("input_sums", lambda value: value.add_(1000), "input_sums are larger than input_abs_sums"),
         ("input_gram", lambda value: value[0].mul_(0.5), "input_gram is not symmetric"),
         ("logits_gram", lambda value: value.fill_diagonal_(0), "an entry that its diagonal does not allow"),

@@ -17,7 +17,7 @@ from mcsmoe.checkpoint.lockstep import run_forwards
 from mcsmoe.checkpoint.streamed import Footprint, blocks_of, load_streamed
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import family_of
-from mcsmoe.tasks.batches import in_order, model_inputs
+from mcsmoe.tasks.batches import model_inputs
 from tests import causal
 from tests.calibration.samples import batches, samples
 from tests.checkpoint.damage import change
@@ -43,7 +43,7 @@ def ragged(model: Any) -> list[dict[str, Tensor]]:
     """Three batches of different lengths, the last one of one row."""
     if model.config.is_encoder_decoder:
         return batches(samples(), 3)
-    return list(in_order(causal.rows(), 0, 3, causal=True))
+    return causal.batches(3)
 
 
 def measure(model: Any, **options: Any) -> RoutingStatistics:

@@ -50,21 +50,21 @@ def test_experts_of_llama4_see_tokens_times_their_scores():
     assert torch.equal(found.gates, found.counts.double())
 
 
-def test_outputs_that_the_model_computes_are_those_of_its_weights(stock: Made):
+def test_norms_of_what_the_model_computes_are_those_of_its_weights(stock: Made):
     rows, inputs = batch() | {"labels": batch()["input_ids"]}, []
 
     def see(layer: MoELayer, x: Tensor, routing: Routing) -> None:
-        assert routing.outputs is not None
+        assert routing.norms is not None
         inputs.append(x)
         # Llama 4's further choices see tokens times other scores than those that `Routing` has.
         index = routing.index if routing.scale is None else routing.index[:, :1]
         for e in range(EXPERTS):
             token, choice = torch.where(index == e)
             expected = forward(expert_in_memory(stock.model, layer, e), layer.layout, layer.activation, x[token])
-            torch.testing.assert_close(routing.outputs[token, choice], expected, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(routing.norms[token, choice], expected.norm(dim=-1), rtol=1e-4, atol=1e-6)
 
     family = family_of(stock.model.config)
-    for _ in watching(stock.model, family, stock.layers, [rows], see, outputs=True):
+    for _ in watching(stock.model, family, stock.layers, [rows], see, norms=True):
         pass
     # What comes out of the experts goes on as it would have.
     plain: list[Tensor] = []

@@ -43,12 +43,12 @@ def tokens(count: int, d: int = D, seed: int = 5) -> Tensor:
 
 def statistics(layer: MoELayer, x: Tensor) -> LayerStatistics:
     """The sums that rules read, of inputs x [T, d] that select `top_k` experts each."""
-    sums, exact = LayerStatistics.zeros(layer.experts, layer.d_model), x.double()
+    sums, exact = LayerStatistics.zeros(layer.experts, layer.d_model, ["input-gram"]), x.double()
     scores = torch.randn(len(x), layer.experts, generator=torch.Generator().manual_seed(6))
     chosen = torch.zeros_like(scores).scatter_(1, scores.topk(layer.top_k).indices, 1).double()
     sums.tokens += len(x)
     sums.coselection += chosen.T @ chosen
-    sums.input_gram += exact.T @ exact
+    sums.input_gram = exact.T @ exact
     sums.input_sums += chosen.T @ exact
     return sums
 
@@ -81,7 +81,7 @@ def unused(members: Members) -> Members:
     return replace(
         members,
         weights=torch.zeros_like(members.weights),
-        statistics=LayerStatistics.zeros(members.layer.experts, members.layer.d_model),
+        statistics=LayerStatistics.zeros(members.layer.experts, members.layer.d_model, ["input-gram"]),
         fisher=lambda kind: zeros,
         inputs=lambda: members.inputs()[:0],
     )

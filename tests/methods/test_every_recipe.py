@@ -23,7 +23,7 @@ from mcsmoe.similarity.correlation import measure_correlations
 from tests.methods.params import small_params
 from tests.models import batch, tiny_switch
 
-ALSO = ["norms", "outputs", "pair-errors", "correlation", "gradients", "exact-fisher"]
+ALSO = ["input-gram", "norms", "outputs", "pair-errors", "correlation", "gradients", "exact-fisher"]
 BUDGET = 4 * 2
 
 

@@ -31,7 +31,7 @@ from tests.stages.workplace import enter, write_params
 
 ROOT = Path(__file__).parent.parent.parent
 COLLECT = {
-    "also": ["norms", "outputs", "pair-errors", "correlation", "gradients"],
+    "also": ["input-gram", "norms", "outputs", "pair-errors", "correlation", "gradients"],
     "gradient_samples": 10,
 }
 ONE, TWO = {"processes": 1}, {"processes": 2}

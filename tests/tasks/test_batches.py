@@ -1,4 +1,8 @@
-from mcsmoe.tasks.batches import IGNORED, collate, in_order, length_grouped, model_inputs
+import random
+
+import pytest
+
+from mcsmoe.tasks.batches import IGNORED, by_length, collate, length_grouped, model_inputs
 from mcsmoe.tasks.reading import hold_out
 from mcsmoe.tasks.task import Encoded, Example
 
@@ -13,8 +17,23 @@ def test_padding_is_masked_and_its_labels_do_not_count():
 
 
 def test_no_row_is_dropped_whatever_the_batch_size():
-    assert sum(len(b["labels"]) for b in in_order(ROWS, 0, 10, causal=False)) == len(ROWS)
+    assert sum(len(b["labels"]) for b in by_length(ROWS, 0, 10, causal=False)) == len(ROWS)
     assert sorted(i for batch in length_grouped(ROWS, 10, seed=0) for i in batch) == list(range(len(ROWS)))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_tenth_of_the_real_tokens_is_the_most_padding_of_a_batch(causal: bool):
+    rng = random.Random(0)
+    rows = [Encoded([5] * rng.randint(1, 90), [6] * rng.randint(1, 9)) for _ in range(103)]
+    found = list(by_length(rows, 0, 10, causal=causal))
+    for batch in found:
+        real = int(batch["attention_mask"].sum()) + (0 if causal else int((batch["labels"] != IGNORED).sum()))
+        positions = batch["input_ids"].numel() + (0 if causal else batch["labels"].numel())
+        assert positions <= 1.1 * real
+    assert max(len(batch["labels"]) for batch in found) == 10
+    assert len(found) < 50
+    longest = [batch["input_ids"].shape[1] for batch in found]
+    assert longest == sorted(longest, reverse=True)
 
 
 def test_grouped_batches_hold_like_lengths_in_another_order_each_epoch():
