@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ class Family(ABC):
     """Whether the stock router takes tokens as [T, d] only, not as [B, S, d]."""
     dense_type: str | None = None
     """Model type of the dense baseline, which has the same active size; None if there is none."""
+    run_experts: Callable[..., Tensor] | None = None
+    """A faster forward method for the stock experts of a layer, to the same bits; None where transformers is fast."""
 
     def __init__(self, model_type: str, merged_type: str | None = None) -> None:
         self.model_type = model_type
@@ -79,6 +82,13 @@ class Family(ABC):
 
         These are router matrices, router biases and score corrections, such as `….router.classifier.weight` → 0.
         """
+
+    def hasten(self, model: Any) -> None:
+        """Let a stock model in memory run its experts by `run_experts`; a merged one stays as it is."""
+        if self.run_experts and model.config.model_type == self.model_type:
+            for layer in self.layers(model.config):
+                experts = model.get_submodule(layer.experts_path)
+                experts.forward = MethodType(self.run_experts, experts)
 
     def dense_config(self, config: Any) -> dict[str, Any]:
         """The configuration of the dense baseline. Raises `CheckpointError` if the family has none."""

@@ -37,12 +37,25 @@ SHARED_WITH_T5 = (
 )
 
 
+def run_sorted(experts: nn.ModuleDict, x: Tensor, selected: Tensor, gates: Tensor) -> Tensor:
+    """Forward method of `SwitchTransformersExperts` that sorts tokens once; the stock one searches all for each expert.
+
+    Tokens x [T, d], the expert of each as a one-hot row [T, 1, E] (all 0: over capacity), its weight [T, 1] → [T, d].
+    """
+    chosen = selected[:, 0].T  # [E, T]
+    order, sizes = chosen.nonzero()[:, 1], chosen.sum(1).tolist()
+    parts = zip(experts.values(), x.index_select(0, order).split(sizes), strict=True)
+    each = torch.cat([expert(part) for expert, part in parts if len(part)])
+    return torch.zeros_like(x).index_copy(0, order, (each * gates.index_select(0, order)).to(x.dtype))
+
+
 class Switch(Family):
     """Switch: every n-th block of encoder and decoder is sparse, k = 1, an expert is `wi` [f, d] and `wo` [d, f]."""
 
     auto_class = "AutoModelForSeq2SeqLM"
     expert_counts = ("num_experts",)
     dense_type = "t5"
+    run_experts = staticmethod(run_sorted)
 
     def layers(self, config: Any) -> list[MoELayer]:
         """The sparse layers, encoder first."""

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,15 +26,15 @@ def collate(rows: Sequence[Encoded], pad: int, *, causal: bool) -> Batch:
     """
     if causal:
         rows = [Encoded([*r.source, *r.target[:-1]], [IGNORED] * (len(r.source) - 1) + r.target) for r in rows]
-    source, target = max(len(r.source) for r in rows), max(len(r.target) for r in rows)
-    ids = torch.full((len(rows), source), pad)
-    mask = torch.zeros(len(rows), source, dtype=torch.long)
-    labels = torch.full((len(rows), target), IGNORED)
-    for i, row in enumerate(rows):
-        ids[i, : len(row.source)] = torch.tensor(row.source)
-        mask[i, : len(row.source)] = 1
-        labels[i, : len(row.target)] = torch.tensor(row.target)
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    ids, labels = _padded([r.source for r in rows], pad), _padded([r.target for r in rows], IGNORED)
+    lengths = torch.tensor([[len(r.source)] for r in rows])
+    return {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths).long(), "labels": labels}
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """[rows, longest row]"""
+    longest = max(map(len, rows))
+    return torch.from_numpy(np.array([[*row, *[fill] * (longest - len(row))] for row in rows], np.int64))
 
 
 def is_causal(model: Any) -> bool:

@@ -55,7 +55,7 @@ class FullLoss:
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
         """Return the terms `loss`, `task` and, for a sparse model, `router_z` and `balance`; see `Fit.loss`."""
         causal = self._family.causal
-        task = cross_entropy(model(**model_inputs(batch, causal)).logits, batch["labels"])
+        task = cross_entropy(model(**model_inputs(batch, causal), use_cache=False).logits, batch["labels"])
         masks = {stack: mask.flatten() for stack, mask in counted_tokens(batch, causal).items()}
         pairs = [(self._logits[layer.name], masks[layer.stack]) for layer in self._layers]
         if not pairs:  # a dense model
@@ -108,6 +108,7 @@ def finetune(
     train, selection = split
     check_room_for(model, output)
     family = family_of(model.config)
+    family.hasten(model)
     held_out = task.encode(tokenizer, selection, params.task, params.seed)
     loss = FullLoss(family, family.layers(model.config), settings)
     fit = Fit(

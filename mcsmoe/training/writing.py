@@ -76,7 +76,7 @@ def _beginning(fit: Fit) -> dict[str, Any]:
         "seed": fit.seed,
         "processes": [fit.accelerator.num_processes, fit.fsdp, fit.accelerator.device.type],
         "libraries of training": {name: version(name) for name in LIBRARIES},
-        "rows": rows_hash(fit.epoch(0)),
+        "rows": rows_hash(fit.rows),
         "weights": weights_hash(fit.model),
     }
 

@@ -82,6 +82,7 @@ def train(case: str, fsdp: bool) -> dict[str, Any]:
         seed=0,
         accelerator=accelerator,
         fsdp=fsdp,
+        ready=getattr(loss, "answered", None),
     )
 
     class Count:
