@@ -37,12 +37,13 @@ class Clone:
         self.directory = directory
 
     def run(self, *arguments: str, stage: str | None = None) -> None:
-        """Run `python ARGUMENT ...`, as the command of a dvc `stage` if one is given. Raises if it fails."""
+        """Run `python ARGUMENT ...`, as the command of a dvc `stage` if one is given; exit if it fails."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # dvc starts `python`
         environment = os.environ | {"PATH": path} | ({STAGE: stage} if stage else {})
-        subprocess.run(
-            [sys.executable, *arguments], cwd=self.directory, env=environment, check=True, capture_output=True
-        )
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=self.directory, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{' '.join(command)}: {done.stderr}")
 
 
 def start_up(clone: Clone, rounds: int) -> dict[str, Times]:
