@@ -70,7 +70,6 @@ def prepare(seed: int, threads: int | None = None) -> None:
     import torch
     import transformers.modeling_utils
 
-    gc.freeze()
     gc.enable()
     quiet()
     if threads is not None:

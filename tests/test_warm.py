@@ -47,7 +47,6 @@ def test_a_fork_is_a_new_process_without_this_package(tmp_path: Path, monkeypatc
         ("import sys; sys.exit('a message')", 1, "a message"),
         ("1 / 0", 1, "ZeroDivisionError: division by zero"),
         ("import os; os.kill(os.getpid(), 9)", -9, ""),
-        ("import os, signal; os.kill(os.getppid(), 9); signal.pause()", -9, ""),  # its keeper: both are killed
     ],
 )
 def test_how_a_fork_ends(script: str, code: int, last: str):
@@ -101,3 +100,10 @@ def test_the_work_ends_with_who_asked_for_it():
     asks.kill()
     asks.wait()
     assert ends(process)
+
+
+def test_the_work_ends_with_its_keeper():
+    """Who asked then takes it for killed."""
+    code, printed = ran("import os, time; print(os.getpid(), flush=True); os.kill(os.getppid(), 9); time.sleep(60)")
+    assert code == -signal.SIGKILL
+    assert ends(int(printed))
