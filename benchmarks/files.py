@@ -9,11 +9,7 @@ Each step has a process of its own, which starts with the input on the disk alon
 Takes 12 GB in $TMPDIR, or with --quick 2 GB.
 """
 
-import json
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +19,7 @@ import numpy as np
 import typer
 
 from benchmarks.files_models import make, mixtral, qwen, switch
+from benchmarks.files_step import apart
 from benchmarks.side_by_side import Claim, Times, ratio, save, table
 from mcsmoe.families import family_of
 from mcsmoe.families.experts import share_shape
@@ -39,8 +36,8 @@ class Measured:
     gigabytes: float
     step: Times
     once: Times
-    peak: int
-    imports: int
+    peak: float
+    imports: float
 
     def row(self) -> list[object]:
         """Cells of the table."""
@@ -51,35 +48,22 @@ class Measured:
 
 def checkpoints(quick: bool) -> dict[str, dict[str, Any]]:
     """Configurations by name; "many" and "few" have equally many bytes in their experts."""
-    small, large = (1, 2) if quick else (3, 6)
-    shapes = {f"Mixtral, {n} layers": mixtral(n, 1024 if quick else 2048) for n in (small, large)}
-    shapes |= {
-        f"Switch, {2 * n} sparse layers": switch(n, 384 if quick else 768)
-        for n in (small // 2 + 1, large - 2 * (not quick))
-    }
+    shapes = {f"Mixtral, {n} layers": mixtral(n, 1024 if quick else 2048) for n in ((1, 2) if quick else (3, 6))}
+    shapes |= {f"Switch, {2 * n} layers": switch(n, 384 if quick else 768) for n in ((1, 2) if quick else (2, 4))}
     width = 16 if quick else 192
     return shapes | {"many tensors": qwen(64, width), "few tensors": qwen(8, 8 * width)}
 
 
 def measured(source: Path, step: str, rounds: int) -> Measured:
     """Run a step, and reading and writing once, in turns."""
-    found = [[run(source, name) for name in (step, f"once-{step}")] for _ in range(rounds)]
+    output = source.with_name("out")
+    found = [[apart(name, source, output) for name in (step, f"{step}-once")] for _ in range(rounds)]
     steps, once = (
         Times([one["clock"] for one in each], [one["cpu"] for one in each]) for each in zip(*found, strict=True)
     )
     size = sum(path.stat().st_size for path in source.glob("*.safetensors")) / 1e9
     peak, imports = (max(pair[0][key] for pair in found) for key in ("peak", "imports"))
     return Measured(size, steps, once, peak, imports)
-
-
-def run(source: Path, step: str) -> Any:
-    """Run one step in a process of its own, on one thread, and return the JSON that it printed."""
-    output = source.with_name("out")
-    arguments = [sys.executable, "-m", "benchmarks.files_step", step, str(source), str(output)]
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(arguments, env=environment, check=True, capture_output=True, text=True)
-    shutil.rmtree(output)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def layer_mb(values: dict[str, Any]) -> float:

@@ -33,7 +33,8 @@ def switch(layers: int, width: int) -> dict[str, Any]:
     counts = dict.fromkeys(("num_layers", "num_decoder_layers"), 2 * layers)
     sparse = dict.fromkeys(("num_sparse_encoder_layers", "num_sparse_decoder_layers"), layers)
     names = {"architectures": ["SwitchTransformersForConditionalGeneration"], "dtype": "float32"}
-    return transformers.SwitchTransformersConfig(**sizes, **counts, **sparse, **names).to_dict()
+    config = transformers.SwitchTransformersConfig(**sizes, **counts, **sparse, **names, decoder_start_token_id=0)
+    return config.to_dict()
 
 
 def qwen(experts: int, width: int) -> dict[str, Any]:

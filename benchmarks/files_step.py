@@ -1,11 +1,12 @@
-"""One step of benchmarks/files.py in a process of its own; prints seconds and peak memory as JSON."""
+"""The steps that benchmarks/files.py measures, each in a process of its own."""
 
-import json
+import multiprocessing
 import os
 import resource
-import sys
+import shutil
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -17,6 +18,7 @@ from mcsmoe.alignment.matching import Match
 from mcsmoe.alignment.permute import MATCHINGS, permute_model
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
+from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.verify import probe_batch
 from mcsmoe.command import prepare
 from mcsmoe.families import MoELayer
@@ -98,22 +100,31 @@ def cpu_seconds() -> float:
     return sum(used.ru_utime + used.ru_stime for used in both)
 
 
-def main(step: str, source: Path, output: Path) -> None:
-    """Run one step on the checkpoint `source`."""
+STEPS: dict[str, Callable[[Path, Path], None]] = {
+    "merge": lambda source, output: merge(Model(source), output),
+    "permute": lambda source, output: permute(Model(source), output),
+    "merge-once": lambda source, output: once(source, output, merged_bytes(source)),
+    "permute-once": lambda source, output: once(source, output, Checkpoint(source).size_bytes),
+}
+
+
+def apart(step: str, source: Path, output: Path) -> dict[str, float]:
+    """Run a step in a fork of this process, with the input on the disk alone: seconds, and memory in MB."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    process = context.Process(target=_measure, args=(step, source, output, there))
+    process.start()
+    there.close()
+    found: dict[str, float] = here.recv()
+    process.join()
+    shutil.rmtree(output)
+    return found
+
+
+def _measure(step: str, source: Path, output: Path, answer: Connection) -> None:
     prepare(0, 1)
-    model = Model(source)
-    steps: dict[str, Callable[[], None]] = {
-        "merge": lambda: merge(model, output),
-        "permute": lambda: permute(model, output),
-        "once-merge": lambda: once(source, output, merged_bytes(source)),
-        "once-permute": lambda: once(source, output, model.checkpoint.size_bytes),
-    }
     drop_cache(source)
     before, cpu, clock = peak_mb(), cpu_seconds(), time.perf_counter()
-    steps[step]()
-    found = {"clock": time.perf_counter() - clock, "cpu": cpu_seconds() - cpu, "imports": before, "peak": peak_mb()}
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    STEPS[step](source, output)
+    clock, cpu = time.perf_counter() - clock, cpu_seconds() - cpu
+    answer.send({"clock": clock, "cpu": cpu, "imports": before, "peak": peak_mb()})

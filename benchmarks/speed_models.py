@@ -4,20 +4,19 @@ import math
 import random
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import transformers
 from torch import Tensor
 from transformers.initialization import no_init_weights
 
-from benchmarks.surgery_step import no_tokens
 from mcsmoe.calibration.gradients import Gradients
 from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.compression.factorise import sparse_parts, stacked_weights
-from mcsmoe.families import sparse_layers
+from mcsmoe.families import MoELayer, sparse_layers
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
 from mcsmoe.merging.apply import Material, write_merged
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
@@ -126,6 +125,11 @@ def compress(source: Path, noise: Tensor, directory: Path) -> None:
         part.keep(torch.rand(len(part.values), generator=generator) < ROWS)
     model.update_config()
     model.save_pretrained(directory)
+
+
+def no_tokens(layer: MoELayer) -> NoReturn:
+    """Refuse to give tokens: nothing here looks at any."""
+    raise AssertionError(f"tokens of {layer.name} were asked for")
 
 
 if __name__ == "__main__":

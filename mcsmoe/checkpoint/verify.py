@@ -121,14 +121,15 @@ def _compare(model: Any, checkpoint: Checkpoint, written: Written, probe: Mappin
         hashes.update({f"{within}{name}": content_hash(value) for name, value in held if not value.is_meta})
 
     look("")
-    blocks = blocks_of(model)
-    if blocks is not None:
+    if blocks := blocks_of(model):
         blocks.look = look
-    logits = torch.empty(0) if probe is None else logits_of(model, probe)
-    for block in blocks.names if blocks is not None and probe is None else ():
-        with blocks.loaded(block):
-            pass
-    return _Compared(logits, hashes)
+    if probe is not None:
+        return _Compared(logits_of(model, probe), hashes)
+    if blocks:
+        for block in blocks.names:
+            with blocks.loaded(block):
+                pass
+    return _Compared(torch.empty(0), hashes)
 
 
 def check_inventory(checkpoint: Checkpoint, written: Written) -> None:

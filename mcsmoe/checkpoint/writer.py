@@ -4,6 +4,7 @@ import json
 import math
 import struct
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -100,8 +101,8 @@ class TensorSpec:
 def write_safetensors(path: Path, specs: Mapping[str, TensorSpec], pieces: Iterable[Piece]) -> Written:
     """Write the tensors of `specs` from `pieces`, which may come in any order.
 
-    Returns content hashes of what was written, to verify the file later. Peak memory is one piece, so a stack
-    [K, f, d] can be written expert by expert.
+    Returns content hashes of what was written, to verify the file later. A piece is written while the next is made.
+    Peak memory is two pieces, so a stack [K, f, d] can be written expert by expert.
     Raises `DiskFullError` before anything is written, and `CheckpointError` for a piece of the wrong dtype or shape,
     an entry that is written twice or missing at the end, and NaN or infinity; the unfinished file is removed.
     """
@@ -110,14 +111,25 @@ def write_safetensors(path: Path, specs: Mapping[str, TensorSpec], pieces: Itera
     written: Written = {}
     done: dict[str, set[int]] = {name: set() for name in specs}
     try:
-        with path.open("wb") as file:
+        with path.open("wb") as file, ThreadPoolExecutor(1) as beside:
             file.write(header)
-            for name, entry, value in pieces:
-                _check(specs, done, Piece(name, entry, value))
-                add(written, Piece(name, entry, value))
-                skipped = _rows(specs[name], entry).start * specs[name].row_bytes
-                file.seek(len(header) + starts[name] + skipped)
-                file.write(raw(value))
+
+            def write(piece: Piece) -> None:
+                if not all_finite(piece.value):
+                    raise CheckpointError(f"{piece.tensor}: NaN or infinity in the values to write")
+                add(written, piece)
+                skipped = _rows(specs[piece.tensor], piece.entry).start * specs[piece.tensor].row_bytes
+                file.seek(len(header) + starts[piece.tensor] + skipped)
+                file.write(raw(piece.value))
+
+            last: Future[None] | None = None
+            for piece in pieces:
+                _check(specs, done, piece)
+                if last is not None:
+                    last.result()
+                last = beside.submit(write, piece)
+            if last is not None:
+                last.result()
             for name, spec in specs.items():
                 if len(done[name]) < _entries(spec) and spec.size_bytes:
                     raise CheckpointError(f"{name}: {len(done[name])} of {_entries(spec)} entries were written")
@@ -178,8 +190,6 @@ def _check(specs: Mapping[str, TensorSpec], entered: Mapping[str, set[int]], pie
         raise CheckpointError(f"{name}: a piece of shape {list(value.shape)}{place}, declared is {list(spec.shape)}")
     if not done.isdisjoint(rows):
         raise CheckpointError(f"{name}: entry {min(done.intersection(rows))} is written twice")
-    if not all_finite(value):
-        raise CheckpointError(f"{name}: NaN or infinity in the values to write")
     done.update(rows)
 
 

@@ -120,7 +120,7 @@ class Work:
 STARTING = 5
 """Seconds until a fresh process has imported transformers, in which a result is verified."""
 ALIGNING_SHARE = 0.86
-"""Share of the time of alignment that its matrix products take (benchmarks/results/surgery.md)."""
+"""Share of the time of alignment that its matrix products take."""
 
 
 def _statistics_work(layer: MoELayer) -> float:

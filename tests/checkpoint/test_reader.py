@@ -106,6 +106,29 @@ def test_unknown_tensor(directory):
         Checkpoint(directory).tensor("experts")
 
 
+def test_headers_are_read_once(directory):
+    """Else each of ten thousand tensors would cost the parsing of ten thousand entries."""
+    checkpoint = Checkpoint(directory)
+    with (directory / WEIGHTS).open("r+b") as file:
+        file.write(bytes(16))
+    for name, value in TENSORS.items():
+        assert torch.equal(checkpoint.tensor(name), value)
+        assert torch.equal(checkpoint.part(name, 1), value[1])
+
+
+def test_a_file_that_was_cut_after_opening(directory):
+    checkpoint = Checkpoint(directory)
+    with (directory / WEIGHTS).open("r+b") as file:
+        file.truncate(40)
+    with pytest.raises(CheckpointError, match=r"cannot read a .*copy the file again"):
+        checkpoint.tensor("a")
+
+
+def test_changing_a_tensor_that_was_read_changes_no_file(directory):
+    Checkpoint(directory).tensor("c").zero_()
+    assert Checkpoint(directory).tensor("c").equal(TENSORS["c"])
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_must_be_finite(directory, value):
     save_file({"a": torch.tensor([1.0, value])}, directory / WEIGHTS)

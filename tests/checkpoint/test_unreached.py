@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mcsmoe.alignment.permute import write_permuted
-from mcsmoe.checkpoint import fresh
+from mcsmoe.checkpoint import fresh, streamed
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.save import save_model
@@ -164,6 +164,29 @@ def test_a_whole_checkpoint_passes(made: Made, limit: int | None, monkeypatch: p
     if merged_layers(config) is None:
         verify_stock(made.directory, made.written, probe(config), limit)
     assert sorted(made.directory.parent.iterdir()) == before
+
+
+def test_a_large_model_is_read_block_by_block_without_a_limit(made: Made, monkeypatch: pytest.MonkeyPatch):
+    """Then a fresh process loads it whole, also one of a stock class, which else nobody would."""
+    tasks: list[fresh.FreshLoad] = []
+    loaded: list[str] = []
+    load = Blocks.load
+
+    def noted(task: fresh.FreshLoad, directory: Path) -> Any:
+        tasks.append(task)
+        return forks.fork(task, directory)
+
+    def counted(self: Blocks, block: str) -> None:
+        loaded.append(block)
+        load(self, block)
+
+    monkeypatch.setattr(streamed, "AT_ONCE", 1)
+    monkeypatch.setattr(fresh, "start", noted)
+    monkeypatch.setattr(Blocks, "load", counted)
+    verify_checkpoint(made.directory, made.written, probe(Checkpoint(made.directory).config), made.logits)
+    assert [task.places for task in tasks] == [None]
+    assert loaded
+    assert len(loaded) == len(set(loaded))
 
 
 @pytest.mark.parametrize("damage", [zero, swap])

@@ -35,10 +35,10 @@ INSTEAD = {
     "make compare": "make -n compare",  # two hours
     "make test-older": "make -n test-older",  # installs another transformers from the network
     "python -m stages.NAME": "python -m stages.report --help",  # dvc runs each of them
+    "python -m benchmarks.files": "python -m benchmarks.files --help",  # writes gigabytes
     "python -m benchmarks.seeds books-small --seeds 0,1,2 --jobs 3": SEEDS,  # hours
     "python -m benchmarks.seeds sst2-small --seeds 0,1,2 --jobs 3": SEEDS,
     "python -m benchmarks.seeds mixtral-tiny --seeds 0,1,2 --jobs 3": SEEDS,
-    "python -m benchmarks.surgery": "python -m benchmarks.surgery --help",  # writes gigabytes
     "python -m benchmarks.speed": "python -m benchmarks.speed --help",  # writes gigabytes
     # Need the hub; tests/test_cli.py has models of its own.
     "mcsmoe inspect Qwen/Qwen3-30B-A3B": "mcsmoe inspect --help",
