@@ -44,7 +44,7 @@ def test_an_argument_that_cannot_be_used():
         ("permute", {"matching": "wieght"}, ParameterError, "permute.matching = 'wieght' in my.yaml: must be 'weight' "
          "or 'activation'; did you mean 'weight'?"),
         ("compress", {"beta": 1}, ParameterError, "compress.beta = 1 in my.yaml: must be at least 0 and less than 1"),
-        ("collect", {"also": ["output"]}, ParameterError, "collect.also.0 = 'output' in my.yaml: must be 'norms', "),
+        ("collect", {"also": ["output"]}, ParameterError, "collect.also.0 = 'output' in my.yaml: must be 'input-gram'"),
         ("seed", True, ParameterError, "seed = True in my.yaml: a number, not true or false"),
         ("seed", 2**32, ParameterError, "seed = 4294967296 in my.yaml: must be at least 0 and less than 4,294,967,296"),
         ("plugins", [".x"], ParameterError, "plugins.0 = '.x' in my.yaml: a module as in `import`"),

@@ -38,8 +38,11 @@ def collect(
 
     `also` names further sums (see `statistics.ALSO`). `norms` uses the outputs that the model computes anyway;
     `outputs` runs all experts on all tokens, `pair-errors` runs averaged pairs of experts. Batch size, order and the
-    number of processes change the result only by rounding (see `sums.CHUNK`). Raises `CheckpointError` naming the
-    first layer with sums that are not finite, and `UnknownNameError` for an unknown entry of `also`.
+    number of processes change the result only by rounding (see `sums.CHUNK`). That includes Switch, whose expert
+    capacity is for each row, in which padding comes last. The capacity of fairseq's GPT is for a batch: there batches
+    decide what later layers see.
+    Raises `CheckpointError` naming the first layer with sums that are not finite, and `UnknownNameError` for an unknown
+    entry of `also`.
     """
     found: dict[str, LayerStatistics] = {}
     collect_layers(model, family, layers, batches, found.__setitem__, also=also, reduce=reduce)

@@ -8,8 +8,8 @@ A forward pass over the calibration sample needs, in bytes:
 - W: all weights; R: weights outside the blocks; B: the largest block; L: the largest tensor (copied once on reading).
 - P, what passes keep between two blocks: per row of S positions (longest source plus longest target), hidden states
   of 2 d numbers in the weights' dtype for each position, and two masks of S² bytes.
-- One batch, per position: 8 (4 d + 3 k f) + 4 (a S + d) bytes for inputs in float64, hidden neurons of k experts of
-  width f, and attention with a heads. `norms` adds 32 k d for the separate outputs of the k experts.
+- One batch, per position: 4 (8 d + 3 k (d + f)) + 4 a S bytes for inputs, what k experts of width f compute, and
+  attention with a heads. `norms` adds 8 k d for the inputs and outputs of each choice of an expert.
 - Keeping a layer's tokens (alignment by activations, router rows of an export) adds 2 d numbers for each position of
   the sample, whole or streamed.
 
@@ -86,8 +86,8 @@ def forward_needs(
     heads = getattr(config, "num_attention_heads", 1)
     states = 2 * d * (config.dtype.itemsize if config.dtype else 4)
     looked_at = samples * positions * states if tokens else 0
-    apart = 4 * k * d if "norms" in (also or ()) else 0
-    batch = at_once * positions * (8 * (4 * d + 3 * k * f + apart) + 4 * (heads * positions + d))
+    apart = 2 * k * d if "norms" in (also or ()) else 0
+    batch = 4 * at_once * positions * (8 * d + 3 * k * (d + f) + apart + heads * positions)
     return Needs(
         whole=weights.whole + weights.tensor + batch + sum(taken) + looked_at,
         streamed=weights.resident

@@ -70,8 +70,8 @@ def _is_gram(value: Tensor) -> bool:
     """Whether a matrix may be a sum of x xᵀ: symmetric, and no |G_ij| above √(G_ii G_jj)."""
     root = value.diagonal().clamp(min=0).sqrt()
     for start in range(0, len(value), ROWS):
-        rows, columns = value[start : start + ROWS], value[:, start : start + ROWS].T
-        most = root[start : start + ROWS, None] * root
+        rows, columns = value[start : start + ROWS, start:], value[start:, start : start + ROWS].T  # half is enough
+        most = root[start : start + ROWS, None] * root[start:]
         if (rows.abs() > most * (1 + ROUNDING)).any() or ((rows - columns).abs() > most * ROUNDING).any():
             return False
     return True

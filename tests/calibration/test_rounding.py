@@ -1,4 +1,4 @@
-"""How far sums of float32 products are from float64 ones: within the bound that `sums.CHUNK` gives, usually far less."""
+"""How far sums of float32 products are from float64 ones: within the bound of `sums.CHUNK`, and usually far less."""
 
 from typing import cast
 

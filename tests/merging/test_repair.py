@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
+from mcsmoe.errors import StatisticsError
 from mcsmoe.families import Expert
 from mcsmoe.merging.rules import RULES
 from tests.alignment.experts import GATED, PLAIN
@@ -54,3 +57,12 @@ def test_opposite_neurons_that_cancel_stay_cancelled():
     experts[1]["wi"][3] = -experts[0]["wi"][3]
     found = RULES["repair"](group(experts, layer))
     assert not found["wi"][3].any()
+
+
+def test_what_it_needs_is_named():
+    layer = make_layer(PLAIN)
+    members = group(random_experts(PLAIN, 2), layer)
+    bare = replace(members, statistics=replace(members.statistics, input_gram=None))
+    needed = RULES.fact("repair", "needs")
+    with pytest.raises(StatisticsError, match=f"^rule 'repair' needs '{needed}', which was not collected$"):
+        RULES["repair"](bare)
