@@ -4,7 +4,7 @@ The profiler takes time of its own for each operation, so that many small ones l
 """
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import torch
@@ -40,11 +40,12 @@ def profiled(run: Callable[[], object], steps: int) -> list[tuple[str, float, st
         started = time.perf_counter()
         run()
         wall = time.perf_counter() - started
-    spent: Counter[str] = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
     for event in found.key_averages():
         spent[_kind(event.key)] += event.self_cpu_time_total / 1e6
     spent[PYTHON] = wall - sum(spent.values())
-    return [(kind, round(1000 * s / steps, 2), f"{s / wall:.0%}") for kind, s in spent.most_common()]
+    largest_first = sorted(spent.items(), key=lambda each: -each[1])
+    return [(kind, round(1000 * s / steps, 2), f"{s / wall:.0%}") for kind, s in largest_first]
 
 
 def _kind(name: str) -> str:

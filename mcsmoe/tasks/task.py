@@ -58,7 +58,7 @@ class Example:
     """Name shared by examples that are scored or resampled together, such as the id of their question."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """Token ids of a source and its target, unpadded."""
 

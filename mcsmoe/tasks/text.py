@@ -13,6 +13,10 @@ CARRIER = ":"
 """Put before a target while it is tokenized, so that its first word gets the ids it has after another word."""
 
 
+AT_ONCE = 1000
+"""Texts that the tokenizer gets at once."""
+
+
 class TextTask:
     """A task that encodes source and target text unchanged; subclasses give `examples` and `score`."""
 
@@ -24,15 +28,22 @@ class TextTask:
     def encode(self, tokenizer: Any, examples: Sequence[Example], settings: TaskSection, seed: int) -> list[Encoded]:
         """See `Task.encode`; `seed` is not used."""
         longest, end = settings.max_target_length, tokenizer.eos_token_id
-        sources = tokenizer([e.source for e in examples], truncation=True, max_length=settings.max_source_length)
+        sources = _ids(tokenizer, [e.source for e in examples], truncation=True, max_length=settings.max_source_length)
         # Many byte-level tokenizers of causal models put no space before a text on its own.
-        targets = tokenizer([f"{CARRIER} {e.target}" for e in examples], add_special_tokens=False)
+        targets = _ids(tokenizer, [f"{CARRIER} {e.target}" for e in examples], add_special_tokens=False)
         carrier = len(tokenizer(CARRIER, add_special_tokens=False)["input_ids"])
         # Added by hand because many of these tokenizers add a begin token but no end token.
         return [
             Encoded(source, [*target[carrier:][: longest - 1], end])
-            for source, target in zip(sources["input_ids"], targets["input_ids"], strict=True)
+            for source, target in zip(sources, targets, strict=True)
         ]
+
+
+def _ids(tokenizer: Any, texts: Sequence[str], **options: Any) -> list[list[int]]:
+    """Token ids of each text; objects of all texts at once would keep the garbage collector busy."""
+    starts = range(0, len(texts), AT_ONCE)
+    parts = (tokenizer(texts[i : i + AT_ONCE], return_attention_mask=False, **options) for i in starts)
+    return [ids for part in parts for ids in part["input_ids"]]
 
 
 class RowTask(TextTask):

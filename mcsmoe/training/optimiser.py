@@ -32,9 +32,14 @@ class Optimiser:
             name: nn.Parameter(value.detach().float()) if value.dtype in HALF else value
             for name, value in self._weights.items()
         }
+        self._trained = [*self._masters.values()]
         # Switch casts its routers in the first forward pass; they keep to the numbers of the precision they came in.
-        self._precision = {name: value.dtype for name, value in self._weights.items()}
-        self.scale = FLOAT16_SCALE if torch.float16 in self._precision.values() else 1.0
+        self._rounded = [
+            (weight, self._masters[name], weight.dtype)
+            for name, weight in self._weights.items()
+            if weight is not self._masters[name]
+        ]
+        self.scale = FLOAT16_SCALE if any(dtype == torch.float16 for *_, dtype in self._rounded) else 1.0
         decaying = {name for name, value in self._weights.items() if decays(model, name, value)}
         groups = [
             {"params": [p for name, p in self._masters.items() if (name in decaying) == decay], "weight_decay": rate}
@@ -48,21 +53,19 @@ class Optimiser:
 
         Gradients are None afterwards. A parameter without a gradient stays as it is.
         """
-        for name, master in self._masters.items():
-            weight = self._weights[name]
-            if weight.grad is not None and master is not weight:
-                master.grad, weight.grad = weight.grad.float() / self.scale, None
-            elif weight.grad is not None and self.scale != 1:
-                weight.grad /= self.scale
-        norm = nn.utils.clip_grad_norm_([*self._masters.values()], self._settings.max_grad_norm)
+        for weight, master, _ in self._rounded:
+            if weight.grad is not None:
+                master.grad, weight.grad = weight.grad.float(), None
+        if self.scale != 1:
+            torch._foreach_div_([master.grad for master in self._trained if master.grad is not None], self.scale)
+        norm = nn.utils.clip_grad_norm_(self._trained, self._settings.max_grad_norm)
         factor = rate_factor(number, self._settings.warmup_steps, self._steps)
         for group in self._adam.param_groups:
             group["lr"] = self._settings.learning_rate * factor
         self._adam.step()
         self._adam.zero_grad()
-        for name, master in self._masters.items():
-            if master is not self._weights[name]:
-                self._weights[name].copy_(master.to(self._precision[name]))
+        for weight, master, precision in self._rounded:
+            weight.copy_(master.to(precision))
         return norm
 
     def tensors(self) -> dict[str, Tensor]:

@@ -65,3 +65,26 @@ def test_routing_is_selection_before_capacity(build):
     assert torch.equal(free.index, full.index)
     assert torch.equal(free.gates, full.gates)
     assert torch.allclose(free.gates, free.logits.softmax(-1).gather(1, free.index))
+
+
+@pytest.mark.parametrize("capacity", [1000, 2])
+def test_hastened_experts_compute_the_same_bits(capacity: int):
+    found = []
+    for hasten in (False, True):
+        torch.manual_seed(0)
+        model = tiny_switch(expert_capacity=capacity, dropout_rate=0.1).train()
+        if hasten:
+            family_of(model.config).hasten(model)
+        output = model(**batch())
+        output.logits.square().mean().backward()
+        found.append({"logits": output.logits} | {name: p.grad for name, p in model.named_parameters()})
+    stock, hastened = found
+    assert capacity == 2 or any(value is None for value in stock.values())  # an expert without tokens gets no gradient
+    assert [n for n, v in stock.items() if (v is None) != (hastened[n] is None)] == []
+    assert [n for n, v in stock.items() if v is not None and not torch.equal(v, hastened[n])] == []
+
+
+def test_a_merged_model_is_not_hastened():
+    model = tiny_merged()
+    family_of(model.config).hasten(model)
+    assert not any("forward" in vars(module) for module in model.modules())
