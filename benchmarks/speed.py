@@ -36,8 +36,8 @@ STOCK = ("eager", "grouped_mm")
 DTYPES = (torch.float32, torch.bfloat16)
 WORKS = [Workload(1, 128), Workload(8, 64), Workload(64, 32)]
 WORKS += [Workload(batch, 16, 16) for batch in (1, 8, 64)]
-FEWER = [Workload(1, 128), Workload(8, 32), Workload(64, 8)]
-FEWER += [Workload(batch, 4, 4) for batch in (1, 8, 64)]
+FEWER = [Workload(1, 64), Workload(8, 16), Workload(64, 4)]
+FEWER += [Workload(batch, 4, 3) for batch in (1, 8, 64)]
 HEAD = ["what", "faster stock", "its ms", "merged", "compressed", "promised", "kept of it"]
 PEAKS = {"peak MB, generate, batch 1": Workload(1, 128, 32), "peak MB, prefill, batch 8": Workload(8, 128)}
 

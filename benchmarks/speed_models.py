@@ -57,9 +57,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "switch": SWITCH
     | {"vocab_size": 4000, "d_model": 256, "d_ff": 1024, "num_heads": 4, "num_layers": 4, "num_decoder_layers": 4}
     | {"num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 2},
-    "mixtral": MIXTRAL | {"vocab_size": 4000, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 2},
+    "mixtral": MIXTRAL | {"vocab_size": 4000, "num_hidden_layers": 2},
 }
-"""The same with fewer layers and smaller widths."""
+"""The same with fewer layers and words, and smaller widths of Switch."""
 
 RANK = 32
 ROWS = 0.1

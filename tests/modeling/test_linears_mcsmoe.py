@@ -100,15 +100,27 @@ def test_gradients_are_those_of_the_dense_product(structure, rank, drop, calls, 
         torch.testing.assert_close(module.v.grad, module.u.mT @ want, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize(("structure", "rank"), VARIANTS)
-def test_lower_precision_and_autocast(structure, rank, tokens):
+def test_lower_precision_and_autocast(structure, rank, train, tokens):
     module, *_ = linears(structure, rank)
     if module.sparse is not None:
         module.sparse.keep(some(module.kept))
-    want = module(tokens, SIZES)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(module(tokens, SIZES).float(), want, rtol=0.05, atol=0.1)
-    torch.testing.assert_close(module.bfloat16()(tokens.bfloat16(), SIZES).float(), want, rtol=0.05, atol=0.1)
+    with torch.set_grad_enabled(train):
+        want = module(tokens, SIZES)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(module(tokens, SIZES).float(), want, rtol=0.05, atol=0.1)
+        torch.testing.assert_close(module.bfloat16()(tokens.bfloat16(), SIZES).float(), want, rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_many_tokens_before_any_unit_is_dropped(structure):
+    """Low rank and rest are added up into one matrix an expert, where few tokens are multiplied by both."""
+    module, *_ = linears(structure, 2)
+    x = torch.randn(10 * sum(SIZES), D_IN, generator=torch.Generator().manual_seed(1))
+    sizes = [10 * size for size in SIZES]
+    want = torch.cat([F.linear(part, matrix) for part, matrix in zip(x.split(sizes), dense(module))])
+    torch.testing.assert_close(module(x, sizes), want)
 
 
 @torch.no_grad()
