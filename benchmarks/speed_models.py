@@ -2,7 +2,6 @@
 
 import math
 import random
-import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,6 +51,14 @@ MIXTRAL: dict[str, Any] = {
 """Mixtral-8x7B with an eighth of its widths and four layers."""
 
 SHAPES = {"switch": SWITCH, "mixtral": MIXTRAL}
+
+SMALL: dict[str, dict[str, Any]] = {
+    "switch": SWITCH
+    | {"vocab_size": 4000, "d_model": 256, "d_ff": 1024, "num_heads": 4, "num_layers": 4, "num_decoder_layers": 4}
+    | {"num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 2},
+    "mixtral": MIXTRAL | {"vocab_size": 4000, "num_hidden_layers": 2},
+}
+"""The same with fewer layers and words, and smaller widths of Switch."""
 
 RANK = 32
 ROWS = 0.1
@@ -130,7 +137,3 @@ def compress(source: Path, noise: Tensor, directory: Path) -> None:
 def no_tokens(layer: MoELayer) -> NoReturn:
     """Refuse to give tokens: nothing here looks at any."""
     raise AssertionError(f"tokens of {layer.name} were asked for")
-
-
-if __name__ == "__main__":
-    make(SHAPES[sys.argv[1]], int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,10 +1,9 @@
-"""One model of benchmarks/speed.py in a process of its own, which answers each line of JSON with one line of JSON."""
+"""Size, FLOPs and peak memory of one model of benchmarks/speed.py, in a process of its own, each a line of JSON."""
 
 import json
 import sys
-import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,25 +16,15 @@ ROW = Encoded([*range(2, 130)], [*range(2, 34)])
 """128 source and 32 target tokens; FLOPs do not depend on their ids."""
 
 
-def answer(question: dict[str, Any], model: Any, memory: PeakMemory, directory: Path) -> Any:
-    """Answer by `kind`: "size" → size and FLOPs; "memory" → peak bytes; "time" → wall and CPU seconds of one run."""
-    kind, work = question["kind"], Workload(**question.get("work", {"batch": 1, "prompt": 1}))
-    if kind == "size":
-        return size(model, directory) | {"flops_per_token": round(flops_per_token(model, [ROW], 0))}
-    if kind == "memory":
-        return memory.of(lambda: run_once(model, work))
-    before = time.process_time()
-    return run_once(model, work), time.process_time() - before
-
-
 def main(directory: Path, threads: int) -> None:
-    """Answer questions until standard input closes."""
+    """Print size and FLOPs, then the peak bytes of each workload that standard input gives."""
     torch.set_num_threads(threads)
     model = load_model(directory)
     run_once(model, Workload(1, 1, 1))
     memory = PeakMemory(model)
-    for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line), model, memory, directory)), flush=True)
+    peaks = [memory.of(partial(run_once, model, Workload(**json.loads(line)))) for line in sys.stdin]
+    print(json.dumps(size(model, directory) | {"flops_per_token": round(flops_per_token(model, [ROW], 0))}))
+    print(*peaks, sep="\n")
 
 
 if __name__ == "__main__":

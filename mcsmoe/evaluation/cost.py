@@ -1,6 +1,6 @@
 """What a checkpoint costs to keep and to run: parameters, bytes, experts, FLOPs per token."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,12 +53,23 @@ def _grouped_mm(tokens: tuple[int, ...], weights: tuple[int, ...], *_: Any, **__
 UNCOUNTED = {torch.ops.aten._grouped_mm: _grouped_mm}
 
 
-@torch.no_grad()
-def flops_per_token(model: Any, rows: Sequence[Encoded], pad: int, memory_limit: int | None = None) -> float:
-    """Floating-point operations of the forward pass per token, source and target tokens together.
+def flops_of(work: Callable[[], object]) -> int:
+    """Floating-point operations of all that `work` runs.
 
     A multiply-add counts as two, as in `torch.utils.flop_counter`; matrix products and attention count, sums
-    and activations do not. Each row runs alone, without padding or experts' capacity shared with other rows. The
+    and activations do not.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        work()
+    return counter.get_total_flops()
+
+
+@torch.no_grad()
+def flops_per_token(model: Any, rows: Sequence[Encoded], pad: int, memory_limit: int | None = None) -> float:
+    """Floating-point operations of the forward pass per token, source and target tokens together; see `flops_of`.
+
+    Each row runs alone, without padding or experts' capacity shared with other rows. The
     model may be streamed, within `memory_limit` bytes.
     """
     model.eval()
@@ -69,11 +80,9 @@ def flops_per_token(model: Any, rows: Sequence[Encoded], pad: int, memory_limit:
         inputs = {name: value.to(device) for name, value in model_inputs(batch, causal).items()}
         model(**inputs, use_cache=False)
 
-    counter = FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
     longest = max(len(row.source) + len(row.target) for row in rows)
     at_once = forwards_at_once(model, memory_limit, 1, longest)
-    with counter, sdpa_kernel(SDPBackend.MATH):
-        run_forwards(model, [partial(run, row) for row in rows], "count operations", show=False, at_once=at_once)
+    forwards = [partial(run, row) for row in rows]
+    total = flops_of(lambda: run_forwards(model, forwards, "count operations", show=False, at_once=at_once))
     # A causal model does not run a row's last token, from which nothing is predicted.
-    tokens = sum(len(row.source) + len(row.target) - causal for row in rows)
-    return counter.get_total_flops() / tokens
+    return total / sum(len(row.source) + len(row.target) - causal for row in rows)

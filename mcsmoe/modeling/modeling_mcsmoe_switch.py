@@ -68,8 +68,8 @@ class MCSMoESwitchExperts(nn.Module):
         """Tokens [T, d], the expert of each [T] (K: none), its weight [T, 1] → [T, d]."""
         sizes = torch.bincount(expert, minlength=self.num_experts).tolist()[: self.num_experts]
         order = expert.argsort(stable=True)[: sum(sizes)]  # tokens by expert; those of no expert come last
-        inner = self.dropout(self.act(self.wi(hidden_states[order], sizes)))
-        outer = self.wo(inner, sizes) * gate[order]
+        inner = self.dropout(self.act(self.wi(hidden_states.index_select(0, order), sizes)))
+        outer = self.wo(inner, sizes) * gate.index_select(0, order)
         return torch.zeros_like(hidden_states).index_copy(0, order, outer.to(hidden_states.dtype))
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcsmoe.modeling.linears_mcsmoe import SparsePart, StackedLinears
+from mcsmoe.modeling.linears_mcsmoe import StackedLinears
+from mcsmoe.modeling.sparse_mcsmoe import SparsePart
 
 
 def dense(linears: Any) -> Tensor:

@@ -5,7 +5,9 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mcsmoe.modeling.linears_mcsmoe import STRUCTURES, FactorisedLinears
+from mcsmoe.modeling import sparse_mcsmoe
+from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
+from mcsmoe.modeling.sparse_mcsmoe import CALLS, STRUCTURES
 from tests.modeling.linears import dense, dense_sparse
 
 EXPERTS, D_OUT, D_IN, SIZES = 4, 10, 6, [5, 0, 3, 4]
@@ -78,7 +80,9 @@ def test_one_expert_may_get_all_tokens_or_none_may_get_any(structure, rank, size
 
 @pytest.mark.parametrize(("structure", "rank"), VARIANTS[:-1])
 @pytest.mark.parametrize("drop", [False, True])
-def test_gradients_are_those_of_the_dense_product(structure, rank, drop, tokens):
+@pytest.mark.parametrize("calls", [0, CALLS], ids=["apart", "dense"])
+def test_gradients_are_those_of_the_dense_product(structure, rank, drop, calls, tokens, monkeypatch):
+    monkeypatch.setattr(sparse_mcsmoe, "CALLS", calls)
     module, *_ = linears(structure, rank)
     if drop:
         module.sparse.keep(some(module.kept))
@@ -96,20 +100,33 @@ def test_gradients_are_those_of_the_dense_product(structure, rank, drop, tokens)
         torch.testing.assert_close(module.v.grad, module.u.mT @ want, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize(("structure", "rank"), VARIANTS)
-def test_lower_precision_and_autocast(structure, rank, tokens):
+def test_lower_precision_and_autocast(structure, rank, train, tokens):
     module, *_ = linears(structure, rank)
     if module.sparse is not None:
         module.sparse.keep(some(module.kept))
-    want = module(tokens, SIZES)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(module(tokens, SIZES).float(), want, rtol=0.05, atol=0.1)
-    torch.testing.assert_close(module.bfloat16()(tokens.bfloat16(), SIZES).float(), want, rtol=0.05, atol=0.1)
+    with torch.set_grad_enabled(train):
+        want = module(tokens, SIZES)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(module(tokens, SIZES).float(), want, rtol=0.05, atol=0.1)
+        torch.testing.assert_close(module.bfloat16()(tokens.bfloat16(), SIZES).float(), want, rtol=0.05, atol=0.1)
 
 
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_many_tokens_before_any_unit_is_dropped(structure):
+    """Low rank and rest are added up into one matrix an expert, where few tokens are multiplied by both."""
+    module, *_ = linears(structure, 2)
+    x = torch.randn(10 * sum(SIZES), D_IN, generator=torch.Generator().manual_seed(1))
+    sizes = [10 * size for size in SIZES]
+    want = torch.cat([F.linear(part, matrix) for part, matrix in zip(x.split(sizes), dense(module))])
+    torch.testing.assert_close(module(x, sizes), want)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(("structure", "rank"), VARIANTS)
 def test_arithmetic_falls_with_the_units_dropped(structure, rank, tokens):
-    """A token of expert e costs r·(in + out) + n_e·width multiply-adds; elements save none."""
+    """A token of expert e costs r·(in + out) + n_e·width multiply-adds; elements save none, if any are kept."""
     module, *_ = linears(structure, rank)
     with FlopCounterMode(display=False) as whole:
         module(tokens, SIZES)
@@ -119,7 +136,7 @@ def test_arithmetic_falls_with_the_units_dropped(structure, rank, tokens):
         module(tokens, SIZES)
     macs = sum(SIZES) * rank * (D_IN + D_OUT)
     if structure == "element":
-        macs += sum(SIZES) * D_OUT * D_IN
+        macs += sum(size for size, n in zip(SIZES, module.sparse.ptr.diff().tolist()) if n) * D_OUT * D_IN
     elif module.sparse is not None:
         width = module.sparse.width(D_OUT, D_IN)
         macs += sum(size * n * width for size, n in zip(SIZES, module.sparse.ptr.diff().tolist()))

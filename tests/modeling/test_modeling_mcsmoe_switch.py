@@ -154,7 +154,7 @@ def test_save_pretrained_twice_is_the_same(model, tmp_path):
     again.save_pretrained(tmp_path / "second")
     names = sorted(path.name for path in (tmp_path / "first").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "second").iterdir())
-    code = {f"{name}_mcsmoe.py" for name in ("aligned", "experts", "linears")}
+    code = {f"{name}_mcsmoe.py" for name in ("aligned", "experts", "grouped", "linears", "sparse")}
     code |= {"configuration_mcsmoe_switch.py", "modeling_mcsmoe_switch.py"}
     assert {name for name in names if name.endswith(".py")} == code
     for name in names:
