@@ -23,7 +23,7 @@ import typer
 import mcsmoe.command
 from benchmarks import speed_models, step
 from benchmarks.scaling_step import add_tokenizer
-from benchmarks.side_by_side import Claim, Times, in_turns, ratio, save, table
+from benchmarks.side_by_side import Claim, in_turns, ratio, save, table
 from benchmarks.speed_worker import ROW
 from mcsmoe.calibration.collect import collect
 from mcsmoe.calibration.memory import forward_needs
@@ -60,7 +60,7 @@ class Size:
 FULL = Size(
     shape=speed_models.MIXTRAL | {"hidden_size": 2048, "intermediate_size": 4096, "num_attention_heads": 16},
     rows=64,
-    tokens=2048,
+    tokens=512,
     batches=(1, 8, 64),
     prompt=512,
     new=32,
@@ -122,8 +122,9 @@ def collecting(directory: Path, size: Size, device: torch.device) -> Found:
 def merging(directory: Path, size: Size, device: torch.device) -> Found:
     """A merge aligned by activations, with one block on the device at a time; seconds, and the device's peak memory."""
     sampling = sample(size)
-    limit = forward_needs(Model(directory / "full").config, sampling, tokens=True).streamed
-    source = Model(directory / "full", limit, device=device)
+    needs = forward_needs(Model(directory / "full").config, sampling, tokens=True)
+    assert needs.streamed < needs.whole
+    source = Model(directory / "full", needs.streamed, device=device)
     with Observer(Model(directory / "full", device=device), sampling, "collect", also=()) as observer:
         statistics = collect(observer.module, source.family, source.layers, observer.batches)
     layers = Plan.load(directory / "merged").layers
