@@ -173,7 +173,7 @@ def inference(directory: Path, size: Size, device: torch.device) -> Found:
     figures: dict[str, Any] = {"promised": promised}
     claims = []
     for work in [Workload(batch, size.prompt, new) for new in (0, size.new) for batch in size.batches]:
-        works = {name: partial(stock, name, work) for name in STOCK}
+        works: dict[str, Any] = {name: partial(stock, name, work) for name in STOCK}
         works |= {name: partial(run_once, models[name], work) for name in names[1:]}
         times = in_turns(works, size.rounds)
         best = min(STOCK, key=lambda name: times[name].median)
