@@ -29,7 +29,7 @@ def lost_figure(layers: Mapping[str, Sequence[tuple[float, str]]]) -> Figure:
     norm = PowerNorm(0.5, 0, OFTEN / max(map(len, rows)), clip=True)
     image = np.zeros((len(rows), max(map(len, rows)), 4))  # transparent where a layer has fewer experts
     for i, row in enumerate(rows):
-        scaled = norm([share for share, _ in row])
+        scaled = np.asarray(norm([share for share, _ in row]))
         for state, colours in COLOURS.items():
             here = np.array([each == state for _, each in row])
             image[i, : len(row)][here] = colours(scaled[here])
