@@ -1,6 +1,7 @@
 # make install into .venv, what running the pipeline needs
 # make repro   install, run the pipeline on params.yaml, print the table of results
 # make speed   seconds and memory of all checkpoints on this machine: metrics/speed, which git ignores
+# make bench   the quick set of benchmarks and whether their claims hold on this machine (ten minutes)
 # make compare the paper's methods on equal terms, three seeds (about two hours): benchmarks/results/compare.md
 # make test-older  stock checkpoints in transformers 4.57, in a venv of its own
 # make test    install, then lint, types and tests (FAST=1 leaves out the tests marked slow)
@@ -13,7 +14,7 @@ SELECT := $(if $(FAST),-m "not slow")
 # dvc runs stages through the shell: they must find this Python.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install repro speed compare test test-older
+.PHONY: install repro speed bench compare test test-older
 
 install: .venv/.installed
 
@@ -28,6 +29,9 @@ speed: install
 	        --output metrics/speed/$$(echo $$checkpoint | sed 's|artifacts/||; s|/|-|').json || exit; \
 	done
 	dvc metrics show metrics/speed/*.json
+
+bench: install
+	python -m benchmarks.bench
 
 compare: install
 	python -m benchmarks.compare

@@ -137,25 +137,26 @@ def claims(rows: Sequence[Row], seconds: Mapping[int, float]) -> list[Claim]:
 
 def picture(rows: Sequence[Row]) -> Figure:
     """Seconds and memory against each axis, on logarithmic axes; a dotted line is what grows in proportion."""
-    shades = colours([*STEPS])
+    shades, drawn = colours([*STEPS]), {}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 6), layout="constrained")
         grid = figure.subplots(2, len(AXES), sharex="col", sharey="row")
-        for column, axis in zip(grid.T, AXES, strict=True):
-            for axes, value, unit in zip(column, ("seconds", "peak_mb"), ("seconds", "peak memory, MB"), strict=True):
+        for across, value, unit in zip(grid, ("seconds", "peak_mb"), ("seconds", "peak memory, MB"), strict=True):
+            across[0].set_ylabel(unit)
+            for axes, axis in zip(across, AXES, strict=True):
                 for step in axis.steps:
                     points = series(rows, axis.name, step, value)
-                    shade = shades[step]
-                    axes.loglog(list(points), list(points.values()), "o-", color=shade, label=step, markersize=4)
+                    (drawn[step],) = axes.loglog([*points], [*points.values()], "o-", color=shades[step], markersize=4)
                 first, last = min(points), max(points)
                 axes.loglog([first, last], [points[first], points[first] * last / first], ":", color=FAINT)
                 axes.grid(linewidth=0.8)
+                axes.set_xticks([*points][-1::-2])  # every second size, the largest among them
                 for each in (axes.xaxis, axes.yaxis):
                     each.set_major_formatter(lambda number, _: f"{number:,g}")
                     each.set_minor_formatter(NullFormatter())
-                axes.set_ylabel(unit if column is grid.T[0] else "")
-            column[1].set_xlabel(axis.name)
-            column[0].legend(fontsize=8)
+        for axes, axis in zip(grid[1], AXES, strict=True):
+            axes.set_xlabel(axis.name)
+        figure.legend([*drawn.values()], [*drawn], loc="outside upper center", ncols=len(drawn))
     return figure
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, distributed
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import mcsmoe.api
-import mcsmoe.modeling  # noqa: F401 - would be imported when a first model is opened
+import mcsmoe.modeling  # imported here, not when a first model is opened
 from mcsmoe.alignment.permute import permute_model
 from mcsmoe.calibration.memory import forward_needs
 from mcsmoe.calibration.observer import Observer, Processes
@@ -37,8 +37,9 @@ FORKS.set_forkserver_preload([__name__])
 
 WIDTH, HIDDEN, CHOSEN = 128, 256, 2
 LENGTH, BATCH, VOCABULARY = 64, 16, 300
-BRIEF, AGAIN = 0.3, 9
-"""A stage of fewer seconds runs so many times again, and the least counts."""
+ALONE = Processes()
+ENOUGH, MOST = 1.0, 10
+"""A brief stage runs again until it took so many seconds in all, or so many times; the least counts."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,17 @@ def make(directory: Path, shape: Shape) -> None:
         num_experts_per_tok=CHOSEN,
     )
     Qwen3MoeForCausalLM(config).save_pretrained(directory / "model")
+    add_tokenizer(directory / "model")
+
+
+def add_tokenizer(directory: Path) -> None:
+    """Write a tokenizer beside a model; only its padding is used."""
     text = (chr(97 + i % 26) * (1 + i % 7) for i in range(VOCABULARY))
     settings = TokenizerSection(kind="bpe", vocab_size=VOCABULARY)
-    train_tokenizer(text, settings, causal=True).save_pretrained(directory / "model")
+    train_tokenizer(text, settings, causal=True).save_pretrained(directory)
 
 
-def collect(directory: Path, shape: Shape, processes: Processes = Processes(), *, streamed: bool = False) -> None:
+def collect(directory: Path, shape: Shape, processes: Processes = ALONE, *, streamed: bool = False) -> None:
     """Collect statistics with the model whole in memory, or block by block."""
     sampling, limit = shape.sampling, None
     if streamed:
@@ -142,8 +148,8 @@ def measured(step: str, directory: Path, shape: Shape) -> dict[str, float]:
     before = _memory("VmRSS")
     runs = [_timed(step, directory, shape)]
     peak = _memory("VmHWM") - before
-    if runs[0][0] < BRIEF:
-        runs += [_timed(step, directory, shape) for _ in range(AGAIN)]
+    while sum(clock for clock, _ in runs) < ENOUGH and len(runs) < MOST:
+        runs.append(_timed(step, directory, shape))
     seconds, cpu = map(min, zip(*runs, strict=True))
     return {"seconds": seconds, "cpu": cpu, "peak_mb": peak / 1e6}
 

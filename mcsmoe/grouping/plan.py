@@ -73,10 +73,11 @@ class LayerPlan:
     def expert_map(self) -> Tensor:
         """Index map [E] int64: the merged expert of each expert, −1 for a dropped one."""
         experts = sum(len(group.members) for group in self.groups) + len(self.dropped)
-        labels = torch.full((experts,), -1)
+        labels = [-1] * experts
         for k, group in enumerate(self.groups):
-            labels[list(group.members)] = k
-        return labels
+            for e in group.members:
+                labels[e] = k
+        return torch.tensor(labels)
 
     @classmethod
     def untouched(cls, importance: Tensor) -> "LayerPlan":

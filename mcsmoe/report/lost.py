@@ -29,8 +29,10 @@ def lost_figure(layers: Mapping[str, Sequence[tuple[float, str]]]) -> Figure:
     norm = PowerNorm(0.5, 0, OFTEN / max(map(len, rows)), clip=True)
     image = np.zeros((len(rows), max(map(len, rows)), 4))  # transparent where a layer has fewer experts
     for i, row in enumerate(rows):
-        for j, (share, state) in enumerate(row):
-            image[i, j] = COLOURS[state](norm(share))
+        scaled = np.asarray(norm([share for share, _ in row]))
+        for state, colours in COLOURS.items():
+            here = np.array([each == state for _, each in row])
+            image[i, : len(row)][here] = colours(scaled[here])
     states = [state for state in COLOURS if any(state == each for row in rows for _, each in row)]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 1.1 + 0.12 * max(len(rows), 6)))

@@ -136,7 +136,10 @@ def groupings(uses: Mapping[str, Rows]) -> list[MethodUse]:
     """Return how methods group experts, without methods that merge nothing; those with equal groups share an entry."""
     found: dict[tuple[Layer, ...], list[str]] = {}
     for method, rows in uses.items():
-        layers = tuple(_layer_use(name, rows) for name in dict.fromkeys(row["layer"] for row in rows))
+        of_layer: dict[str, list[Mapping[str, Any]]] = {}
+        for row in rows:
+            of_layer.setdefault(row["layer"], []).append(row)
+        layers = tuple(_layer_use(name, each) for name, each in of_layer.items())
         if any(layer.merged for layer in layers):
             found.setdefault(layers, []).append(method)
     return [MethodUse(tuple(methods), layers) for layers, methods in found.items()]
@@ -158,17 +161,17 @@ def _picture(use: MethodUse, i: int) -> Markup:
 
 def _entropy(shares: Sequence[float]) -> float:
     """Entropy in bits of `shares`, taken relative to their sum, because dropped experts leave less than 1."""
-    used = [share / sum(shares) for share in shares if share > 0]
+    total = sum(shares)
+    used = [share / total for share in shares if share > 0]
     return sum(-share * math.log2(share) for share in used)
 
 
 def _layer_use(name: str, rows: Rows) -> Layer:
-    before = [row for row in rows if row["layer"] == name and row["moment"] == BEFORE]
-    after = [row for row in rows if row["layer"] == name and row["moment"] == AFTER]
+    before = [row for row in rows if row["moment"] == BEFORE]
+    after = [row for row in rows if row["moment"] == AFTER]
     before.sort(key=lambda row: (not row["dominant"], -row["share"], row["expert"]))
-
-    def members(group: int | None) -> tuple[tuple[int, float], ...]:
-        return tuple((row["expert"], row["share"]) for row in before if row["group"] == group)
-
-    groups = tuple(UsedGroup(members(row["group"]), row["share"]) for row in after)
-    return Layer(name, groups, members(None))
+    members: dict[int | None, list[tuple[int, float]]] = {None: []}
+    for row in before:
+        members.setdefault(row["group"], []).append((row["expert"], row["share"]))
+    groups = tuple(UsedGroup(tuple(members[row["group"]]), row["share"]) for row in after)
+    return Layer(name, groups, tuple(members[None]))
