@@ -174,7 +174,7 @@ def test_a_large_model_is_read_block_by_block_without_a_limit(made: Made, monkey
 
     def noted(task: fresh.FreshLoad, directory: Path) -> Any:
         tasks.append(task)
-        return forks.fork(task, directory)
+        return fresh.fork(task, directory)
 
     def counted(self: Blocks, block: str) -> None:
         loaded.append(block)
