@@ -21,7 +21,7 @@ from transformers.models.switch_transformers.modeling_switch_transformers import
 
 from benchmarks.side_by_side import Claim, Ratio, Times, in_turns, ratio, save, table
 from mcsmoe.compression.factorise import factorise
-from mcsmoe.modeling import MCSMoESwitchConfig
+from mcsmoe.modeling.configuration_mcsmoe_switch import MCSMoESwitchConfig
 from mcsmoe.modeling.experts_mcsmoe import merged_experts_class
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 from mcsmoe.modeling.modeling_mcsmoe_switch import MCSMoESwitchExperts
