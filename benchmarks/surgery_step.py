@@ -23,7 +23,7 @@ from mcsmoe.checkpoint.shards import Part, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec
 from mcsmoe.families import MoELayer, sparse_layers
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
-from mcsmoe.merging import apply as align
+from mcsmoe.alignment import pairs
 from mcsmoe.merging.apply import Material, write_merged
 
 KEPT = 4
@@ -153,7 +153,7 @@ def main(scratch: Path, step: str, layers: int, threads: int) -> None:
     source, target = first_layers(scratch / "made", layers), scratch / "out"
     target.mkdir()
     costs: list[float] = []
-    vars(align)["weight_similarity"] = timed(weight_similarity, costs)
+    vars(pairs)["weight_similarity"] = timed(weight_similarity, costs)
     steps: dict[str, Callable[[], None]] = {
         ONCE: lambda: once(source, target),
         UNALIGNED: lambda: merge(source, target, "none"),

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mcsmoe.alignment.activations import pair_moments
-from mcsmoe.alignment.matching import Match, activation_match, permute_tensor, weight_match
+from mcsmoe.alignment.matching import Match, permute_tensor
+from mcsmoe.alignment.pairs import matched_by_activation, matched_by_weight
 from mcsmoe.calibration.observer import LayerTokens, Observer
 from mcsmoe.checkpoint.companions import complete
 from mcsmoe.checkpoint.lockstep import logits_of
@@ -21,25 +21,25 @@ from mcsmoe.checkpoint.verify import verify_checkpoint
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import MoELayer, TensorSource
-from mcsmoe.families.experts import expert_shares, read_expert
+from mcsmoe.families.experts import expert_shares
 from mcsmoe.progress import progress
 from mcsmoe.tasks.batches import model_inputs
 
 
 def weight_matches(source: TensorSource, layer: MoELayer, reference: int) -> dict[int, Match]:
     """Match every other expert of the layer to expert `reference` by weights: expert id → match."""
-    target = read_expert(source, layer, reference)
     others = [e for e in range(layer.experts) if e != reference]
-    shown = progress(others, f"match experts of {layer.name}", late=True)
-    return {e: weight_match(target, read_expert(source, layer, e), layer.layout) for e in shown}
+    return _shown(matched_by_weight(source, layer, reference, others), layer)
 
 
 def activation_matches(source: TensorSource, layer: MoELayer, reference: int, tokens: LayerTokens) -> dict[int, Match]:
     """Match every other expert to expert `reference` by activations on the tokens routed to either."""
     others = [e for e in range(layer.experts) if e != reference]
-    pairs = pair_moments(source, layer, tokens, reference, others)
-    shown = progress(pairs, f"match experts of {layer.name}", len(others), late=True)
-    return {e: activation_match(moments) for e, moments in shown}
+    return _shown(matched_by_activation(source, layer, reference, others, tokens), layer)
+
+
+def _shown(matches: Iterator[tuple[int, Match]], layer: MoELayer) -> dict[int, Match]:
+    return dict(progress(matches, f"match experts of {layer.name}", layer.experts - 1, late=True))
 
 
 LAYER_REFERENCES: dict[str, Callable[[MoELayer, Observer], int]] = {

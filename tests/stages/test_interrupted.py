@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from mcsmoe.alignment import permute as matching
+from mcsmoe.alignment import pairs
 from mcsmoe.checkpoint import shards
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
@@ -72,7 +72,7 @@ def test_interrupted_permuting_matches_no_layer_again(
     assert "model.safetensors.index.json" in expected
     shutil.rmtree("artifacts/permute")
     reads = Reads(FINETUNED, monkeypatch)
-    interrupt(monkeypatch, matching, "weight_match", 2 * (EXPERTS - 1))
+    interrupt(monkeypatch, pairs, "match", 2 * (EXPERTS - 1))
     with pytest.raises(KeyboardInterrupt, match="what is finished is kept"):
         permute.main()
     assert reads.take() == {"encoder.1", "encoder.3", "decoder.1"}
