@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import MixtralConfig
 
 from benchmarks.surgery import ALIGNED, ONCE, UNALIGNED
+from mcsmoe.alignment import pairs
 from mcsmoe.alignment.matching import weight_similarity
 from mcsmoe.calibration.gradients import Gradients
 from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics, StatisticsWriter
@@ -23,7 +24,6 @@ from mcsmoe.checkpoint.shards import Part, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec
 from mcsmoe.families import MoELayer, sparse_layers
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
-from mcsmoe.alignment import pairs
 from mcsmoe.merging.apply import Material, write_merged
 
 KEPT = 4

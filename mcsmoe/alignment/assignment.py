@@ -68,8 +68,8 @@ def sparse_assignment(similarity: Floats, candidates: int = CANDIDATES) -> Ints:
         row, column = np.divmod(entries, len(rows))
         # Reduced costs, so that SciPy starts near the optimum. It takes zeros for missing entries: shift them.
         cost = (bound[row] - price[column] - similarity.ravel()[entries]) / scale + 1.0
-        starts = np.searchsorted(row, np.arange(len(rows) + 1)).astype(np.int32)
-        sparse = csr_array((cost, column.astype(np.int32), starts), shape=similarity.shape)
+        starts = np.searchsorted(row, np.arange(len(rows) + 1))
+        sparse = csr_array((cost, column, starts), shape=similarity.shape)
         matched = min_weight_full_bipartite_matching(sparse)[1].astype(np.int64)
         price += _discount(starts, column, cost, matched) * scale
         reached = similarity[rows, matched] + price[matched]
