@@ -33,7 +33,8 @@ def assign(similarity: Tensor) -> Tensor:
 
     If the largest entries of the rows lie in different columns, they are the optimum. Other problems go to SciPy's
     dense solver, or from `DENSE_BELOW` neurons to `sparse_assignment`. If several permutations are optimal, any of
-    them may be returned. Runs on one thread. Raises `ValueError` for similarities that are not finite.
+    them may be returned. Runs on one thread; only the dense solver needs 8 f² bytes of memory. Raises `ValueError` for
+    similarities that are not finite.
     """
     values = similarity.numpy(force=True)
     perm = values.argmax(1)
@@ -41,8 +42,13 @@ def assign(similarity: Tensor) -> Tensor:
         raise ValueError("an assignment needs finite similarities")
     if np.bincount(perm).max() > 1:
         dense = len(values) < DENSE_BELOW
-        perm = linear_sum_assignment(-values.astype(np.float64))[1] if dense else sparse_assignment(values)
+        perm = _dense(values) if dense else sparse_assignment(values)
     return torch.from_numpy(perm)
+
+
+def _dense(similarity: Floats) -> Ints:
+    columns: Ints = linear_sum_assignment(np.negative(similarity, dtype=np.float64))[1]
+    return columns
 
 
 def sparse_assignment(similarity: Floats, candidates: int = CANDIDATES) -> Ints:
@@ -50,8 +56,9 @@ def sparse_assignment(similarity: Floats, candidates: int = CANDIDATES) -> Ints:
 
     The proof is a price p_j of each column (linear programming duality): with u_i = max_j (s_ij + p_j), no matching
     has a total above Σ u_i − Σ p_j, and `matched` has that total if every row is matched where it reaches its u_i.
-    Rows that do not reach it get their largest s_ij + p_j as further entries, and the sparse problem is solved again.
-    Computed in float64, with `CHUNK` numbers in memory besides the entries.
+    Rows that do not reach it get their largest s_ij + p_j as further entries, and the sparse problem is solved again;
+    with more than `TOO_MANY` entries a row, the dense solver takes over. Computed in float64, with `CHUNK`
+    numbers in memory besides the entries.
     """
     rows, best = np.arange(len(similarity)), similarity.argmax(1)
     bound, price = similarity[rows, best].astype(np.float64), np.zeros(len(rows))
@@ -64,7 +71,7 @@ def sparse_assignment(similarity: Floats, candidates: int = CANDIDATES) -> Ints:
         entries = np.sort(np.concatenate([entries, *found]))
         entries = entries[np.diff(entries, prepend=-1) > 0]
         if len(entries) > TOO_MANY * len(rows):
-            return linear_sum_assignment(-similarity.astype(np.float64))[1]
+            return _dense(similarity)
         row, column = np.divmod(entries, len(rows))
         # Reduced costs, so that SciPy starts near the optimum. It takes zeros for missing entries: shift them.
         cost = (bound[row] - price[column] - similarity.ravel()[entries]) / scale + 1.0

@@ -74,3 +74,34 @@ def test_large_problem_takes_the_sparse_solver(monkeypatch: pytest.MonkeyPatch):
 def test_nan_is_refused():
     with pytest.raises(ValueError, match="finite"):
         assign(torch.full((3, 3), torch.nan))
+
+
+def test_largest_entries_in_different_columns_need_no_solver(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(assignment, "linear_sum_assignment", None)
+    monkeypatch.setattr(assignment, "sparse_assignment", None)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(5))
+    similarity = torch.rand(50, 50, generator=torch.Generator().manual_seed(6))
+    similarity[torch.arange(50), order] += 1
+    assert torch.equal(assign(similarity), order)
+
+
+def test_too_many_candidates_go_to_the_dense_solver(monkeypatch: pytest.MonkeyPatch):
+    calls = []
+
+    def dense(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        calls.append(cost.shape)
+        return linear_sum_assignment(cost)
+
+    monkeypatch.setattr(assignment, "linear_sum_assignment", dense)
+    rng = np.random.default_rng(7)
+    cost = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 300))
+    assert total(cost, solved(cost, 24)) == pytest.approx(total(cost, linear_sum_assignment(cost)[1]))
+    assert calls == [(300, 300)]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_one_entry_that_is_not_finite_is_refused(value: float):
+    similarity = torch.eye(4)
+    similarity[2, 1] = value
+    with pytest.raises(ValueError, match="finite"):
+        assign(similarity)
