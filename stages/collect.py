@@ -6,7 +6,7 @@ Any number of processes gives the same statistics.
 from pathlib import Path
 
 from stages.common import made, run, start
-from stages.launch import launched
+from stages.launch import joined, launched
 
 SOURCE = Path("artifacts/permute")
 OUTPUT = Path("artifacts/collect")
@@ -20,28 +20,19 @@ def main() -> None:
     params = start(directories=[OUTPUT])
     if not launched(params, "stages.collect"):
         return
-    from accelerate import Accelerator
-    from torch import Tensor
-
-    from mcsmoe.calibration.observer import Observer, Processes
+    from mcsmoe.calibration.observer import Observer
     from mcsmoe.calibration.sample import Sampling
     from mcsmoe.model import Model
     from mcsmoe.similarity.collecting import collect_model
 
-    settings, accelerator = params.collect, Accelerator()
-
-    def total(value: Tensor) -> Tensor:
-        summed: Tensor = accelerator.reduce(value, "sum")
-        return summed
-
-    processes = Processes(accelerator.process_index, accelerator.num_processes, accelerator.device, total)
-    model = Model(made(SOURCE), params.memory_limit, trust_remote_code=params.model.trust_remote_code)
-    sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
-    observer = Observer(model, sampling, "collect", also=settings.also, processes=processes)
-    tokens = collect_model(observer, OUTPUT, settings.also, settings.gradient_samples)
-    if accelerator.is_main_process:
-        print(", ".join(f"{name}: {seen} tokens" for name, seen in tokens.items()))
-    accelerator.end_training()
+    settings = params.collect
+    with joined() as processes:
+        model = Model(made(SOURCE), params.memory_limit, trust_remote_code=params.model.trust_remote_code)
+        sampling = Sampling(params.task, params.calibration.samples, params.calibration.batch_size, params.seed)
+        observer = Observer(model, sampling, "collect", also=settings.also, processes=processes)
+        tokens = collect_model(observer, OUTPUT, settings.also, settings.gradient_samples)
+        if processes.index == 0:
+            print(", ".join(f"{name}: {seen} tokens" for name, seen in tokens.items()))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,16 @@ import runpy
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from mcsmoe.interrupt import INTERRUPTED, child, same_command
 from mcsmoe.params import Params
 from mcsmoe.warm import shared
+
+if TYPE_CHECKING:
+    from mcsmoe.calibration.observer import Processes
 
 LAUNCHED = "MCSMOE_LAUNCHED"
 COMMAND = "MCSMOE_COMMAND"
@@ -36,6 +42,24 @@ def launched(params: Params, module: str) -> bool:
     if code:
         sys.exit(code)
     return False
+
+
+@contextmanager
+def joined() -> Iterator["Processes"]:
+    """This process among those of `launch:` that run the stage; at the end it leaves them."""
+    from accelerate import Accelerator
+    from torch import Tensor
+
+    from mcsmoe.calibration.observer import Processes
+
+    accelerator = Accelerator()
+
+    def total(value: Tensor) -> Tensor:
+        summed: Tensor = accelerator.reduce(value, "sum")
+        return summed
+
+    yield Processes(accelerator.process_index, accelerator.num_processes, accelerator.device, total)
+    accelerator.end_training()
 
 
 def _run(command: list[str]) -> int:

@@ -6,7 +6,8 @@
     expert = align(expert, reference, layout)                     # the same in one call
 
 `matching` compares neurons by weights or by activations, `assignment` finds the best order and proves it optimal,
-`activations` sums up what experts compute on their tokens, and `permute_model` in `permute` aligns a whole model.
+`activations` sums up what experts compute on their tokens, `pairs` matches several experts with one, and
+`permute_model` in `permute` aligns a whole model.
 """
 
 from mcsmoe.alignment.assignment import assign

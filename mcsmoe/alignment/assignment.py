@@ -1,5 +1,6 @@
 """Linear sum assignment: the one-to-one matching of neurons with the greatest total similarity."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,114 +11,135 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
 
-from mcsmoe.checkpoint.reader import all_finite
-
-DENSE_BELOW = 2048
-CANDIDATES = 64
-ROWS = 512
+DENSE_BELOW = 512
+"""Neurons below which SciPy's dense solver is the faster one."""
+CANDIDATES = 24
+"""Entries of each row, about, that the sparse problem starts with."""
+TOO_MANY = 3 * CANDIDATES
+"""Entries of each row, on average, with which the dense solver is the faster one: similarities of a very low rank."""
+SETS = 64
+"""Sets that the columns of a row are dealt into, to find its largest entries by the largest of each set."""
+CHUNK = 2**17
+"""Numbers per chunk of rows: they stay in the processor's cache."""
 TOLERANCE = 1e-12
-"""Differences below this fraction of the range of costs count as rounding."""
+"""Differences below this fraction of the range of similarities count as rounding."""
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
 
 
 def assign(similarity: Tensor) -> Tensor:
-    """The permutation [f] that maximises Σ_i similarity[i, perm[i]]; similarity is [f, f].
+    """The permutation [f] that maximises Σ_i similarity[i, perm[i]]; similarity is [f, f], float32 or float64.
 
-    Problems below `DENSE_BELOW` neurons go to SciPy's dense solver, larger ones to `sparse_assignment`. If several
-    permutations are optimal, any of them may be returned. Raises `ValueError` for similarities that are not finite.
+    If the largest entries of the rows lie in different columns, they are the optimum. Other problems go to SciPy's
+    dense solver, or from `DENSE_BELOW` neurons to `sparse_assignment`. If several permutations are optimal, any of
+    them may be returned. Runs on one thread; only the dense solver needs 8 f² bytes of memory. Raises `ValueError` for
+    similarities that are not finite.
     """
-    if not all_finite(similarity):
+    values = similarity.numpy(force=True)
+    perm = values.argmax(1)
+    if not math.isfinite(float(values[np.arange(len(values)), perm].max()) - float(values.min())):
         raise ValueError("an assignment needs finite similarities")
-    similarity = similarity.cpu()
-    if len(similarity) < DENSE_BELOW:
-        perm = linear_sum_assignment(-similarity.double().numpy())[1]
-    else:
-        perm = sparse_assignment(similarity)
-    return torch.from_numpy(np.asarray(perm, dtype=np.int64))
+    if np.bincount(perm).max() > 1:
+        dense = len(values) < DENSE_BELOW
+        perm = _dense(values) if dense else sparse_assignment(values)
+    return torch.from_numpy(perm)
 
 
-def sparse_assignment(similarity: Tensor, candidates: int = CANDIDATES) -> Ints:
-    """Solve the assignment [f] on the best candidates of each row and prove it optimal for all of similarity [f, f].
+def _dense(similarity: Floats) -> Ints:
+    columns: Ints = linear_sum_assignment(np.negative(similarity, dtype=np.float64))[1]
+    return columns
 
-    The proof: no reduced cost of the full problem is negative. If some are, the most negative ones of each row become
-    candidates, too, and the sparse problem is solved again. If the candidates allow no full matching, the diagonal
-    joins them, because it is one. Computed in float64, with at most `ROWS` rows in memory.
+
+def sparse_assignment(similarity: Floats, candidates: int = CANDIDATES) -> Ints:
+    """Solve the assignment [f] on the largest entries of each row and prove it optimal for all of similarity [f, f].
+
+    The proof is a price p_j of each column (linear programming duality): with u_i = max_j (s_ij + p_j), no matching
+    has a total above Σ u_i − Σ p_j, and `matched` has that total if every row is matched where it reaches its u_i.
+    Rows that do not reach it get their largest s_ij + p_j as further entries, and the sparse problem is solved again;
+    with more than `TOO_MANY` entries a row, the dense solver takes over. Computed in float64, with `CHUNK`
+    numbers in memory besides the entries.
     """
-    size, greatest = len(similarity), float(similarity.max())
-    scale = greatest - float(similarity.min()) or 1.0
-    best = torch.cat([cost.topk(min(candidates, size), dim=1, largest=False).indices for cost in _costs(similarity)])
-    rows, columns = np.repeat(np.arange(size), best.shape[1]), best.numpy().ravel()
-    while True:
-        # Shift costs away from zero: a sparse matrix treats a stored zero as a missing entry.
-        weights = (greatest - _entries(similarity, rows, columns)) / scale + 1.0
-        matched = _match(rows, columns, weights, size)
-        if matched is None:
-            absent = np.setdiff1d(np.arange(size), rows[rows == columns])
-            rows, columns = np.append(rows, absent), np.append(columns, absent)
-            continue
-        potential = _potentials(rows, columns, weights, matched) * scale
-        own = -_entries(similarity, np.arange(size), matched) - potential[matched]
-        violating = _violating(similarity, own, potential, -10 * TOLERANCE * scale, candidates)
-        if not len(violating[0]):
-            return matched
-        rows, columns = np.append(rows, violating[0]), np.append(columns, violating[1])
-
-
-def _costs(similarity: Tensor) -> Iterator[Tensor]:
-    """Yield the costs (negated similarities) in chunks of rows."""
-    return (-rows.double() for rows in similarity.split(ROWS))
-
-
-def _entries(similarity: Tensor, rows: Ints, columns: Ints) -> Floats:
-    found: Floats = similarity[torch.from_numpy(rows), torch.from_numpy(columns)].double().numpy()
-    return found
-
-
-def _violating(similarity: Tensor, own: Floats, potential: Floats, least: float, worst: int) -> tuple[Ints, Ints]:
-    """Rows and columns of the reduced costs below `least`, at most the `worst` lowest of each row."""
-    found = []
-    for first, cost in zip(range(0, len(own), ROWS), _costs(similarity), strict=True):
-        reduced = cost.sub_(torch.from_numpy(own[first : first + ROWS, None])).sub_(torch.from_numpy(potential))
-        if float(reduced.min()) < least:
-            values, columns = reduced.topk(min(worst, len(own)), dim=1, largest=False)
-            row, place = (values < least).nonzero(as_tuple=True)
-            found.append((row.numpy() + first, columns[row, place].numpy()))
-    if not found:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    return np.concatenate([rows for rows, _ in found]), np.concatenate([columns for _, columns in found])
-
-
-def _match(rows: Ints, columns: Ints, weights: Floats, size: int) -> Ints | None:
-    """Column [f] of each row in the cheapest full matching on the given entries, or None if there is none."""
-    try:
-        found = min_weight_full_bipartite_matching(csr_array((weights, (rows, columns)), shape=(size, size)))
-    except ValueError:
-        return None
-    matched = np.empty(size, dtype=np.int64)
-    matched[found[0]] = found[1]
+    rows, best = np.arange(len(similarity)), similarity.argmax(1)
+    bound, price = similarity[rows, best].astype(np.float64), np.zeros(len(rows))
+    scale = float(bound.max()) - float(similarity.min()) or 1.0
+    diagonal = rows  # a full matching, whatever the candidates
+    found = [rows * len(rows) + columns for columns in (diagonal, best)]
+    found += _largest(similarity, candidates)
+    entries = np.empty(0, np.int64)
+    while found:
+        entries = np.sort(np.concatenate([entries, *found]))
+        entries = entries[np.diff(entries, prepend=-1) > 0]
+        if len(entries) > TOO_MANY * len(rows):
+            return _dense(similarity)
+        row, column = np.divmod(entries, len(rows))
+        # Reduced costs, so that SciPy starts near the optimum. It takes zeros for missing entries: shift them.
+        cost = (bound[row] - price[column] - similarity.ravel()[entries]) / scale + 1.0
+        starts = np.searchsorted(row, np.arange(len(rows) + 1))
+        sparse = csr_array((cost, column, starts), shape=similarity.shape)
+        matched = min_weight_full_bipartite_matching(sparse)[1].astype(np.int64)
+        price += _discount(starts, column, cost, matched) * scale
+        reached = similarity[rows, matched] + price[matched]
+        found = list(_violating(similarity, bound, price, reached + 10 * TOLERANCE * scale, 2 * candidates))
+        candidates *= 2
     return matched
 
 
-def _potentials(rows: Ints, columns: Ints, weights: Floats, matched: Ints) -> Floats:
-    """Column potentials v [f] that prove `matched` optimal on the given entries.
+def _largest(similarity: Floats, count: int) -> Iterator[Ints]:
+    """Yield, for chunks of rows, the flat places of about `count` largest entries of each row, without ties.
 
-    With u_i = w_i,matched(i) − v_matched(i), every reduced cost w_ij − u_i − v_j of the entries is ≥ 0
-    (linear programming duality). v_j is the shortest distance to column j in the graph in which moving row i from its
-    column to column j costs w_ij − w_i,matched(i). The graph has no negative cycle, because the matching is optimal.
+    The limit is the `count`-th largest of the greatest entries of `SETS` sets of columns, whose order is much shorter.
     """
-    order = np.argsort(columns, kind="stable")
-    rows, columns, weights = rows[order], columns[order], weights[order]
-    own = np.empty(len(matched))
-    taken = columns == matched[rows]
-    own[rows[taken]] = weights[taken]
-    step, start = weights - own[rows], np.searchsorted(columns, np.arange(len(matched)))
+    even = similarity.shape[1] // SETS * SETS
+    for first, part in _chunks(similarity):
+        greatest = part[:, :even].reshape(len(part), -1, SETS).max(1)
+        limit = np.partition(greatest, SETS - count, axis=1)[:, SETS - count, None]
+        yield (part > limit).ravel().nonzero()[0] + first * similarity.shape[1]
+
+
+def _violating(similarity: Floats, bound: Floats, price: Floats, enough: Floats, count: int) -> Iterator[Ints]:
+    """Lower `bound` [f] to max_j (s_ij + p_j) where it is above `enough` [f]; yield entries of rows that stay above.
+
+    Those are the flat places of the `count` largest s_ij + p_j. The bounds of other rows hold, because prices fall.
+    """
+    count = min(count, len(similarity))
+    for first, part in _chunks(similarity):
+        ours = slice(first, first + len(part))
+        if (bound[ours] > enough[ours]).any():
+            priced = part.astype(np.float64)
+            priced += price
+            bound[ours] = priced.max(1)
+            (above,) = (bound[ours] > enough[ours]).nonzero()
+            places = np.argpartition(priced[above], -count, axis=1)[:, -count:]
+            if len(above):
+                yield (places + (first + above)[:, None] * len(similarity)).ravel()
+
+
+def _chunks(similarity: Floats) -> Iterator[tuple[int, Floats]]:
+    """Yield chunks of rows, each with the index of its first row."""
+    rows = max(1, CHUNK // len(similarity))
+    return ((first, similarity[first : first + rows]) for first in range(0, len(similarity), rows))
+
+
+def _discount(starts: Ints, column: Ints, cost: Floats, matched: Ints) -> Floats:
+    """By how much the price of each column [f] must change, ≤ 0, so that no row prefers another entry to its matched.
+
+    That of column j is the shortest distance to it in the graph in which moving row i from its column to column j
+    costs c_ij − c_i,matched(i); no cycle is negative, because the matching is optimal. Bellman and Ford's algorithm,
+    from the columns that have moved.
+    """
+    counts, rows = np.diff(starts), np.arange(len(matched))
+    owner = np.empty_like(matched)
+    owner[matched] = rows
+    row = np.repeat(rows, counts)
+    taken = column == matched[row]
+    step = cost - cost[taken][row]
     distance = np.zeros(len(matched))
-    for _ in range(len(matched)):
-        # `reduceat` needs non-empty segments: every column holds at least its matched entry.
-        shorter = np.minimum.reduceat(distance[matched[rows]] + step, start)
-        if (shorter >= distance - TOLERANCE).all():
-            break
-        distance = np.minimum(distance, shorter)
+    while len(rows):
+        of = counts[rows]
+        here = np.arange(of.sum()) + np.repeat(starts[rows] - (of.cumsum() - of), of)  # the entries of `rows`
+        shorter = distance.copy()
+        np.minimum.at(shorter, column[here], np.repeat(distance[matched[rows]], of) + step[here])
+        rows = owner[shorter < distance - TOLERANCE]
+        distance = shorter
     return distance

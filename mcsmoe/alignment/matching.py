@@ -10,9 +10,6 @@ from torch import Tensor
 from mcsmoe.alignment.assignment import assign
 from mcsmoe.families import Expert, Layout
 
-ROWS = 2048
-"""Hidden neurons per chunk when similarities are added up."""
-
 
 def promoted(tensor: Tensor) -> Tensor:
     """The tensor in float32, or in its own dtype if that is more precise."""
@@ -37,22 +34,16 @@ def weight_similarity(reference: Expert, expert: Expert, layout: Layout) -> Tens
     input. Peak memory besides the experts: C, plus a float32 copy of one tensor of each if they have a smaller dtype.
     Raises `ValueError` if no tensor of the layout has hidden neurons.
     """
-    similarity: Tensor | None = None
-    for name in layout:
-        if layout[name].hidden_axis is not None:
-            # No variables for the arguments, so that they are freed before the next ones are made.
-            similarity = _plus(similarity, by_neuron(name, reference, layout), by_neuron(name, expert, layout))
-    if similarity is None:
+    names = [name for name in layout if layout[name].hidden_axis is not None]
+    if not names:
         raise ValueError("no tensor of the layout has hidden neurons")
-    return similarity
 
+    def sides(name: str) -> tuple[Tensor, Tensor]:
+        return by_neuron(name, reference, layout), by_neuron(name, expert, layout).T
 
-def _plus(similarity: Tensor | None, ours: Tensor, theirs: Tensor) -> Tensor:
-    if similarity is None:
-        return ours @ theirs.T
-    # In chunks of rows, to avoid a second [f, f]; `addmm_` would round differently from a sum of products.
-    for some, rows in zip(similarity.split(ROWS), ours.split(ROWS), strict=True):
-        some += rows @ theirs.T
+    similarity = torch.mm(*sides(names[0]))
+    for name in names[1:]:
+        similarity.addmm_(*sides(name))  # into the same memory
     return similarity
 
 
@@ -140,25 +131,16 @@ class Match:
     after: float
 
 
-def weight_match(reference: Expert, expert: Expert, layout: Layout) -> Match:
-    """Match by weights (paper §3.1); the objective is the cosine of the two experts' weights."""
-    scale = _length(reference, layout) * _length(expert, layout)
-    return _match(weight_similarity(reference, expert, layout), scale)
-
-
-def activation_match(moments: ActivationMoments) -> Match:
-    """Match by activations; the objective is the mean correlation of matched neurons."""
-    return _match(activation_similarity(moments), len(moments.reference))
-
-
-def _length(expert: Expert, layout: Layout) -> float:
-    parts = (by_neuron(name, expert, layout) for name in layout if layout[name].hidden_axis is not None)
-    return math.sqrt(sum(float(rows.double().square().sum()) for part in parts for rows in part.split(ROWS)))
-
-
-def _match(similarity: Tensor, scale: float) -> Match:
+def match(similarity: Tensor, scale: float) -> Match:
+    """The best match by similarity [f, f]; the objective is the sum over matched neurons divided by `scale`."""
     perm = assign(similarity)
     scale = scale or 1.0  # an expert of zeros gets objective 0
     before = similarity.diagonal().double().sum() / scale
     after = similarity.gather(1, perm[:, None]).double().sum() / scale
     return Match(perm, float(before), float(after))
+
+
+def length(expert: Expert, layout: Layout) -> float:
+    """The Euclidean norm of all tensors with hidden neurons: scale of a cosine, together with another expert's."""
+    parts = (promoted(expert[name]) for name in layout if layout[name].hidden_axis is not None)
+    return math.sqrt(sum(float(torch.linalg.vector_norm(part, dim=-1).double().square().sum()) for part in parts))

@@ -1,6 +1,6 @@
 """Alignment of all experts of each layer to one of them, written as a checkpoint that computes the same function."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mcsmoe.alignment.activations import pair_moments
-from mcsmoe.alignment.matching import Match, activation_match, permute_tensor, weight_match
-from mcsmoe.calibration.observer import LayerTokens, Observer
+from mcsmoe.alignment.matching import Match, permute_tensor
+from mcsmoe.alignment.pairs import matched_by_activation, matched_by_weight
+from mcsmoe.calibration.observer import LayerTokens, Observer, Processes
 from mcsmoe.checkpoint.companions import complete
 from mcsmoe.checkpoint.lockstep import logits_of
 from mcsmoe.checkpoint.reader import Checkpoint
@@ -21,25 +21,25 @@ from mcsmoe.checkpoint.verify import verify_checkpoint
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import MoELayer, TensorSource
-from mcsmoe.families.experts import expert_shares, read_expert
+from mcsmoe.families.experts import expert_shares
 from mcsmoe.progress import progress
 from mcsmoe.tasks.batches import model_inputs
 
 
 def weight_matches(source: TensorSource, layer: MoELayer, reference: int) -> dict[int, Match]:
     """Match every other expert of the layer to expert `reference` by weights: expert id → match."""
-    target = read_expert(source, layer, reference)
     others = [e for e in range(layer.experts) if e != reference]
-    shown = progress(others, f"match experts of {layer.name}", late=True)
-    return {e: weight_match(target, read_expert(source, layer, e), layer.layout) for e in shown}
+    return _shown(matched_by_weight(source, layer, reference, others), layer)
 
 
 def activation_matches(source: TensorSource, layer: MoELayer, reference: int, tokens: LayerTokens) -> dict[int, Match]:
     """Match every other expert to expert `reference` by activations on the tokens routed to either."""
     others = [e for e in range(layer.experts) if e != reference]
-    pairs = pair_moments(source, layer, tokens, reference, others)
-    shown = progress(pairs, f"match experts of {layer.name}", len(others), late=True)
-    return {e: activation_match(moments) for e, moments in shown}
+    return _shown(matched_by_activation(source, layer, reference, others, tokens), layer)
+
+
+def _shown(matches: Iterator[tuple[int, Match]], layer: MoELayer) -> dict[int, Match]:
+    return dict(progress(matches, f"match experts of {layer.name}", layer.experts - 1, late=True))
 
 
 LAYER_REFERENCES: dict[str, Callable[[MoELayer, Observer], int]] = {
@@ -85,15 +85,59 @@ class KeptMatches:
 
     def __call__(self, layer: MoELayer) -> LayerMatch:
         """The matches of `layer`."""
-        name = f"{layer.name}.matches"
-        if name not in self._store:
-            found = self._find(layer)
-            orders = {str(e): order for e, order in found.orders.items()}
-            changes = {e: [match.before, match.after] for e, match in found.matches.items()}
-            self._store.keep(name, orders, {"reference": found.reference, "changes": changes})
-        orders, values = self._store.load(name)
+        if layer not in self:
+            self.keep(layer, self._find(layer))
+        orders, values = self._store.load(self._name(layer))
         matches = {int(e): Match(orders[e], *change) for e, change in values["changes"].items()}
         return LayerMatch(values["reference"], matches)
+
+    def __contains__(self, layer: MoELayer) -> bool:
+        return self._name(layer) in self._store
+
+    def keep(self, layer: MoELayer, found: LayerMatch) -> None:
+        """Write the matches of `layer` to the store."""
+        orders = {str(e): order for e, order in found.orders.items()}
+        changes = {e: [match.before, match.after] for e, match in found.matches.items()}
+        self._store.keep(self._name(layer), orders, {"reference": found.reference, "changes": changes})
+
+    @staticmethod
+    def _name(layer: MoELayer) -> str:
+        return f"{layer.name}.matches"
+
+
+def match_together(
+    layers: Sequence[MoELayer],
+    find: Callable[[MoELayer], LayerMatch],
+    kept: KeptMatches | None,
+    processes: Processes,
+) -> None:
+    """Find the matches of all layers that are not kept, by turns of one layer for each process.
+
+    Every process must call this, the first one with its `kept` matches, which gets those of each turn. The others
+    know of theirs by sums, to which a process without anything to tell adds zeros.
+    """
+
+    def total(value: Tensor) -> Tensor:
+        return processes.reduce(value.to(processes.device or "cpu")).cpu()
+
+    known = total(torch.tensor([kept is not None and layer in kept for layer in layers]).long())
+    left = [layer for layer, found in zip(layers, known.tolist(), strict=True) if not found]
+    for start in range(0, len(left), processes.count):
+        turn = left[start : start + processes.count]
+        ours = find(turn[processes.index]) if processes.index < len(turn) else None
+        for index, layer in enumerate(turn):
+            orders = torch.zeros(layer.experts, layer.d_ff, dtype=torch.int64)
+            changes = torch.zeros(layer.experts, 2, dtype=torch.float64)
+            reference = torch.zeros((), dtype=torch.int64)
+            if ours and index == processes.index:
+                reference += ours.reference
+                for e, match in ours.matches.items():
+                    orders[e], changes[e] = match.perm, torch.tensor([match.before, match.after], dtype=torch.float64)
+            orders, changes, reference = total(orders), total(changes), total(reference)
+            if kept:
+                others = [e for e in range(layer.experts) if e != int(reference)]
+                matches = {e: Match(orders[e], *changes[e].tolist()) for e in others}
+                kept.keep(layer, LayerMatch(int(reference), matches))
 
 
 Orders = Callable[[MoELayer], Mapping[int, Tensor]]
@@ -163,14 +207,31 @@ class Permuted:
     largest_logit_change: float
 
 
-def permute_model(observer: Observer, output: Path, matching: str, reference: str) -> Permuted:
+ALONE = Processes()
+
+
+def permute_model(
+    observer: Observer, output: Path, matching: str, reference: str, processes: Processes = ALONE
+) -> Permuted | None:
     """Align the hidden neurons of each layer's experts to one of them; write the model, whose function is unchanged.
 
     `matching` is a key of `MATCHINGS`; `reference`, a key of `LAYER_REFERENCES`, selects the expert that the others
-    are aligned to. An interrupted run resumes at the layer where it stopped.
-    Raises `CheckpointError` if logits on the first batch change by more than rounding; nothing is written then.
+    are aligned to. Every one of `processes` must call this; they share out the layers, and the first one writes. The
+    observer of each has the whole sample, so that their number changes nothing. An interrupted run resumes at the
+    layer where it stopped.
+    Returns None in processes other than the first. Raises `CheckpointError` if logits on the first batch change by
+    more than rounding; nothing is written then.
     """
     model = observer.model
+
+    def find(layer: MoELayer) -> LayerMatch:
+        target = LAYER_REFERENCES[reference](layer, observer)
+        return LayerMatch(target, MATCHINGS[matching](layer, target, observer))
+
+    if processes.index > 0:
+        with observer:
+            match_together(model.layers, find, None, processes)
+        return None
     probe = model_inputs(observer.batches[0], model.family.causal)
     key = {
         "source": identity(model.directory),
@@ -179,14 +240,11 @@ def permute_model(observer: Observer, output: Path, matching: str, reference: st
         "how": [matching, reference],
         "code": source_code(),
     }
-
-    def find(layer: MoELayer) -> LayerMatch:
-        target = LAYER_REFERENCES[reference](layer, observer)
-        return LayerMatch(target, MATCHINGS[matching](layer, target, observer))
-
     with resumable_directory(output, key) as staging:
         matches = KeptMatches(staging.store, find)
         with observer:
+            if processes.count > 1:
+                match_together(model.layers, find, matches, processes)
             written = write_permuted(model.checkpoint, model.layers, lambda layer: matches(layer).orders, *staging)
         layers = {layer.name: matches(layer).summary for layer in model.layers}
         logits = verify_checkpoint(staging.output, written, probe, None, model.memory_limit)

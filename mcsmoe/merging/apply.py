@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcsmoe.alignment.activations import pair_moments
-from mcsmoe.alignment.assignment import assign
-from mcsmoe.alignment.matching import activation_similarity, permute, weight_similarity
+from mcsmoe.alignment.matching import Match, permute
+from mcsmoe.alignment.pairs import matched_by_activation, matched_by_weight
 from mcsmoe.calibration.gradients import Gradients
 from mcsmoe.calibration.memory import must_stream
 from mcsmoe.calibration.observer import LayerTokens, Observer
@@ -57,9 +56,7 @@ def by_weight(
     source: TensorSource, layer: MoELayer, reference: int, others: Sequence[int], material: Material
 ) -> dict[int, Tensor]:
     """Align by weight matching (paper §3.1; Git Re-Basin, arXiv 2209.04836)."""
-    target = read_expert(source, layer, reference)
-    shown = progress(others, f"align experts of {layer.name}", late=True)
-    return {e: assign(weight_similarity(target, read_expert(source, layer, e), layer.layout)) for e in shown}
+    return _orders(matched_by_weight(source, layer, reference, others), layer, len(others))
 
 
 @ALIGNMENTS.register("activation", looks=True)
@@ -67,9 +64,12 @@ def by_activation(
     source: TensorSource, layer: MoELayer, reference: int, others: Sequence[int], material: Material
 ) -> dict[int, Tensor]:
     """Align by activation matching: the correlation of hidden neurons on the tokens routed to either expert."""
-    pairs = pair_moments(source, layer, material.tokens(layer), reference, others)
-    shown = progress(pairs, f"align experts of {layer.name}", len(others), late=True)
-    return {e: assign(activation_similarity(moments)) for e, moments in shown}
+    found = matched_by_activation(source, layer, reference, others, material.tokens(layer))
+    return _orders(found, layer, len(others))
+
+
+def _orders(matches: Iterator[tuple[int, Match]], layer: MoELayer, count: int) -> dict[int, Tensor]:
+    return {e: match.perm for e, match in progress(matches, f"align experts of {layer.name}", count, late=True)}
 
 
 @ALIGNMENTS.register("none")
@@ -143,7 +143,8 @@ def write_merged(
     Peak memory, whatever the number of layers and groups, is the greater of
 
     - m + 1 experts, with m members in the largest group, for rules that sum weights;
-    - two experts, a float32 copy of one tensor of each, and 4 f² bytes of similarities, for weight matching.
+    - for weight matching, what `matched_by_weight` holds: a float32 copy of one expert, another expert, a float32
+      copy of one of its tensors, and 4 f² bytes of similarities, with more than one thread twice that or more.
 
     Returns what was written; for shards and `store` see `write_parts`. Raises `CheckpointError` if `source` is not
     a stock checkpoint or holds NaN, and `DiskFullError` if the disk is full.

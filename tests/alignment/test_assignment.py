@@ -10,7 +10,7 @@ from mcsmoe.alignment.assignment import assign, sparse_assignment
 
 
 def solved(cost: np.ndarray, candidates: int) -> np.ndarray:
-    return sparse_assignment(torch.from_numpy(-cost), candidates)
+    return sparse_assignment(-cost, candidates)
 
 
 def total(cost: np.ndarray, perm: np.ndarray) -> float:
@@ -37,7 +37,8 @@ def test_sparse_solver_is_optimal(kind: str, candidates: int, monkeypatch: pytes
         cost = -base @ (base + 0.3 * rng.normal(size=base.shape))[rng.permutation(size)].T
     elif kind == "ties":
         cost = rng.integers(0, 4, size=(size, size)).astype(float)
-    monkeypatch.setattr(assignment, "ROWS", 64)
+    monkeypatch.setattr(assignment, "CHUNK", 64 * size)
+    monkeypatch.setattr(assignment, "TOO_MANY", size)
     perm = solved(cost, candidates)
     assert sorted(perm) == list(range(size))
     assert total(cost, perm) == pytest.approx(total(cost, linear_sum_assignment(cost)[1]), abs=1e-9)
@@ -55,12 +56,12 @@ def test_an_optimum_that_is_not_among_the_candidates():
 
 def test_no_full_matching_among_candidates():
     rng = np.random.default_rng(4)
-    cost = 5 * np.arange(50.0) + rng.normal(size=(50, 50))  # every row likes the same columns best
+    cost = 5 * np.arange(80.0) + rng.normal(size=(80, 80))  # every row likes the same columns best
     assert total(cost, solved(cost, 3)) == pytest.approx(total(cost, linear_sum_assignment(cost)[1]))
 
 
 def test_constant_costs():
-    assert sorted(solved(np.full((30, 30), 2.5), 30)) == list(range(30))
+    assert sorted(solved(np.full((80, 80), 2.5), 30)) == list(range(80))
 
 
 def test_large_problem_takes_the_sparse_solver(monkeypatch: pytest.MonkeyPatch):
@@ -73,3 +74,34 @@ def test_large_problem_takes_the_sparse_solver(monkeypatch: pytest.MonkeyPatch):
 def test_nan_is_refused():
     with pytest.raises(ValueError, match="finite"):
         assign(torch.full((3, 3), torch.nan))
+
+
+def test_largest_entries_in_different_columns_need_no_solver(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(assignment, "linear_sum_assignment", None)
+    monkeypatch.setattr(assignment, "sparse_assignment", None)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(5))
+    similarity = torch.rand(50, 50, generator=torch.Generator().manual_seed(6))
+    similarity[torch.arange(50), order] += 1
+    assert torch.equal(assign(similarity), order)
+
+
+def test_too_many_candidates_go_to_the_dense_solver(monkeypatch: pytest.MonkeyPatch):
+    calls = []
+
+    def dense(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        calls.append(cost.shape)
+        return linear_sum_assignment(cost)
+
+    monkeypatch.setattr(assignment, "linear_sum_assignment", dense)
+    rng = np.random.default_rng(7)
+    cost = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 300))
+    assert total(cost, solved(cost, 24)) == pytest.approx(total(cost, linear_sum_assignment(cost)[1]))
+    assert calls == [(300, 300)]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_one_entry_that_is_not_finite_is_refused(value: float):
+    similarity = torch.eye(4)
+    similarity[2, 1] = value
+    with pytest.raises(ValueError, match="finite"):
+        assign(similarity)

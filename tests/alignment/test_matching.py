@@ -1,7 +1,16 @@
 import pytest
 import torch
 
-from mcsmoe.alignment.matching import ActivationMoments, activation_match, activation_similarity, permute, weight_match
+from mcsmoe.alignment.matching import (
+    ActivationMoments,
+    Match,
+    activation_similarity,
+    length,
+    match,
+    permute,
+    weight_similarity,
+)
+from mcsmoe.families import Expert
 from tests.alignment.experts import PLAIN, random_expert
 
 
@@ -12,20 +21,29 @@ def moments(z: torch.Tensor, u: torch.Tensor, parts: int = 3) -> ActivationMomen
     return sums
 
 
+def weight_match(reference: Expert, expert: Expert) -> Match:
+    scale = length(reference, PLAIN) * length(expert, PLAIN)
+    return match(weight_similarity(reference, expert, PLAIN), scale)
+
+
+def activation_match(found: ActivationMoments) -> Match:
+    return match(activation_similarity(found), len(found.reference))
+
+
 def test_weight_matching_of_a_permuted_copy_reaches_one():
     generator = torch.Generator().manual_seed(0)
     reference = random_expert(PLAIN, 30, 8, generator)
     perm = torch.randperm(30, generator=generator)
-    match = weight_match(reference, permute(reference, PLAIN, perm), PLAIN)
-    assert torch.equal(match.perm, perm.argsort())
-    assert match.before < 0.5
-    assert match.after == pytest.approx(1)
+    found = weight_match(reference, permute(reference, PLAIN, perm))
+    assert torch.equal(found.perm, perm.argsort())
+    assert found.before < 0.5
+    assert found.after == pytest.approx(1)
 
 
 def test_an_expert_of_zeros_matches_at_zero():
     reference = random_expert(PLAIN, 4, 3, torch.Generator().manual_seed(0))
     zero = {name: torch.zeros_like(value) for name, value in reference.items()}
-    assert weight_match(reference, zero, PLAIN).after == 0
+    assert weight_match(reference, zero).after == 0
 
 
 def test_activation_cost_is_the_correlation():
@@ -39,9 +57,9 @@ def test_activation_matching_finds_a_planted_permutation():
     generator = torch.Generator().manual_seed(2)
     z = torch.randn(200, 12, generator=generator).relu()
     perm = torch.randperm(12, generator=generator)
-    match = activation_match(moments(z, 2 * z[:, perm] + 1))
-    assert torch.equal(match.perm, perm.argsort())
-    assert match.after == pytest.approx(1)
+    found = activation_match(moments(z, 2 * z[:, perm] + 1))
+    assert torch.equal(found.perm, perm.argsort())
+    assert found.after == pytest.approx(1)
 
 
 def test_a_unit_that_never_varies_correlates_with_nothing():
@@ -55,6 +73,6 @@ def test_a_unit_that_never_varies_correlates_with_nothing():
 
 
 def test_no_token_at_all():
-    match = activation_match(ActivationMoments.zeros(3))
-    assert sorted(match.perm.tolist()) == [0, 1, 2]
-    assert match.after == 0
+    found = activation_match(ActivationMoments.zeros(3))
+    assert sorted(found.perm.tolist()) == [0, 1, 2]
+    assert found.after == 0

@@ -1,23 +1,28 @@
 """Interrupted permuting and merging go on where they stopped, and give the same bytes."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-from mcsmoe.alignment import permute as matching
+from mcsmoe.alignment import pairs
+from mcsmoe.alignment import permute as alignment
+from mcsmoe.alignment.matching import Match
+from mcsmoe.calibration.observer import Observer
 from mcsmoe.checkpoint import shards
 from mcsmoe.checkpoint.load import load_model
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.families import sparse_layers
+from mcsmoe.families import MoELayer, sparse_layers
 from mcsmoe.merging import apply
 from mcsmoe.training import loop
 from stages import finetune, merge, permute
 from stages.launch import LAUNCHED
 from tests.models import EXPERTS
 from tests.stages.workplace import FINETUNED, write_params
+from tests.training.processes import in_two_processes
 
 MERGED = Path("artifacts/merge")
 
@@ -72,7 +77,7 @@ def test_interrupted_permuting_matches_no_layer_again(
     assert "model.safetensors.index.json" in expected
     shutil.rmtree("artifacts/permute")
     reads = Reads(FINETUNED, monkeypatch)
-    interrupt(monkeypatch, matching, "weight_match", 2 * (EXPERTS - 1))
+    interrupt(monkeypatch, pairs, "match", 2 * (EXPERTS - 1))
     with pytest.raises(KeyboardInterrupt, match="what is finished is kept"):
         permute.main()
     assert reads.take() == {"encoder.1", "encoder.3", "decoder.1"}
@@ -84,6 +89,37 @@ def test_interrupted_permuting_matches_no_layer_again(
     assert contents(Path("artifacts/permute")) == expected
     assert Path("artifacts/figures/permute.json").read_bytes() == report
     assert sorted(path.name for path in Path("artifacts").iterdir()) == ["figures", "finetune", "permute", "recipes"]
+
+
+@pytest.mark.parametrize("matching", ["weight", "activation"])
+def test_two_processes_share_out_the_layers(place: Path, matching: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shards, "SHARD_BYTES", 100_000)
+    write_params(permute={"matching": matching})
+    permute.main()
+    expected, report = contents(Path("artifacts/permute")), Path("artifacts/figures/permute.json").read_bytes()
+    shutil.rmtree("artifacts/permute")
+    write_params(permute={"matching": matching}, launch={"processes": 2})
+    monkeypatch.setenv(LAUNCHED, "1")
+    asked = {layer.name for layer in sparse_layers(Checkpoint(FINETUNED).config)}
+
+    def work(rank: int) -> None:
+        found: set[str] = set()
+        real = alignment.MATCHINGS[matching]
+
+        def match(layer: MoELayer, reference: int, observer: Observer) -> Mapping[int, Match]:
+            found.add(layer.name)
+            return real(layer, reference, observer)
+
+        monkeypatch.setitem(alignment.MATCHINGS, matching, match)
+        permute.main()
+        Path(f"found-{rank}").write_text(" ".join(sorted(found)))
+
+    in_two_processes(work)
+    found = [set(Path(f"found-{rank}").read_text().split()) for rank in range(2)]
+    assert found[0] | found[1] == asked
+    assert not found[0] & found[1]
+    assert contents(Path("artifacts/permute")) == expected
+    assert Path("artifacts/figures/permute.json").read_bytes() == report
 
 
 @pytest.mark.parametrize("groups", [2, 1])
