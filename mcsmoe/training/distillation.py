@@ -104,10 +104,6 @@ def _mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return mean((error * real).sum(), real.sum())
 
 
-ANSWER = "teacher's "
-"""Start of the names under which a batch holds what the teacher says of it."""
-
-
 class TeacherLoss:
     """The loss of a student beside `teacher`, which runs in eval mode without gradient; see `distillation_loss`."""
 
@@ -116,33 +112,26 @@ class TeacherLoss:
         self._settings = settings
         self._causal = is_causal(teacher)
 
-    @torch.no_grad()
-    def answered(self, batch: Batch) -> Batch:
-        """The batch with the teacher's logits and, if they count, its hidden states; see `Fit.ready`."""
-        found = self._run(self._teacher, batch)
-        answers = {"logits": found.logits}
-        if self._settings.hidden > 0:
-            answers |= {stack: torch.stack([*states]) for stack, states in self._states(found).items()}  # [L, B, T, d]
-        return batch | {ANSWER + name: value for name, value in answers.items()}
-
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
-        """The terms for an `answered` batch; see `Fit.loss`."""
-        found, hidden = self._run(model, batch), None
-        if self._settings.hidden > 0:
-            states, masks = self._states(found), counted_tokens(batch, self._causal)
-            hidden = [HiddenStates(states[stack], [*batch[ANSWER + stack]], mask) for stack, mask in masks.items()]
-        return distillation_loss(found.logits, batch[ANSWER + "logits"], batch["labels"], self._settings, hidden)
+        """See `Fit.loss`."""
+        wants_hidden = self._settings.hidden > 0
+        inputs = model_inputs(batch, self._causal)
+        student = model(**inputs, use_cache=False, output_hidden_states=wants_hidden)
+        with torch.no_grad():
+            teacher = self._teacher(**inputs, use_cache=False, output_hidden_states=wants_hidden)
+        hidden = _hidden_states(student, teacher, batch, self._causal) if wants_hidden else None
+        return distillation_loss(student.logits, teacher.logits, batch["labels"], self._settings, hidden)
 
-    def _run(self, model: nn.Module, batch: Batch) -> Any:
-        given = {name: value for name, value in batch.items() if not name.startswith(ANSWER)}
-        inputs = model_inputs(given, self._causal)
-        return model(**inputs, use_cache=False, output_hidden_states=self._settings.hidden > 0)
 
-    def _states(self, found: Any) -> dict[str, Sequence[Tensor]]:
-        """The hidden states behind each layer, by stack."""
-        if self._causal:
-            return {"decoder": found.hidden_states[1:]}
-        return {"encoder": found.encoder_hidden_states[1:], "decoder": found.decoder_hidden_states[1:]}
+def _hidden_states(student: Any, teacher: Any, batch: Batch, causal: bool) -> list[HiddenStates]:
+    def layers(output: Any, stack: str) -> Sequence[Tensor]:
+        states: Sequence[Tensor] = getattr(output, "hidden_states" if causal else f"{stack}_hidden_states")
+        return states[1:]
+
+    return [
+        HiddenStates(layers(student, stack), layers(teacher, stack), mask)
+        for stack, mask in counted_tokens(batch, causal).items()
+    ]
 
 
 def make_recovery(params: Params, settings: Distill | Compress, student: Any, teacher: Any, tokenizer: Any) -> Fit:
@@ -160,13 +149,11 @@ def make_recovery(params: Params, settings: Distill | Compress, student: Any, te
     else:
         teacher.to(accelerator.device)
     family.hasten(teacher)
-    loss = TeacherLoss(teacher, settings.loss)
     return Fit(
         model=student,
         settings=settings,
         epoch=lambda number: task.encode(tokenizer, train, params.task, params.seed + number),
-        loss=loss,
-        ready=loss.answered,
+        loss=TeacherLoss(teacher, settings.loss),
         pad=tokenizer.pad_token_id,
         causal=family.causal,
         seed=params.seed,

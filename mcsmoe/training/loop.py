@@ -1,11 +1,9 @@
 """The training loop that finetune, distill and compress share; it runs on several processes by accelerate."""
 
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import count, islice
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -19,7 +17,6 @@ from mcsmoe.params import Training
 from mcsmoe.progress import progress
 from mcsmoe.tasks.batches import Batch, collate, length_grouped
 from mcsmoe.tasks.task import Encoded
-from mcsmoe.training.ahead import Ahead
 from mcsmoe.training.optimiser import Optimiser
 from mcsmoe.training.state import Best, Draws, Keeper, Stateful, Weights
 from mcsmoe.training.together import draw_apart, own_rows, unused_without_gradient
@@ -40,14 +37,6 @@ class Found(NamedTuple):
 
     terms: Losses
     norm: Tensor
-
-
-class Planned(NamedTuple):
-    """The rows of one step, from which epoch they are, and how many batches that epoch has left after them."""
-
-    rows: list[Encoded]
-    epoch: int
-    left: int
 
 
 class Hooks(Stateful, Protocol):
@@ -75,11 +64,6 @@ class Fit:
     causal: bool
     seed: int
     accelerator: Accelerator
-    ready: Callable[[Batch], Batch] | None = None
-    """Adds what does not depend on `model` to a batch, such as a teacher's answers, before `loss` gets it.
-
-    It may run in a thread, beside the step before, so it must not draw torch's random numbers.
-    """
     fsdp: bool = False
     """Shard weights, gradients and optimiser states over the processes."""
     hooks: Hooks | None = None
@@ -94,7 +78,10 @@ class Fit:
 
     def __post_init__(self) -> None:
         self.rows = self.epoch(0)
-        self.steps = max(1, round(self.settings.epochs * math.ceil(len(self.rows) / self.settings.batch_size)))
+        self._batches: list[list[int]] = []
+        self._epochs = 0  # begun so far
+        self._per_epoch = math.ceil(len(self.rows) / self.settings.batch_size)
+        self.steps = max(1, round(self.settings.epochs * self._per_epoch))
         self._check_at = {round(self.steps * (i + 1) / self.checks) for i in range(self.checks)}
         self.precision = {name: value.dtype for name, value in self.model.named_parameters()}
         self._whole = hollow(self.model) if self.fsdp else None
@@ -113,18 +100,12 @@ class Fit:
         parts: dict[str, Stateful] = {"model": Weights(self.model), "optimiser": optimiser, "best": best}
         parts |= {"draws": Draws(self.accelerator)} | ({"hooks": self.hooks} if self.hooks else {})
         draw_apart(self.seed, self.accelerator.process_index)
-        kept = self._resume(parts, best, description)
-        done = kept.get("step", 0)
-        planned = islice(self._planned(kept.get("epoch", 0), kept.get("left")), self.steps - done)
+        done = self._resume(parts, best, description)
         model = self.model if self.fsdp else self.accelerator.prepare(self.model)
         model.train()
-        with (
-            progress(None, description, self.steps, self.accelerator.is_local_main_process, done=done) as bar,
-            Ahead(planned, self._batch, self.ready is not None and self._a_core_is_idle) as batches,
-        ):
+        with progress(None, description, self.steps, self.accelerator.is_local_main_process, done=done) as bar:
             for step in range(done + 1, self.steps + 1):
-                plan, batch = batches.take()
-                found = self._step(step, model, optimiser, batch, batches.start)
+                found = self._step(step, model, optimiser, self._next_rows())
                 if self.hooks:
                     self.hooks.after_step(step)
                 bar.update()
@@ -134,54 +115,47 @@ class Fit:
                 if self.check and checks:
                     best.offer(self._value(step, self.check(self.model)))
                 if due and self.keeper and step < self.steps:
-                    values = {"epoch": plan.epoch, "left": plan.left, "best": best.value, "curve": self.curve}
+                    left = len(self._batches)
+                    values = {"epochs": self._epochs, "left": left, "best": best.value, "curve": self.curve}
                     self.keeper.keep(step, parts, values)
         best.put_back()
         if self._whole is not None:
             self.model = fill(self._whole, self.model)
 
-    def _resume(self, parts: dict[str, Stateful], best: Best, description: str) -> dict[str, Any]:
-        """Take up the state that an earlier run has kept, and return its values; none if there is no state."""
+    def _resume(self, parts: dict[str, Stateful], best: Best, description: str) -> int:
+        """Take up the state that an earlier run has kept; return how many steps are done."""
         kept = self.keeper.load(parts) if self.keeper else None
         if kept is None:
-            return {}
+            return 0
         self.curve, best.value = kept["curve"], kept["best"] and tuple(kept["best"])
+        self._epochs = kept["epochs"] - 1
+        self._begin_epoch()
+        del self._batches[kept["left"] :]
+        done: int = kept["step"]
         if self.accelerator.is_main_process:
-            print(f"{description}: resuming after step {kept['step']} of {self.steps}", flush=True)
-        return kept
+            print(f"{description}: resuming after step {done} of {self.steps}", flush=True)
+        return done
 
-    def _planned(self, first: int, left: int | None) -> Iterator[Planned]:
-        """The rows of all steps without end, from the last `left` batches (None: all) of epoch `first` on."""
-        for epoch in count(first):
-            rows = self.epoch(epoch) if epoch > 0 else self.rows
-            batches = length_grouped(rows, self.settings.batch_size, self.seed * 1000 + epoch)
-            start = len(batches) - left if epoch == first and left is not None else 0
-            for place in range(start, len(batches)):
-                yield Planned([rows[i] for i in batches[place]], epoch, len(batches) - place - 1)
+    def _next_rows(self) -> list[Encoded]:
+        if not self._batches:
+            self._begin_epoch()
+        return [self.rows[i] for i in self._batches.pop()]
 
-    def _step(
-        self, step: int, model: nn.Module, optimiser: Optimiser, batch: Batch, meanwhile: Callable[[], None]
-    ) -> Found:
+    def _begin_epoch(self) -> None:
+        number = self._epochs
+        if number > 0:
+            self.rows = self.epoch(number)
+        self._batches = length_grouped(self.rows, self.settings.batch_size, self.seed * 1000 + number)[::-1]
+        self._epochs += 1
+
+    def _step(self, step: int, model: nn.Module, optimiser: Optimiser, rows: list[Encoded]) -> Found:
+        batch = self._share(rows)
         with unused_without_gradient(model) if self.fsdp else nullcontext():
             terms = self.loss(model, batch)
-            meanwhile()
             self.accelerator.backward(terms["loss"] * optimiser.scale)
         if self.hooks:
             self.hooks.before_step()
         return Found(terms, optimiser.step(step))
-
-    def _batch(self, plan: Planned) -> Batch:
-        batch = self._share(plan.rows)
-        return self.ready(batch) if self.ready else batch
-
-    @property
-    def _a_core_is_idle(self) -> bool:
-        """Whether another thread can run a model on the CPU without taking time from this one.
-
-        Not with `fsdp`: a sharded teacher's exchanges with other processes would mix with the model's own.
-        """
-        threads = 2 * torch.get_num_threads() * self.accelerator.num_processes
-        return self.accelerator.device.type == "cpu" and not self.fsdp and threads <= (os.cpu_count() or 1)
 
     def _look(self, step: int, found: Found) -> bool:
         """Whether it is time to keep the state. Raises `ParameterError` if training has diverged."""
@@ -190,8 +164,8 @@ class Fit:
         due = torch.tensor(self.accelerator.is_main_process and self.keeper is not None and self.keeper.due)
         flags = torch.stack([*wrong, due.to(wrong[0].device)]).float()
         *counts, asked = self.accelerator.reduce(flags, "sum").tolist()
-        for name, wrong_in in zip(values, counts, strict=True):
-            if wrong_in:
+        for name, count in zip(values, counts, strict=True):
+            if count:
                 raise self._diverged(step, name)
         return bool(asked)
 

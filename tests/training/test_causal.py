@@ -41,8 +41,7 @@ def test_distillation_is_a_mean_over_targets_and_hidden_states_count_prompts():
     student, teacher = tiny_mixtral(), tiny_mixtral(seed=1)
     settings = Distillation(task=1.0, kd=0.5, hidden=0.25, temperature=2.0, normalization="label-tokens")
     with torch.no_grad():
-        loss = TeacherLoss(teacher, settings)
-        terms = loss(student, loss.answered(BATCH))
+        terms = TeacherLoss(teacher, settings)(student, BATCH)
     task, kd, hidden, positions = 0.0, 0.0, 0.0, 0
     with torch.no_grad():
         for row in rows():

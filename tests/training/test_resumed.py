@@ -61,7 +61,6 @@ def run(kind: str, place: Path, stop: int = STEPS, fsdp: bool = False) -> Result
         checks=4 if kind == "best" else 0,
         check=(lambda model: values[(int(fit.curve[-1]["step"]) - 1) // LOOK]) if kind == "best" else None,
         keeper=Keeper(Store(place), 0, accelerator),
-        ready=dict if kind == "pruned" else None,  # one batch is made ahead
     )
     if kind == "pruned":
         fit.hooks = Pruner(model, compress(interval=1, uncertainty=0.9), fit.steps)

@@ -82,7 +82,6 @@ def train(case: str, fsdp: bool) -> dict[str, Any]:
         seed=0,
         accelerator=accelerator,
         fsdp=fsdp,
-        ready=getattr(loss, "answered", None),
     )
 
     class Count:
