@@ -97,7 +97,6 @@ class Machine:
             "GB written": self.write,
             "GFLOP in bfloat16": self.pace.model,
             "GFLOP in float32": self.pace.single,
-            "GFLOP in float64": self.pace.double,
         }
         return {name: round(value / 1e9, 2) for name, value in per_second.items()}
 

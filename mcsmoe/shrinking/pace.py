@@ -21,13 +21,11 @@ FASTEST = 0.3
 
 @dataclass(frozen=True)
 class Pace:
-    """Bytes per second read from the disk and floating-point operations per second, in the model's dtype, float32 and
-    float64."""
+    """Bytes per second read from the disk; floating-point operations per second in the model's dtype and in float32."""
 
     read: float
     model: float
     single: float
-    double: float
 
     @classmethod
     def measure(cls, files: Sequence[Path], dtype: torch.dtype, device: torch.device | str) -> "Pace":
@@ -36,7 +34,6 @@ class Pace:
             _reading(max(files, key=lambda path: path.stat().st_size)) if files else USUAL_READING,
             _products(dtype, device),
             _products(torch.float32, "cpu"),
-            _products(torch.float64, device),
         )
 
 
@@ -96,7 +93,7 @@ class Work:
         """Seconds of each phase, in order: collect, merge, export (only for a stock result), and two of measuring."""
         reading, writing = self.sizes.total / pace.read, 2 * self.result / pace.read  # written, then read again
         forward = 2 * self.active / pace.model
-        statistics = sum(map(_statistics_work, self.sizes.layers)) / pace.double
+        statistics = sum(map(_statistics_work, self.sizes.layers)) / pace.single
         # Each batch moves all weights from memory once, which is most of the work when few tokens share an expert.
         moving = self.batches * self.sizes.total / (4 * pace.read)
         aligning = sum(self._aligning(layer) for layer in self.sizes.layers) / pace.single
@@ -124,8 +121,8 @@ ALIGNING_SHARE = 0.86
 
 
 def _statistics_work(layer: MoELayer) -> float:
-    """Floating-point operations in float64 for the routing statistics of one token in one layer."""
-    return 2.0 * (layer.d_model**2 + 3 * layer.experts * layer.d_model + 2 * layer.experts**2)
+    """Floating-point operations for the routing statistics of one token in one layer, nearly all in float32."""
+    return 2.0 * (3 * layer.experts * layer.d_model + 2 * layer.experts**2)
 
 
 def active_parameters(sizes: Sizes, itemsize: int) -> int:

@@ -72,7 +72,7 @@ def test_exponents_leave_out_what_every_run_costs():
 
 
 def test_published_models_have_their_sizes():
-    machine = Machine(Pace(read=1e9, model=1e12, single=1e11, double=1e10), write=5e8, cores=2)
+    machine = Machine(Pace(read=1e9, model=1e12, single=1e11), write=5e8, cores=2)
     found = {row["model"]: row for row in rows(machine)}
     assert [round(row["bytes"] / 2e9) for row in found.values()] == [47, 235, 671]  # billions of parameters
     for row in found.values():
