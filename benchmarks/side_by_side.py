@@ -8,6 +8,7 @@ the clock.
 """
 
 import gc
+import math
 import os
 import resource
 import time
@@ -97,7 +98,13 @@ class Claim:
     @property
     def holds(self) -> bool:
         """Whether it is true."""
-        return self.measured <= self.limit if self.most else self.measured >= self.limit
+        return self.slack >= 1
+
+    @property
+    def slack(self) -> float:
+        """How many times as much as was measured the limit allows; below 1 if it does not hold."""
+        over, under = (self.limit, self.measured) if self.most else (self.measured, self.limit)
+        return over / under if under > 0 else math.inf
 
 
 def save(

@@ -16,12 +16,16 @@ from mcsmoe.errors import ParameterError
 from mcsmoe.shrinking.pace import Pace
 from tests.pipeline.imports import ROOT
 
-START, END = "<!-- claims: python -m benchmarks.bench --table -->\n", "<!-- end of claims -->"
+END = "<!-- end of claims -->"
 
 
-def test_readme_shows_the_claims_of_the_results():
-    _, _, after = (ROOT / "README.md").read_text().partition(START)
-    assert after.partition(END)[0].strip() == bench.claims_table(ROOT / "benchmarks/results").strip()
+@pytest.mark.parametrize(("file", "option"), [("README.md", "--tightest"), ("docs/speed.md", "--table")])
+def test_documents_show_the_claims_of_the_results(file, option):
+    start = f"<!-- claims: python -m benchmarks.bench {option} -->\n"
+    before, _, after = (ROOT / file).read_text().partition(start)
+    assert before
+    short = option == "--tightest"
+    assert after.partition(END)[0].strip() == bench.claims_table(ROOT / "benchmarks/results", short=short).strip()
 
 
 def test_rows_are_the_claims_that_a_benchmark_saved(tmp_path, monkeypatch):
@@ -33,6 +37,7 @@ def test_rows_are_the_claims_that_a_benchmark_saved(tmp_path, monkeypatch):
         "| `step` | seconds of ours / of theirs | 1.04 | ≤ 1.05 | yes |",
         "| `step` | share | 0.5 | ≥ 0.75 | **no** |",
     ]
+    assert bench.claims_table(tmp_path, short=True).splitlines()[2:] == ["| `step` | share | 0.5 | ≥ 0.75 | 1 of 2 |"]
     assert bench.claims_table(tmp_path / "empty") == ""
 
 
