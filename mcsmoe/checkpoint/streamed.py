@@ -51,7 +51,7 @@ class Blocks:
         self.look: Callable[[nn.Module, str], None] = lambda model, block: None
         """Called with the model and the name of each block that `loaded` has loaded."""
         self._spare: dict[str, Tensor] | None = None
-        self._model = weakref.proxy(model)  # a cycle would keep the weights until garbage is collected
+        self._model: Any = weakref.proxy(model)  # a cycle would keep the weights until garbage is collected
         self._weights = weights
         self._empty = {
             name: {key: value.to("meta") for key, value in _named(model.get_submodule(name)).items()} for name in names

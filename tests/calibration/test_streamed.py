@@ -221,7 +221,11 @@ def test_a_forward_pass_holds_all_blocks_in_the_same_memory(tmp_path: Path):
     model, whole = load_streamed(directory), load_model(directory)
     blocks, addresses = blocks_of(model), set[int]()
     assert blocks is not None
-    blocks.look = lambda model, block: addresses.add(model.get_submodule(block).mlp.experts.down_proj.data_ptr())
+
+    def look(model: Any, block: str) -> None:
+        addresses.add(model.get_submodule(block).mlp.experts.down_proj.data_ptr())
+
+    blocks.look = look
     for batch in causal.batches(3):
         assert torch.equal(logits_of(model, batch), logits_of(whole, batch))
         assert len(addresses) == 1 < len(blocks.names)
