@@ -29,8 +29,8 @@ from mcsmoe.model import Model
 BLOCK = 2**20
 
 
-def once(source: Path, output: Path, size: int) -> None:
-    """Read all files of a checkpoint, and write `size` bytes."""
+def once(source: Path, output: Path, size: int, again: int = 0) -> None:
+    """Read all files of a checkpoint, and write `size` bytes; read these so often `again`."""
     buffer = memoryview(bytearray(BLOCK))
     output.mkdir()
     with (output / "model.safetensors").open("wb", buffering=0) as file:
@@ -41,6 +41,10 @@ def once(source: Path, output: Path, size: int) -> None:
         while size:
             size -= file.write(buffer[: min(BLOCK, size)])
         os.fsync(file.fileno())
+    for _ in range(again):
+        with (output / "model.safetensors").open("rb", buffering=0) as read:
+            while read.readinto(buffer):
+                pass
 
 
 def merge(model: Model, output: Path) -> None:
@@ -105,6 +109,8 @@ STEPS: dict[str, Callable[[Path, Path], None]] = {
     "permute": lambda source, output: permute(Model(source), output),
     "merge-once": lambda source, output: once(source, output, merged_bytes(source)),
     "permute-once": lambda source, output: once(source, output, Checkpoint(source).size_bytes),
+    "merge-read": lambda source, output: once(source, output, merged_bytes(source), again=2),
+    "permute-read": lambda source, output: once(source, output, Checkpoint(source).size_bytes, again=2),
 }
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from mcsmoe.calibration.sample import TextSampling, in_random_order
 from mcsmoe.calibration.statistics import RoutingStatistics
-from mcsmoe.checkpoint.resume import identity, tensor_hash
+from mcsmoe.checkpoint.content import identity, tensor_hash
 from mcsmoe.errors import ParameterError, nearest
 from mcsmoe.families import positions
 from mcsmoe.fields import size_in_bytes

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from mcsmoe.checkpoint.content import sha256, tensor_hash
 from mcsmoe.checkpoint.load import load_config, load_model
 from mcsmoe.checkpoint.published import Published
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.checkpoint.resume import sha256, tensor_hash
 from mcsmoe.checkpoint.streamed import load_streamed
 from mcsmoe.checkpoint.tokenizer import load_tokenizer
 from mcsmoe.families import family_of, merged_layers

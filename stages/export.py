@@ -26,8 +26,8 @@ def main(
     params = start(checkpoints=[output])
     from mcsmoe.calibration.observer import Observer
     from mcsmoe.calibration.sample import Sampling
+    from mcsmoe.checkpoint.content import code_hash
     from mcsmoe.checkpoint.reader import Checkpoint
-    from mcsmoe.checkpoint.resume import code_hash
     from mcsmoe.errors import CheckpointError, PlanError
     from mcsmoe.exporting.pipeline_card import pipeline_card
     from mcsmoe.exporting.stock import open_mapped

@@ -21,9 +21,9 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     from mcsmoe.calibration.observer import Observer
     from mcsmoe.calibration.sample import Sampling
     from mcsmoe.calibration.statistics import RoutingStatistics
+    from mcsmoe.checkpoint.content import code_hash, identity
     from mcsmoe.checkpoint.output import atomic_directory
     from mcsmoe.checkpoint.reader import Checkpoint
-    from mcsmoe.checkpoint.resume import code_hash, identity
     from mcsmoe.merging.apply import merge_model
     from mcsmoe.methods.planning import make_plan
     from mcsmoe.methods.resolved import ResolvedMethod

@@ -37,11 +37,11 @@ def recover(stage: str, source: str, method: str, prepare: Prepare) -> None:
     if not launched(params, f"stages.{stage}"):
         return
     from mcsmoe.calibration.memory import check_training
+    from mcsmoe.checkpoint.content import identity, source_code
     from mcsmoe.checkpoint.load import load_config, load_model
     from mcsmoe.checkpoint.output import check_room_for
     from mcsmoe.checkpoint.published import Published
     from mcsmoe.checkpoint.reader import Checkpoint
-    from mcsmoe.checkpoint.resume import identity, source_code
     from mcsmoe.checkpoint.tokenizer import load_tokenizer
     from mcsmoe.training.distillation import make_recovery
     from mcsmoe.training.writing import train

@@ -12,9 +12,10 @@ from mcsmoe.alignment.matching import Match, permute_tensor
 from mcsmoe.alignment.pairs import matched_by_activation, matched_by_weight
 from mcsmoe.calibration.observer import LayerTokens, Observer, Processes
 from mcsmoe.checkpoint.companions import complete
+from mcsmoe.checkpoint.content import Content, source_code
 from mcsmoe.checkpoint.lockstep import logits_of
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.checkpoint.resume import Store, identity, resumable_directory, source_code
+from mcsmoe.checkpoint.resume import Store, resumable_directory
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.streamed import load_fitting
 from mcsmoe.checkpoint.verify import verify_checkpoint
@@ -168,10 +169,16 @@ def _permuted(source: Checkpoint, layer: MoELayer, orders: Orders) -> Iterator[P
     found = orders(layer)
     for tensor, entry, e, names in expert_shares(layer, layer.experts):
         value = source.tensor(tensor) if entry is None else source.part(tensor, entry)
-        for name in names if e in found else ():
-            ours = layer.places[name].view(value)
-            ours.copy_(permute_tensor(ours, name, layer.layout, found[e]))
-        yield Piece(tensor, entry, value)
+        yield Piece(tensor, entry, _moved(value, layer, names, found[e]) if e in found else value)
+
+
+def _moved(share: Tensor, layer: MoELayer, names: Sequence[str], order: Tensor) -> Tensor:
+    """One expert's share of a tensor, which holds `names` of the layout, with its hidden neurons in `order`."""
+    moved = torch.empty_like(share)
+    for name in names:
+        view = layer.places[name].view
+        view(moved).copy_(permute_tensor(view(share), name, layer.layout, order))
+    return moved
 
 
 ROUNDING = 1e-4
@@ -234,7 +241,7 @@ def permute_model(
         return None
     probe = model_inputs(observer.batches[0], model.family.causal)
     key = {
-        "source": identity(model.directory),
+        "source": Content(model.directory),
         "sample": observer.sample.fingerprint,
         "batch_size": observer.sampling.batch_size,
         "how": [matching, reference],

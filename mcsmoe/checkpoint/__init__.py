@@ -21,15 +21,17 @@ A checkpoint is a directory as transformers writes it: safetensors in one file o
     writer      tensors that are made one after another → one file
     shards      the same → one file or shards, with their index
     output      a directory or file that appears whole or not at all
+    content     hashes of what an output depends on
     resume      the same, but an interrupted write continues in the next run
     verify      checks that a checkpoint holds what was written, and loads
     fresh       loads it in a process that does not have this package
 """
 
+from mcsmoe.checkpoint.content import identity, source_code
 from mcsmoe.checkpoint.load import load_config, load_model
 from mcsmoe.checkpoint.output import atomic_directory, write_json
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.checkpoint.resume import Store, identity, resumable_directory, source_code
+from mcsmoe.checkpoint.resume import Store, resumable_directory
 from mcsmoe.checkpoint.save import save_model
 from mcsmoe.checkpoint.shards import Part, write_parts
 from mcsmoe.checkpoint.streamed import load_streamed

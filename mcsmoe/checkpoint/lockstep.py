@@ -6,7 +6,7 @@ blocks (embeddings, masks, positions, encoder states for a decoder) is left to t
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -123,7 +123,9 @@ def run_forwards(
 def logits_of(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """Logits of a model, whole or streamed, on one batch."""
     found: list[Tensor] = []
-    run_forwards(model, [lambda: found.append(model(**inputs).logits)], "forward", show=False)
+    blocks = blocks_of(model)
+    with blocks.reusing() if blocks else nullcontext():
+        run_forwards(model, [lambda: found.append(model(**inputs).logits)], "forward", show=False)
     return found[0]
 
 

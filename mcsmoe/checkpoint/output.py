@@ -160,10 +160,10 @@ def settle(fresh: Path, path: Path) -> None:
     """
     for directory, _, names in os.walk(fresh):
         for name in names:
-            _sync(Path(directory, name))
-        _sync(Path(directory))
+            sync(Path(directory, name))
+        sync(Path(directory))
     if not fresh.is_dir():
-        _sync(fresh)
+        sync(fresh)
         fresh.replace(path)
     elif not os.path.lexists(path):
         fresh.rename(path)
@@ -175,7 +175,7 @@ def settle(fresh: Path, path: Path) -> None:
         except BaseException:
             old.rename(path)
             raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def restore_old(scratch: Path, path: Path) -> None:
@@ -187,7 +187,8 @@ def restore_old(scratch: Path, path: Path) -> None:
         (scratch / OLD).rename(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until the bytes of a file, or the names in a directory, are on the disk."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

@@ -1,15 +1,13 @@
 """Output directories whose interrupted write continues in the next run."""
 
-import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from xxhash import xxh3_128, xxh3_128_hexdigest
+from xxhash import xxh3_128
 
 from mcsmoe.checkpoint.output import (
     NEW,
@@ -51,18 +49,24 @@ class Store:
         store.keep("decoder.1.matches", {"perm": perm}, {"reference": 3})
         note = store.load("decoder.1.matches")  # in this run or in a later one
 
-    Each kind of note needs a suffix of its own, here `.matches`.
+    Each kind of note needs a suffix of its own, here `.matches`. `first` is called before the first note is written.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, first: Callable[[], None] = lambda: None) -> None:
         self.directory = directory
+        self._first = first
+
+    def _begin(self) -> None:
+        if not self.directory.exists():
+            self._first()
+            self.directory.mkdir()
 
     def keep(self, name: str, tensors: Mapping[str, Tensor], values: Any = None) -> None:
         """Write a note, replacing an older one of this name. Tensors may be on any device and share memory.
 
         Raises `DiskFullError` before anything is written.
         """
-        self.directory.mkdir(exist_ok=True)
+        self._begin()
         path, unfinished = self.directory / name, self.directory / f".{name}"
         check_room(path, sum(value.nbytes for value in tensors.values()))
         copies = {key: value.cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
@@ -76,7 +80,7 @@ class Store:
 
         Returns its content hashes, by which the caller can know damage: `damaged` cannot.
         """
-        self.directory.mkdir(exist_ok=True)
+        self._begin()
         path, unfinished = self.directory / name, self.directory / f".{name}"
         with refusals_of(unfinished, path):
             written = write_safetensors(unfinished, specs, pieces)
@@ -132,11 +136,6 @@ def _note_hash(tensors: Mapping[str, Tensor], text: str) -> str:
 FORMAT = 2
 """Version of the layout of notes and unfinished outputs; it is part of the key."""
 LIBRARIES = ("numpy", "scipy", "torch")
-OURS = ("mcsmoe", "stages")
-LARGE = 2**26
-"""Files of so many bytes are hashed once in a process."""
-CHUNK = 2**20
-"""Bytes of a large file that are hashed at a time: they are still in the processor's cache."""
 
 
 class Staging(NamedTuple):
@@ -152,7 +151,9 @@ def resumable_directory(path: Path, key: Mapping[str, Any]) -> Iterator[Staging]
 
     After an interruption (Ctrl-C, kill -9, a full disk) output and store are kept for the next run with the same
     `key`; a run with another key, or one that finds them damaged, starts afresh. `key` holds JSON values: everything
-    that the written bytes depend on. Library versions and the number of threads are added here.
+    that the written bytes depend on. Library versions and the number of threads are added here. A value of `key` may be
+    a function that makes it: see `Content`. Without an earlier run to resume, it is called beside the work, once there
+    is a first note; notes do not count before the key is on the disk.
     Nothing is kept if the store is empty, or after a `CheckpointError`, which means that the data itself is wrong.
     Raises `CheckpointError` if another process is writing the same output, and `FileError` for what the operating
     system refuses.
@@ -165,14 +166,19 @@ def resumable_directory(path: Path, key: Mapping[str, Any]) -> Iterator[Staging]
             scratch.unlink()
         scratch.mkdir(parents=True, exist_ok=True)
         stack.enter_context(locked(scratch, path))
-        staging, stamp = Staging(scratch / NEW, Store(scratch / "notes")), scratch / "key.json"
+        stamp, complete = scratch / "key.json", dict(key) | _surroundings()
+        beside, stamped = stack.enter_context(ThreadPoolExecutor(1)), list[Future[None]]()
+        store = Store(scratch / "notes", lambda: stamped.append(beside.submit(_stamp, stamp, complete)))
+        staging = Staging(scratch / NEW, store)
         keep = False
         try:
             restore_old(scratch, path)
-            _start(staging, stamp, dict(key) | _surroundings())
+            _start(staging, stamp, complete)
             with refusals_of(staging.output, path):
                 yield staging
-                stamp.unlink()  # the older output, which is then in the place of this one, has not this key
+                for each in stamped:
+                    each.result()
+                stamp.unlink(missing_ok=True)  # the older output, which then takes this place, has not this key
                 settle(staging.output, path)
         except CheckpointError:
             raise
@@ -182,6 +188,7 @@ def resumable_directory(path: Path, key: Mapping[str, Any]) -> Iterator[Staging]
                 raise KeyboardInterrupt("what is finished is kept") from None
             raise
         finally:
+            wait(stamped)
             if not keep:
                 shutil.rmtree(scratch, ignore_errors=True)
 
@@ -203,7 +210,8 @@ def locked(directory: Path, output: Path) -> Iterator[None]:
 
 def _start(staging: Staging, stamp: Path, key: dict[str, Any]) -> None:
     """Keep what an earlier run left if it is whole and had the same `key`; else empty the output and the store."""
-    known = _key(stamp) == json.loads(json.dumps(key)) and staging.output.is_dir()
+    found = _key(stamp)
+    known = found is not None and found == _made(key) and staging.output.is_dir()
     damaged = staging.store.damaged() if known else None
     if damaged:
         print(f"{stamp.parent}: {damaged} is damaged: starting anew", file=sys.stderr)
@@ -211,8 +219,16 @@ def _start(staging: Staging, stamp: Path, key: dict[str, Any]) -> None:
         _remove(stamp)  # first: after an interrupted removal the rest must not match the old key
         _remove(staging.output)
         _remove(staging.store.directory)
-        write_json(stamp, key)
     staging.output.mkdir(exist_ok=True)
+
+
+def _stamp(stamp: Path, key: Mapping[str, Any]) -> None:
+    write_json(stamp, _made(key))
+
+
+def _made(key: Mapping[str, Any]) -> Any:
+    """The key as a file of JSON has it, with the values that its functions make."""
+    return json.loads(json.dumps({name: value() if callable(value) else value for name, value in key.items()}))
 
 
 def _key(stamp: Path) -> Any:
@@ -233,60 +249,3 @@ def _remove(path: Path) -> None:
 def _surroundings() -> dict[str, Any]:
     versions = {name: version(name) for name in LIBRARIES}
     return {"format": FORMAT, "libraries": versions, "threads": torch.get_num_threads()}
-
-
-def identity(directory: Path) -> dict[str, str]:
-    """File name → hash of its content, whatever its times say. Part of the key of `resumable_directory`."""
-    return {path.name: _content(path) for path in sorted(directory.iterdir()) if path.is_file()}
-
-
-def _content(path: Path) -> str:
-    """Hash of a file; a large one is read once in a process, unless the inode or the time of its last change differs.
-
-    Nobody can set that time back, unlike the time of modification, and none of `LARGE` bytes is written within a tick
-    of the clock.
-    """
-    found = path.stat()
-    if found.st_size < LARGE:
-        return xxh3_128_hexdigest(path.read_bytes())
-    return _large_content(path, found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns)
-
-
-@cache
-def _large_content(path: Path, *_: int) -> str:
-    digest, chunk = xxh3_128(), memoryview(bytearray(CHUNK))
-    with path.open("rb", buffering=0) as file:
-        while found := file.readinto(chunk):
-            digest.update(chunk[:found])
-    return digest.hexdigest()
-
-
-def source_code(plugins: Iterable[str] = ()) -> str:
-    """A hash of all Python files of this project and of the plugins, which are names of modules or packages."""
-    return code_hash([*OURS, *plugins])
-
-
-def code_hash(modules: Iterable[str]) -> str:
-    """A hash of all Python files of the named modules and packages; names that are not found are ignored."""
-    files: list[Path] = []
-    for name in modules:
-        spec = find_spec(name)
-        if spec is None:
-            continue
-        roots = [Path(root) for root in spec.submodule_search_locations or []]
-        files += [file for root in roots for file in sorted(root.rglob("*.py"))] or [Path(str(spec.origin))]
-    return sha256(part for file in files for part in (file.name.encode(), file.read_bytes()))
-
-
-def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of small tensors and their names."""
-    parts = ((name.encode(), raw(value)) for name, value in tensors.items())
-    return sha256(piece for part in parts for piece in part)
-
-
-def sha256(parts: Iterable[Any]) -> str:
-    """The SHA-256 of bytes, or arrays of bytes, one after another."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()

@@ -4,6 +4,7 @@ Blocks are the repeated modules that contain the sparse layers, and their dense 
 
 import ctypes
 import re
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -47,9 +48,11 @@ class Blocks:
 
     def __init__(self, model: nn.Module, names: list[str], weights: "Weights", device: torch.device) -> None:
         self.device = device
-        self.look: Callable[[str], None] = lambda block: None
-        """Called with the name of each block that `loaded` has loaded."""
-        self._model, self._weights = model, weights
+        self.look: Callable[[nn.Module, str], None] = lambda model, block: None
+        """Called with the model and the name of each block that `loaded` has loaded."""
+        self._spare: dict[str, Tensor] | None = None
+        self._model: Any = weakref.proxy(model)  # a cycle would keep the weights until garbage is collected
+        self._weights = weights
         self._empty = {
             name: {key: value.to("meta") for key, value in _named(model.get_submodule(name)).items()} for name in names
         }
@@ -70,21 +73,38 @@ class Blocks:
 
         module = self._model.get_submodule(block)
         for name, empty in self._empty[block].items():
-            _put(module, name, self._weights.read(f"{block}.{name}", empty).to(self.device))
+            spare = self._spare.pop(name, None) if self._spare else None
+            _put(module, name, self._weights.read(f"{block}.{name}", empty, spare).to(self.device))
         module.to(self.device)  # also the buffers that are not in the checkpoint
         align_weights(module)
 
     def free(self, block: str) -> None:
-        """Free the memory of one block."""
+        """Free the memory of one block; `reusing` memory, its stacks of experts stay for the next block."""
+        module = self._model.get_submodule(block)
+        if self._spare is not None and self.device.type == "cpu":
+            values = _named(module)
+            self._spare |= {name: values[name].detach() for name in values if self._weights.stacks(f"{block}.{name}")}
         for name, empty in self._empty[block].items():
-            _put(self._model.get_submodule(block), name, empty)
+            _put(module, name, empty)
+
+    @contextmanager
+    def reusing(self) -> Iterator[None]:
+        """Context manager in which a block takes the memory of the one before, so that it need not be mapped anew.
+
+        Mapping takes longer than reading. Here memory is not free between two blocks.
+        """
+        self._spare = {}
+        try:
+            yield
+        finally:
+            self._spare = None
 
     @contextmanager
     def loaded(self, block: str) -> Iterator[None]:
         """Context manager that loads a block and frees it at the end. Raises as `load` does."""
         try:
             self.load(block)
-            self.look(block)
+            self.look(self._model, block)
             yield
         finally:
             self.free(block)
@@ -108,17 +128,24 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._held or name in self._others
 
-    def read(self, name: str, empty: Tensor) -> Tensor:
-        """The value of tensor `name`. Raises `CheckpointError` if it is missing or not of the shape of `empty`."""
+    def stacks(self, name: str) -> bool:
+        """Whether tensor `name` is made of those of several experts, in memory of its own."""
+        return any(layer.in_memory[kind].stacked for layer, _, kind in self._held.get(name, []))
+
+    def read(self, name: str, empty: Tensor, spare: Tensor | None = None) -> Tensor:
+        """The value of tensor `name`. Raises `CheckpointError` if it is missing or not of the shape of `empty`.
+
+        A stack of experts is written over `spare`, if that has its dtype and shape.
+        """
         kept = (wanted for pattern, wanted in self._dtypes.items() if re.search(pattern, name))
         dtype = next(kept, empty.dtype)
-        value = self._read(name, empty, dtype if empty.is_floating_point() else empty.dtype)
+        value = self._read(name, empty, dtype if empty.is_floating_point() else empty.dtype, spare)
         if value.shape != empty.shape:
             found, wanted = list(value.shape), list(empty.shape)
             raise CheckpointError(f"{self._source.directory}: {name} has shape {found}, not {wanted}")
         return value
 
-    def _read(self, name: str, empty: Tensor, dtype: torch.dtype) -> Tensor:
+    def _read(self, name: str, empty: Tensor, dtype: torch.dtype, spare: Tensor | None) -> Tensor:
         held = self._held.get(name)
         if held is None:
             if name not in self._others:
@@ -127,7 +154,8 @@ class Weights:
         layer, expert, kind = held[0]
         if not layer.in_memory[kind].stacked:
             return layer.read(self._source, expert, kind).to(dtype)
-        stack = torch.empty(empty.shape, dtype=dtype)
+        again = spare is not None and spare.shape == empty.shape and spare.dtype == dtype
+        stack = spare if spare is not None and again else torch.empty(empty.shape, dtype=dtype)
         for layer, expert, kind in held:
             place = layer.in_memory[kind]
             place.view(place.share(stack, expert)).copy_(layer.read(self._source, expert, kind))

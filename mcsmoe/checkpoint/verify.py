@@ -11,6 +11,7 @@ from torch import Tensor
 from mcsmoe.checkpoint.companions import own_code
 from mcsmoe.checkpoint.fresh import Fresh, load_fresh
 from mcsmoe.checkpoint.lockstep import logits_of
+from mcsmoe.checkpoint.output import sync
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.save import check_held
 from mcsmoe.checkpoint.streamed import blocks_of, fits, load_fitting
@@ -59,7 +60,9 @@ def verify_checkpoint(
     check_inventory(checkpoint, written)
     model = load_fitting(checkpoint.directory, memory_limit)
     ours = model.is_remote_code()
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(1) as beside, ThreadPoolExecutor(1) as writing:
+        for file in checkpoint.files:  # the disk, too, can be at work meanwhile
+            writing.submit(sync, file)
         needed = ours or blocks_of(model) is not None
         fresh = beside.submit(_load_fresh, checkpoint, probe, memory_limit) if needed else None
         if fresh is not None and memory_limit is not None:
@@ -114,21 +117,22 @@ def _compare(model: Any, checkpoint: Checkpoint, written: Written, probe: Mappin
     """Compare a loaded model with its checkpoint, tensor by tensor; of a streamed one, when a block is read to run."""
     hashes: dict[str, str] = {}
 
-    def look(block: str) -> None:
+    def look(model: Any, block: str) -> None:
         within = f"{block}." if block else ""
         check_held(model, checkpoint, written, within)
         held = model.get_submodule(block).state_dict().items()
         hashes.update({f"{within}{name}": content_hash(value) for name, value in held if not value.is_meta})
 
-    look("")
+    look(model, "")
     if blocks := blocks_of(model):
         blocks.look = look
     if probe is not None:
         return _Compared(logits_of(model, probe), hashes)
     if blocks:
-        for block in blocks.names:
-            with blocks.loaded(block):
-                pass
+        with blocks.reusing():
+            for block in blocks.names:
+                with blocks.loaded(block):
+                    pass
     return _Compared(torch.empty(0), hashes)
 
 

@@ -13,8 +13,9 @@ from mcsmoe.calibration.memory import must_stream
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.watch import Batch, one_by_one
 from mcsmoe.checkpoint.config import read_json
+from mcsmoe.checkpoint.content import identity, source_code, tensor_hash
 from mcsmoe.checkpoint.output import check_output, write_json
-from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code, tensor_hash
+from mcsmoe.checkpoint.resume import resumable_directory
 from mcsmoe.checkpoint.verify import probe_batch, verify_stock
 from mcsmoe.errors import CheckpointError, ParameterError
 from mcsmoe.exporting.routers import CHUNK, ROWS, Choice, RouterData, RowRule, agreement

@@ -18,9 +18,10 @@ from mcsmoe.calibration.memory import must_stream
 from mcsmoe.calibration.observer import LayerTokens, Observer
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.checkpoint.companions import complete
+from mcsmoe.checkpoint.content import Content, source_code
 from mcsmoe.checkpoint.output import write_json
 from mcsmoe.checkpoint.reader import Checkpoint
-from mcsmoe.checkpoint.resume import Store, identity, resumable_directory, source_code
+from mcsmoe.checkpoint.resume import Store, resumable_directory
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.verify import probe_batch, verify_checkpoint
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
@@ -205,7 +206,7 @@ def merge_model(
             raise ParameterError("texts", None, what)
         must_stream(model.memory_limit, "merge", model.config)
     key = dict(key or {}) | {
-        "source": identity(model.directory),
+        "source": Content(model.directory),
         "sample": observer and [observer.sample.fingerprint, observer.sampling.batch_size],
         "plan": plan.to_json(),
         "seed": seed,

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import yaml
 
-from mcsmoe.checkpoint.resume import code_hash
+from mcsmoe.checkpoint.content import code_hash
 from mcsmoe.errors import CheckpointError, ParameterError
 from mcsmoe.fields import Name, Section
 from mcsmoe.methods.recipe import Recipe, load_recipe, parts

@@ -10,8 +10,8 @@ from typing import Any
 
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.statistics import RoutingStatistics
+from mcsmoe.checkpoint.content import identity, source_code
 from mcsmoe.checkpoint.output import check_output
-from mcsmoe.checkpoint.resume import identity, source_code
 from mcsmoe.checkpoint.source import fetch, is_local
 from mcsmoe.errors import CheckpointError
 from mcsmoe.exporting.stock import open_mapped

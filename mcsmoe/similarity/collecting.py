@@ -8,8 +8,9 @@ from mcsmoe.calibration.collect import collect_layers
 from mcsmoe.calibration.gradients import KINDS, write_gradients
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.statistics import StatisticsWriter
+from mcsmoe.checkpoint.content import identity, source_code
 from mcsmoe.checkpoint.journal import Journal
-from mcsmoe.checkpoint.resume import identity, resumable_directory, source_code
+from mcsmoe.checkpoint.resume import resumable_directory
 from mcsmoe.similarity.correlation import measure_correlations
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mcsmoe.checkpoint.content import source_code
 from mcsmoe.checkpoint.output import check_room_for
 from mcsmoe.checkpoint.published import Published
-from mcsmoe.checkpoint.resume import source_code
 from mcsmoe.evaluation.quality import likelihood
 from mcsmoe.families import Family, MoELayer, family_of
 from mcsmoe.params import Finetune, Params

@@ -1,6 +1,8 @@
 """A model of which one block at a time is in memory: the bits of one that is whole, and no more weights than that."""
 
+import gc
 import threading
+import weakref
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from mcsmoe.calibration.collect import collect
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.calibration.watch import count, watch, watching
 from mcsmoe.checkpoint.load import load_model
-from mcsmoe.checkpoint.lockstep import run_forwards
+from mcsmoe.checkpoint.lockstep import logits_of, run_forwards
 from mcsmoe.checkpoint.streamed import Footprint, blocks_of, load_streamed
 from mcsmoe.errors import CheckpointError
 from mcsmoe.families import family_of
@@ -212,3 +214,30 @@ def test_the_footprint_is_that_of_the_weights(tmp_path: Path):
     assert found.whole == found.resident + 2 * found.block
     switch = tiny_switch()  # its embedding is in four places
     assert Footprint.of(switch.config).whole == sum(value.nbytes for value in switch.parameters())
+
+
+def test_a_forward_pass_holds_all_blocks_in_the_same_memory(tmp_path: Path):
+    directory = save("mixtral", tmp_path)
+    model, whole = load_streamed(directory), load_model(directory)
+    blocks, addresses = blocks_of(model), set[int]()
+    assert blocks is not None
+
+    def look(model: Any, block: str) -> None:
+        addresses.add(model.get_submodule(block).mlp.experts.down_proj.data_ptr())
+
+    blocks.look = look
+    for batch in causal.batches(3):
+        assert torch.equal(logits_of(model, batch), logits_of(whole, batch))
+        assert len(addresses) == 1 < len(blocks.names)
+        addresses.clear()
+
+
+def test_the_memory_of_a_streamed_model_is_free_at_once(tmp_path: Path):
+    model = load_streamed(save("mixtral", tmp_path))
+    gone = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -1,7 +1,6 @@
 """Weights in shards, and directories whose making goes on where it was interrupted."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,9 +11,10 @@ import pytest
 import torch
 
 from mcsmoe.checkpoint import resume, shards
+from mcsmoe.checkpoint.content import Content
 from mcsmoe.checkpoint.output import settle
 from mcsmoe.checkpoint.reader import INDEX, WEIGHTS, Checkpoint
-from mcsmoe.checkpoint.resume import Store, identity, resumable_directory, source_code
+from mcsmoe.checkpoint.resume import Store, resumable_directory
 from mcsmoe.checkpoint.shards import Part, other_parts, write_parts
 from mcsmoe.checkpoint.writer import Piece, TensorSpec, Written
 from mcsmoe.errors import CheckpointError, DiskFullError
@@ -244,40 +244,37 @@ def test_two_processes_do_not_write_the_same(tmp_path: Path):
     assert (tmp_path / "out" / "file").exists()
 
 
-def test_identity_changes_with_every_file(tmp_path: Path):
-    (tmp_path / "a").write_text("1")
-    (tmp_path / "b").write_text("1")
-    seen = identity(tmp_path)
-    (tmp_path / "b").write_text("2")
-    assert identity(tmp_path)["a"] == seen["a"]
-    assert identity(tmp_path)["b"] != seen["b"]
+def test_a_key_is_made_only_for_notes(small: None, tmp_path: Path):
+    def made() -> str:
+        raise AssertionError("nothing is to be resumed")
+
+    with resumable_directory(tmp_path / "out", {"key": made}) as staging:
+        (staging.output / "file").touch()
+    with pytest.raises(AssertionError), resumable_directory(tmp_path / "out", {"key": made}) as staging:
+        staging.store.keep("a.sums", {})
+    assert (tmp_path / "out/file").exists()
 
 
-@pytest.mark.parametrize("large", [2**26, 2**18])
-def test_identity_is_content_not_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int):
-    """A weight that differs far behind the header, in a file of the same size and time, is another model."""
-    monkeypatch.setattr(resume, "LARGE", large)
-    file, other, values = tmp_path / "a", tmp_path / "other", bytearray(2**21)
-    file.write_bytes(values)
-    os.utime(file, (1e9, 1e9))
-    seen = identity(tmp_path)
-    os.utime(file)
-    assert identity(tmp_path) == seen
-    values[-1] = 1
-    other.write_bytes(values)
-    os.utime(other, (1e9, 1e9))
-    other.replace(file)
-    assert identity(tmp_path).keys() == seen.keys()
-    assert identity(tmp_path) != seen
+def test_notes_of_a_changed_source_are_not_resumed(small: None, tmp_path: Path):
+    """Those of the first run hold values from before the change: its key must not be that of the changed source."""
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "weights").write_text("1")
 
+    def run(broken: str = "") -> list[str]:
+        found = Source(broken)
+        with resumable_directory(tmp_path / "out", {"source": Content(source)}) as staging:
+            if broken == "changed":
+                (source / "weights").write_text("22")
+                found.broken = "c"
+            found.write(*staging)
+        return found.asked
 
-def test_code_is_that_of_this_project_and_of_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "my_rules.py").write_text("a = 1")
-    monkeypatch.syspath_prepend(tmp_path)
-    seen = {source_code(), source_code(["my_rules"]), source_code(["tests"]), source_code(["my_rules"])}
-    assert len(seen) == 3
-    (tmp_path / "my_rules.py").write_text("a = 2")
-    assert source_code(["my_rules"]) not in seen
+    with pytest.raises(KeyboardInterrupt):
+        run("changed")
+    with pytest.raises(KeyboardInterrupt):
+        run("c")  # asks for all anew
+    assert run()[0] == "c"
 
 
 def test_damaged_notes_are_one_line(tmp_path: Path):
