@@ -92,6 +92,7 @@ def run(
         return None
     request: dict[str, Any] = {"command": command, "path": path, "environment": os.environ | {ADDRESS: address}}
     request |= {"directory": str(directory), "lines": bool(sys.stdout) and sys.stdout.line_buffering}
+    request["ignored"] = [each for each in warm_process.SIGNALS if signal.getsignal(each) is signal.SIG_IGN]
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         try:
             connection.connect(f"\0{address}")

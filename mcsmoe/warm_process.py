@@ -20,6 +20,8 @@ import sys
 from typing import Any, NoReturn
 
 PR_SET_PDEATHSIG = 1
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks a process to end; a shell may have them ignored."""
 LARGEST = 1 << 20
 """Bytes of a request; the system refuses to send larger ones."""
 
@@ -85,8 +87,18 @@ def keep(connection: socket.socket, work: int) -> NoReturn:
         os._exit(0)
 
 
-def work(command: list[str], path: list[str] | None, environment: dict[str, str], directory: str, lines: bool) -> None:
+def work(
+    command: list[str],
+    path: list[str] | None,
+    environment: dict[str, str],
+    directory: str,
+    lines: bool,
+    ignored: list[int],
+) -> None:
     """Do what `python -m MODULE ARGUMENT ...` or `python -c CODE ARGUMENT ...` would do in `directory`."""
+    for number in SIGNALS:  # this process may have been started where others were ignored
+        usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if number in ignored else usual)
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
