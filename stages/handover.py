@@ -14,11 +14,11 @@ from typing import NoReturn
 
 from mcsmoe import warm
 from mcsmoe.command import early
+from mcsmoe.warm_process import SIGNALS
 
 STAGE = "DVC_STAGE"
 """dvc names the stage in the environment of its command."""
 GPUS = ("/dev/nvidiactl", "/dev/kfd")
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _place: warm.Place | None = None
 """Place of the warm process for all stages of this run of dvc; None: this process has one to itself."""

@@ -75,7 +75,13 @@ def reachable(address: str) -> bool:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_it_ends_with_its_owner(how: signal.Signals):
     script = "from mcsmoe import warm; warm.start(); print(warm._address, flush=True); import time; time.sleep(60)"
-    owner = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     assert owner.stdout is not None
     address = owner.stdout.readline().strip()
     assert reachable(address)

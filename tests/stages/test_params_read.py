@@ -7,11 +7,11 @@ from typing import Any, Self
 import pytest
 import yaml
 
+from mcsmoe import params
 from mcsmoe.params import ModelSection, Params
 from stages import (
     check,
     collect,
-    common,
     compress,
     dense,
     distill,
@@ -102,7 +102,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, set[str
             distill=SHORT,
             compress=SHORT | {"rank": 2, "interval": 1},
         )
-        patch.setattr(common, "Params", Watched)
+        patch.setattr(params, "Params", Watched)
         found = {}
         for stage, run in RUNS.items():
             run()
