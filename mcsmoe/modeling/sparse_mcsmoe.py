@@ -175,7 +175,9 @@ class SparseRows(SparsePart):
     def add_one(self, y: Tensor, x: Tensor, values: Tensor, index: Tensor) -> None:
         """Kept outputs only: costs T·n·in."""
         rows = torch.mm(x, values.t()).to(y.dtype)
-        if y.dtype == torch.float32:
+        if len(x) == 1:
+            y[0].index_add_(0, index, rows[0])
+        elif y.dtype == torch.float32:
             # index_add along rows is many times slower: it adds one column after the other.
             y.scatter_add_(1, index.long().expand(len(x), -1), rows)
         else:  # scatter_add converts one value after the other
