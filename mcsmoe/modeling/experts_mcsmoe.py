@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from .linears_mcsmoe import FactorisedLinears, StackedLinears
 
+FEW = 64
+"""Selections that Python sorts sooner than tensor operations do."""
 STD = 0.02
 """Deviation of random weights, before a checkpoint is loaded."""
 
@@ -34,6 +36,23 @@ def describe(experts: Any) -> dict[str, Any]:
         kept = {name: each.kept for name, each in linears.items()}
         entry |= {"rank": first.rank, "structure": first.structure, "kept": kept}
     return entry
+
+
+def pairs(index: Tensor, experts: int) -> tuple[Tensor, Tensor, list[int]]:
+    """Which of K experts run on which tokens, from the selections [T, k] → expert [n], token [n], tokens an expert.
+
+    Pairs are sorted by expert, then by token. A token that selects an expert twice makes one pair with it.
+    """
+    if index.device.type == "cpu" and 0 < index.numel() <= FEW:
+        found = sorted({(expert, token) for token, row in enumerate(index.tolist()) for expert in row})
+        expert, token = torch.tensor(found).unbind(1)
+        sizes = [0] * experts
+        for each, _ in found:
+            sizes[each] += 1
+        return expert, token, sizes
+    chosen = torch.zeros(len(index), experts, dtype=torch.bool, device=index.device).scatter(1, index, True)
+    expert, token = chosen.T.nonzero(as_tuple=True)
+    return expert, token, torch.bincount(expert, minlength=experts).tolist()
 
 
 class MergedExperts(nn.Module):
@@ -69,16 +88,15 @@ class MergedExperts(nn.Module):
         A token that selects one merged expert more than once runs it once, with the sum of the weights.
         """
         tokens = hidden_states.flatten(0, -2)  # [T, d]
-        shape = (len(tokens), self.num_experts)
-        chosen = torch.zeros(shape, dtype=torch.bool, device=hidden_states.device).scatter(1, top_k_index, True)
-        weights = top_k_weights.new_zeros(shape).scatter_add(1, top_k_index, top_k_weights)
-        expert, token = chosen.T.nonzero(as_tuple=True)  # pairs, sorted by expert
-        sizes = torch.bincount(expert, minlength=self.num_experts).tolist()
+        weights = top_k_weights.new_zeros(len(tokens), self.num_experts).scatter_add(1, top_k_index, top_k_weights)
+        expert, token, sizes = pairs(top_k_index, self.num_experts)
         x = tokens.index_select(0, token)  # its backward is many times faster than that of tokens[token]
         inner = self.gated(x, sizes, expert)
         weight = weights.flatten().index_select(0, token * self.num_experts + expert)
-        y = self.linear("down", inner, sizes, expert) * weight[:, None]
-        return torch.zeros_like(tokens).index_add(0, token, y.to(tokens.dtype)).view(hidden_states.shape)
+        y = (self.linear("down", inner, sizes, expert) * weight[:, None]).to(tokens.dtype)
+        if len(tokens) == 1:
+            return y.sum(0).view(hidden_states.shape)
+        return torch.zeros_like(tokens).index_add(0, token, y).view(hidden_states.shape)
 
     def gated(self, x: Tensor, sizes: list[int], expert: Tensor) -> Tensor:
         """Hidden neurons [n, f] of tokens x [n, d] sorted by expert [n]."""

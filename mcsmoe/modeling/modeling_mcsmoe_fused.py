@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import transformers
+from torch import Tensor
 
 from .aligned_mcsmoe import align_weights
 from .configuration_mcsmoe_fused import PREFIX, merged_config_class
@@ -35,6 +36,7 @@ def merged_model_class(
             super().__init__(config)
             for layer in (config.moe_layers or {}).values():
                 install(self.get_submodule(layer["path"]), layer)
+            self.get_output_embeddings().register_forward_pre_hook(contiguous)
             for kind in KEPT_IN_FLOAT32:
                 # ERNIE's "gate.weight" means the router, not the gate projection `experts.gate.weight`.
                 setattr(self, kind, {rf"(?<!\.experts\.){pattern}" for pattern in getattr(self, kind)})
@@ -61,6 +63,14 @@ def merged_model_class(
     Merged.__module__ = module
     Merged.register_for_auto_class("AutoModelForCausalLM")
     return Merged
+
+
+def contiguous(head: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The input of the head in one piece.
+
+    Generation slices the last positions [B, 1, d] out of [B, S, d], for which torch copies the head's weight B times.
+    """
+    return tuple(each.contiguous() for each in given)
 
 
 def __getattr__(name: str) -> Any:

@@ -174,12 +174,13 @@ class SparseRows(SparsePart):
 
     def add_one(self, y: Tensor, x: Tensor, values: Tensor, index: Tensor) -> None:
         """Kept outputs only: costs T·n·in."""
-        rows = torch.mm(x, values.t()).to(y.dtype)
-        if y.dtype == torch.float32:
+        if len(x) == 1:
+            y[0].index_add_(0, index, torch.mm(x, values.t())[0].to(y.dtype))
+        elif y.dtype == torch.float32:
             # index_add along rows is many times slower: it adds one column after the other.
-            y.scatter_add_(1, index.long().expand(len(x), -1), rows)
+            y.scatter_add_(1, index.long().expand(len(x), -1), torch.mm(x, values.t()).to(y.dtype))
         else:  # scatter_add converts one value after the other
-            y.index_copy_(1, index.long(), y.index_select(1, index).add_(rows))
+            y.t().index_add_(0, index, torch.mm(values, x.t()).to(y.dtype))
 
     def gradients(self, grad: Tensor, x: Tensor, values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """As `add_one`."""

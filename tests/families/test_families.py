@@ -17,6 +17,8 @@ from mcsmoe.compression.factorise import factorise_model, sparse_parts
 from mcsmoe.families import MoELayer, family_of
 from mcsmoe.families.experts import expert_in_memory, read_expert
 from mcsmoe.model_types import FUSED
+from mcsmoe.modeling import experts_mcsmoe
+from mcsmoe.modeling.experts_mcsmoe import pairs
 from mcsmoe.modeling.linears_mcsmoe import FactorisedLinears
 from tests.compression.settings import compress
 from tests.families.models import EXPERTS, SETTINGS, batch, refused, small_model, table
@@ -132,6 +134,33 @@ def test_a_merged_expert_runs_once_for_a_token_that_selects_it_twice(merged: Any
     mlp.experts.up.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
     logits(merged)
     assert sizes == [30]
+
+
+@torch.no_grad()
+def test_one_token_and_the_order_of_few_tokens(merged: Any, monkeypatch: pytest.MonkeyPatch):
+    """Python sorts few selections as tensor operations sort many; one token, here with the same expert twice, is summed
+    up without them."""
+    experts = merged.sparse_mlps()["decoder.0"].experts
+    tokens = torch.randn(9, experts.up.weight.shape[2], generator=torch.Generator().manual_seed(0))
+    index, weights = torch.tensor([[1, 1], [1, 0], [0, 1]] * 3), torch.rand(9, 2)
+    few = pairs(index, 3)
+    want = experts(tokens, index, weights)
+    torch.testing.assert_close(experts(tokens[:1], index[:1], weights[:1]), want[:1])
+    monkeypatch.setattr(experts_mcsmoe, "FEW", 0)
+    many = pairs(index, 3)
+    assert all(torch.equal(a, b) for a, b in zip(few[:2], many[:2]))
+    assert few[2] == many[2] == [6, 9, 0]
+    assert torch.equal(experts(tokens, index, weights), want)
+
+
+@torch.no_grad()
+def test_last_positions_come_to_the_head_in_one_piece(merged: Any):
+    """Otherwise torch multiplies them by a copy of the head's weight for each sequence."""
+    shapes: list[tuple[Any, bool]] = []
+    merged.lm_head.register_forward_hook(lambda head, x, y: shapes.append((x[0].shape[:2], x[0].is_contiguous())))
+    last = merged(**batch(), logits_to_keep=1).logits
+    assert shapes == [((3, 1), True)]
+    torch.testing.assert_close(last, merged(**batch()).logits[:, -1:])
 
 
 def test_offload_to_disk(merged: Any, tmp_path: Path):
