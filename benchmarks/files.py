@@ -72,10 +72,10 @@ def measured(source: Path, step: str, rounds: int) -> Measured:
     for i in range(rounds):
         for name in [*names[i % 3 :], *names[: i % 3]]:
             found[name].append(apart(name, source, output))
-    times = (Times([one["clock"] for one in each], [one["cpu"] for one in each]) for each in found.values())
+    steps, once, read = (Times([one["clock"] for one in each], [one["cpu"] for one in each]) for each in found.values())
     size = sum(path.stat().st_size for path in source.glob("*.safetensors")) / 1e9
     peak, imports = (max(one[key] for one in found[step]) for key in ("peak", "imports"))
-    return Measured(size, *times, peak, imports)
+    return Measured(size, steps, once, read, peak, imports)
 
 
 def layer_mb(values: dict[str, Any]) -> float:
