@@ -116,6 +116,7 @@ def save(
     """
     directory = QUICK if quick else RESULTS
     directory.mkdir(parents=True, exist_ok=True)
+    command += " --quick" if quick else ""
     told = [asdict(claim) | {"holds": claim.holds} for claim in claims]
     values = {"command": command, "cores": os.cpu_count()} | _plain(figures) | {"claims": told}
     write_json(directory / f"{name}.json", values)
