@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from .grouped_mcsmoe import Factors, grouped_linear, low_rank, pieces
 
-CALLS = 2**21
+CALLS = 2**23
 """Multiply-adds that take as long as the calls by which one expert's low rank and kept units are trained apart."""
 
 
