@@ -139,7 +139,7 @@ def main(
     rows.append({"experts": shape} | whole_and_products(layer, source, 1, 2 if quick else 1, warm=0))
     print(*map(str, line(rows[-1])), flush=True)
     claims.append(Claim("Mixtral, one pair: layer / products, 1 thread", rows[-1]["ratio"].median, 1.15))
-    command = "python -m benchmarks.alignment" + " --quick" * quick
+    command = "python -m benchmarks.alignment"
     text = table(HEAD, map(line, rows))
     save("alignment", "Alignment and its products", command, text, {"rows": rows}, claims, quick)
 

@@ -173,7 +173,7 @@ def main(
         worst = {name: max(worst[name], ratios[name].low) for name in OURS}
     text = table(["experts", "fastest stock", "its ms", *OURS], rows)
     claims = [Claim(f"{name} experts, step / fastest stock, worst case", worst[name], LIMIT) for name in OURS]
-    command = "python -m benchmarks.experts" + " --quick" * quick
+    command = "python -m benchmarks.experts"
     save("experts", "A training step of the experts alone", command, text, figures, claims, quick)
 
 

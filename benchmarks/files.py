@@ -98,7 +98,7 @@ def main(quick: Annotated[bool, typer.Option(help="Smaller checkpoints, one roun
     claims = [*claims_of(found, configs), *claims_of_many(found)]
     rows = [[name, step, *each.row()] for (name, step), each in found.items()]
     figures = {f"{name}, {step}": vars(each) for (name, step), each in found.items()}
-    command = "python -m benchmarks.files" + " --quick" * quick
+    command = "python -m benchmarks.files"
     save("files", "Merging and permuting checkpoints", command, table(COLUMNS, rows), figures, claims, quick)
 
 

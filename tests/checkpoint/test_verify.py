@@ -71,7 +71,10 @@ class TestMerged:
 
     def test_remote_code_that_computes_something_else_is_caught(self, saved):
         path = saved / "modeling_mcsmoe_switch.py"
-        path.write_text(path.read_text().replace(") * gate.", ") * 2 * gate."))
+        code = path.read_text()
+        changed = code.replace(") * gate.index_select", ") * 2 * gate.index_select")
+        assert changed != code
+        path.write_text(changed)
         with pytest.raises(CheckpointError, match="by remote code: logits differ"):
             verify_checkpoint(saved, {}, batch(), None)
 
