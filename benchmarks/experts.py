@@ -30,6 +30,7 @@ WIDTHS = {"small": (64, 128), "middle": (512, 1024)}
 TOP_K = {"switch": 1, "mixtral": 2, "qwen": 8}
 STOCK = ("eager", "grouped_mm", "batched_mm")
 OURS = ("merged", "whole", "pruned")
+NUMBERS = (8, 32, 64)
 RANK = 16
 KEPT = 0.1
 LIMIT = 1.0
@@ -152,8 +153,8 @@ def compare(times: dict[str, Times]) -> tuple[str, dict[str, Ratio]]:
 
 def cases(quick: bool) -> list[Case]:
     """What is measured: with two threads the largest number of experts of each kind only."""
-    widths = {"small": 1024} if quick else {"small": 2048, "middle": 512}
-    found = [Case(w, f, e, tokens, 1) for w, tokens in widths.items() for f in TOP_K for e in (8, 32, 64)]
+    found = [Case("small", f, e, min(2048, 4096 // k) if quick else 2048, 1) for f, k in TOP_K.items() for e in NUMBERS]
+    found += [Case("middle", f, e, 512, 1) for f in TOP_K for e in NUMBERS if not quick]
     found += [Case("middle", f, 8, 256, 1) for f in ("switch", "mixtral") if quick]
     return found + [Case(case.width, case.family, 32, case.tokens, 2) for case in found if case.experts == 32]
 
