@@ -268,7 +268,7 @@ def main(
         Claim(f"{name}: most padding of a ragged sample", max(ours for _, ours in found.values()), 0.10)
         for name, found in padded.items()
     ]
-    command = f"python -m benchmarks.collect{' --quick' if quick else ''}"
+    command = "python -m benchmarks.collect"
     figures = {"collect": cost, "costly": extra, "rounding": error, "padding": padded}
     save("collect", "The cost of statistics", command, text + "\n", figures, claims, quick)
 

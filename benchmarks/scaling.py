@@ -188,7 +188,7 @@ def main(quick: Annotated[bool, typer.Option(help="Fewer and smaller models, in 
     published = scaling_large.rows(machine)
     body = f"{text(rows, seconds, tokens)}\n{scaling_large.text(machine, published)}"
     found = claims(rows, seconds)
-    command = f"python -m benchmarks.scaling{' --quick' if quick else ''}"
+    command = "python -m benchmarks.scaling"
     figures = {"rows": rows, "processes": seconds, "machine": machine.rates, "published": published}
     save("scaling", "How seconds and memory grow", command, body, figures, found, quick)
     save_figure(picture(rows), (QUICK if quick else RESULTS) / "scaling.svg")

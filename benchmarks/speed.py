@@ -117,7 +117,7 @@ def main(
             most=False,
         ),
     ]
-    command = f"python -m benchmarks.speed{' --quick' * quick} --threads {threads}"
+    command = f"python -m benchmarks.speed --threads {threads}"
     save(
         "speed",
         "Speed of full, merged and compressed models",

@@ -96,7 +96,7 @@ def main(
     rows = [[name, *map(float, (found.median, min(found.clock), max(found.clock)))] for name, found in times.items()]
     text = table(["command", "median, s", "least", "most"], rows)
     print(text)
-    command = f"python -m benchmarks.startup{' --quick' if quick else ''}"
+    command = "python -m benchmarks.startup"
     save("startup", "Start-up", command, text, {"times": times}, claims, quick)
 
 

@@ -50,7 +50,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "default": Size({}, 64, (4, 12), 30),
+    "default": Size({}, 64, (4, 12), 20),
     "larger": Size({"d_model": 256, "d_ff": 1024, "d_kv": 32, "num_heads": 8}, 4, (32, 48), 4),
 }
 MANY = Size({"num_experts": 32}, 64, (4, 12), 10)
