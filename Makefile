@@ -19,7 +19,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 install: .venv/.installed
 
 # Methods do not depend on each other. Models that run on one thread are small: two methods have room at a time.
-JOBS ?= $(shell grep -q '^threads: 1 ' params.yaml && echo 2 || echo 1)
+JOBS ?= $(shell grep -qE '^threads: 1( |$$)' params.yaml && echo 2 || echo 1)
 
 repro: install
 	dvc repro collect

@@ -93,6 +93,7 @@ def costs(directory: Path, threads: int) -> dict[str, Any]:
 def main(
     quick: Annotated[bool, typer.Option(help="Small models, fewer rounds and tokens.")] = False,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Rounds that count.")] = 3,
 ) -> None:
     """Make the models, measure them, and write the table."""
     torch.set_num_threads(threads)
@@ -106,7 +107,7 @@ def main(
                 kinds = list(figures[shape]["full"])
                 sizes = [[name, *(f"{cost[kind]:,}" for kind in kinds)] for name, cost in figures[shape].items()]
                 text += f"{shape}:\n\n{table(['model', *kinds], sizes)}\n"
-            measured += rows(Path(scratch), shape, 3 if quick else 7, FEWER if quick else WORKS)
+            measured += rows(Path(scratch), shape, rounds, FEWER if quick else WORKS)
     text += table(HEAD, ([row[name] for name in HEAD] for row in measured))
     claims = [
         Claim("merged / faster stock, lower quartile, worst case", max(row["merged"].low for row in measured), 1.0),
@@ -117,7 +118,7 @@ def main(
             most=False,
         ),
     ]
-    command = f"python -m benchmarks.speed --threads {threads}"
+    command = f"python -m benchmarks.speed --threads {threads} --rounds {rounds}"
     save(
         "speed",
         "Speed of full, merged and compressed models",
