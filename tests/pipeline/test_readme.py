@@ -38,7 +38,7 @@ INSTEAD = {
     "python -m stages.NAME": "python -m stages.report --help",  # dvc runs each of them
     "python -m benchmarks.NAME": "python -m benchmarks.bench --help",  # minutes each
     "python -m benchmarks.files": "python -m benchmarks.files --help",  # writes gigabytes
-    "python -m benchmarks.gpu": "python -m benchmarks.gpu --help",  # needs a GPU; test_bench.py says what it says without
+    "python -m benchmarks.gpu": "python -m benchmarks.gpu --help",  # needs a GPU
     "python -m benchmarks.seeds books-small --seeds 0,1,2 --jobs 3": SEEDS,  # hours
     "python -m benchmarks.seeds sst2-small --seeds 0,1,2 --jobs 3": SEEDS,
     "python -m benchmarks.seeds mixtral-tiny --seeds 0,1,2 --jobs 3": SEEDS,
