@@ -44,6 +44,8 @@ def run_sorted(experts: nn.ModuleDict, x: Tensor, selected: Tensor, gates: Tenso
     """
     chosen = selected[:, 0].T  # [E, T]
     order, sizes = chosen.nonzero()[:, 1], chosen.sum(1).tolist()
+    if not len(order):
+        return torch.zeros_like(x)
     parts = zip(experts.values(), x.index_select(0, order).split(sizes), strict=True)
     each = torch.cat([expert(part) for expert, part in parts if len(part)])
     return torch.zeros_like(x).index_copy(0, order, (each * gates.index_select(0, order)).to(x.dtype))
