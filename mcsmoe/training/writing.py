@@ -56,16 +56,17 @@ def train(
 def _resumable(fit: Fit, output: Path, minutes: float | None, key: Mapping[str, Any]) -> Iterator[Path]:
     """The directory that becomes `output`, for the main process; `fit` keeps its state in notes beside it."""
     with ExitStack() as stack:
-        directory, notes = output, [""]
+        directory, notes, store = output, [""], None
         if fit.accelerator.is_main_process:
             if minutes is not None:
                 check_room(output, _state_bytes(fit))
             staging = stack.enter_context(resumable_directory(output, dict(key) | _beginning(fit)))
-            directory, notes = staging.output, [str(staging.store.directory)]
+            directory, store = staging.output, staging.store
+            notes = [str(store.directory)]
         if fit.accelerator.num_processes > 1:
             broadcast_object_list(notes)
         if minutes is not None:
-            fit.keeper = Keeper(Store(Path(notes[0])), minutes, fit.accelerator)
+            fit.keeper = Keeper(store or Store(Path(notes[0])), minutes, fit.accelerator)
         yield directory
 
 
