@@ -21,7 +21,7 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     from mcsmoe.calibration.observer import Observer
     from mcsmoe.calibration.sample import Sampling
     from mcsmoe.calibration.statistics import RoutingStatistics
-    from mcsmoe.checkpoint.content import code_hash, identity
+    from mcsmoe.checkpoint.content import Content, code_hash
     from mcsmoe.checkpoint.output import atomic_directory
     from mcsmoe.checkpoint.reader import Checkpoint
     from mcsmoe.merging.apply import merge_model
@@ -36,7 +36,7 @@ def main(method: Annotated[str, Option(help="Recipe to apply.")]) -> None:
     observer = Observer(model, sampling, "merge", tokens=True) if recipe.looks else None
     statistics = RoutingStatistics.load(STATISTICS)
     plan = make_plan(method, recipe, resolved.merge, statistics, model, params.seed)
-    key = {"statistics": identity(STATISTICS), "plugins": code_hash(params.plugins)}
+    key = {"statistics": Content(STATISTICS), "plugins": code_hash(params.plugins)}
     merge_model(model, plan, statistics, OUTPUT / method, observer=observer, seed=params.seed, key=key)
     with atomic_directory(FIGURES / "plans" / method) as directory:
         plan.save(directory)

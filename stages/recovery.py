@@ -37,7 +37,7 @@ def recover(stage: str, source: str, method: str, prepare: Prepare) -> None:
     if not launched(params, f"stages.{stage}"):
         return
     from mcsmoe.calibration.memory import check_training
-    from mcsmoe.checkpoint.content import identity, source_code
+    from mcsmoe.checkpoint.content import Content, source_code
     from mcsmoe.checkpoint.load import load_config, load_model
     from mcsmoe.checkpoint.output import check_room_for
     from mcsmoe.checkpoint.published import Published
@@ -62,6 +62,6 @@ def recover(stage: str, source: str, method: str, prepare: Prepare) -> None:
         origin,
         Published(Checkpoint(origin)),
         minutes=params.launch.checkpoint_minutes,
-        key={"code": source_code(params.plugins), "student": identity(origin), "teacher": identity(TEACHER)},
+        key={"code": source_code(params.plugins), "student": Content(origin), "teacher": Content(TEACHER)},
         during=during,
     )

@@ -13,7 +13,7 @@ from mcsmoe.calibration.memory import must_stream
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.watch import Batch, one_by_one
 from mcsmoe.checkpoint.config import read_json
-from mcsmoe.checkpoint.content import identity, source_code, tensor_hash
+from mcsmoe.checkpoint.content import Content, source_code, tensor_hash
 from mcsmoe.checkpoint.output import check_output, write_json
 from mcsmoe.checkpoint.resume import resumable_directory
 from mcsmoe.checkpoint.verify import probe_batch, verify_stock
@@ -188,8 +188,8 @@ def export_model(
         must_stream(model.memory_limit, "export", model.config)
         routers = unseen_routers(mapped, rule)
     key = dict(key or {}) | {
-        "source": identity(model.directory),
-        "checkpoint": identity(mapped.checkpoint.directory),
+        "source": Content(model.directory),
+        "checkpoint": Content(mapped.checkpoint.directory),
         "routers": tensor_hash(routers),
         "code": source_code(),
     }

@@ -8,7 +8,7 @@ from mcsmoe.calibration.collect import collect_layers
 from mcsmoe.calibration.gradients import KINDS, write_gradients
 from mcsmoe.calibration.observer import Observer
 from mcsmoe.calibration.statistics import StatisticsWriter
-from mcsmoe.checkpoint.content import identity, source_code
+from mcsmoe.checkpoint.content import Content, source_code
 from mcsmoe.checkpoint.journal import Journal
 from mcsmoe.checkpoint.resume import resumable_directory
 from mcsmoe.similarity.correlation import measure_correlations
@@ -24,7 +24,7 @@ def collect_model(observer: Observer, output: Path, also: Collection[str], gradi
     model, processes, sample = observer.model, observer.processes, observer.sample
     device = processes.device or model.device
     key = {
-        "source": identity(model.directory),
+        "source": Content(model.directory),
         "sample": sample.fingerprint,
         "batch_size": observer.sampling.batch_size,
         "also": [*also],
