@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import cast
 import torch
 
 from benchmarks.files_models import KEPT, merged_bytes
+from benchmarks.side_by_side import cpu_seconds
 from mcsmoe.alignment.matching import Match
 from mcsmoe.alignment.permute import MATCHINGS, permute_model
 from mcsmoe.calibration.observer import Observer
@@ -21,6 +21,7 @@ from mcsmoe.calibration.statistics import LayerStatistics, RoutingStatistics
 from mcsmoe.checkpoint.reader import Checkpoint
 from mcsmoe.checkpoint.verify import probe_batch
 from mcsmoe.command import prepare
+from mcsmoe.evaluation.speed import resident
 from mcsmoe.families import MoELayer
 from mcsmoe.grouping.plan import Group, LayerPlan, Plan
 from mcsmoe.merging.apply import merge_model
@@ -92,18 +93,6 @@ def drop_cache(directory: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def peak_mb() -> int:
-    """Peak resident memory of this process so far, in MB, including pages of mapped files."""
-    status = Path("/proc/self/status").read_text()
-    return round(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6)
-
-
-def cpu_seconds() -> float:
-    """Seconds of CPU time that this process and its ended children have taken."""
-    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(used.ru_utime + used.ru_stime for used in both)
-
-
 STEPS: dict[str, Callable[[Path, Path], None]] = {
     "merge": lambda source, output: merge(Model(source), output),
     "permute": lambda source, output: permute(Model(source), output),
@@ -130,7 +119,7 @@ def apart(step: str, source: Path, output: Path) -> dict[str, float]:
 def _measure(step: str, source: Path, output: Path, answer: Connection) -> None:
     prepare(0, 1)
     drop_cache(source)
-    before, cpu, clock = peak_mb(), cpu_seconds(), time.perf_counter()
+    before, cpu, clock = resident("VmHWM"), cpu_seconds(), time.perf_counter()
     STEPS[step](source, output)
     clock, cpu = time.perf_counter() - clock, cpu_seconds() - cpu
-    answer.send({"clock": clock, "cpu": cpu, "imports": before, "peak": peak_mb()})
+    answer.send({"clock": clock, "cpu": cpu, "imports": round(before / 1e6), "peak": round(resident("VmHWM") / 1e6)})

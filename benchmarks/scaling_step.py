@@ -24,6 +24,7 @@ from mcsmoe.calibration.memory import forward_needs
 from mcsmoe.calibration.observer import Observer, Processes
 from mcsmoe.calibration.statistics import RoutingStatistics
 from mcsmoe.command import quiet
+from mcsmoe.evaluation.speed import resident
 from mcsmoe.grouping.plan import Plan
 from mcsmoe.model import Model
 from mcsmoe.params import TokenizerSection
@@ -145,9 +146,9 @@ def measured(step: str, directory: Path, shape: Shape) -> dict[str, float]:
     """
     quiet()
     torch.set_num_threads(1)
-    before = _memory("VmRSS")
+    before = resident("VmRSS")
     runs = [_timed(step, directory, shape)]
-    peak = _memory("VmHWM") - before
+    peak = resident("VmHWM") - before
     while sum(clock for clock, _ in runs) < ENOUGH and len(runs) < MOST:
         runs.append(_timed(step, directory, shape))
     seconds, cpu = map(min, zip(*runs, strict=True))
@@ -158,10 +159,6 @@ def _timed(step: str, directory: Path, shape: Shape) -> tuple[float, float]:
     cpu, clock = time.process_time(), time.perf_counter()
     STEPS[step](directory, shape)
     return time.perf_counter() - clock, time.process_time() - cpu
-
-
-def _memory(field: str) -> int:
-    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) * 1024
 
 
 def _share(index: int, count: int, directory: Path, shape: Shape) -> float:

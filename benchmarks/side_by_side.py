@@ -58,9 +58,9 @@ def in_turns(works: Mapping[str, Callable[[], object]], rounds: int, warm: int =
     for _ in range(warm + rounds):
         for name, work in works.items():
             gc.collect()
-            cpu, clock = _cpu(), time.perf_counter()
+            cpu, clock = cpu_seconds(), time.perf_counter()
             work()
-            taken[name].append((time.perf_counter() - clock, _cpu() - cpu))
+            taken[name].append((time.perf_counter() - clock, cpu_seconds() - cpu))
     return {name: Times(*zip(*found[warm:], strict=True)) for name, found in taken.items()}
 
 
@@ -71,7 +71,8 @@ def ratio(of: Times, to: Times, *, cpu: bool = False) -> Ratio:
     return Ratio(*(round(float(np.quantile(each, level)), 4) for level in (0.5, 0.25, 0.75)))
 
 
-def _cpu() -> float:
+def cpu_seconds() -> float:
+    """Seconds of CPU time that this process and its ended children have taken."""
     both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(used.ru_utime + used.ru_stime for used in both)
 

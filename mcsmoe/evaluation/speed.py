@@ -106,7 +106,7 @@ class PeakMemory:
         if not self._cuda:
             for tensor in weights:  # the system may evict the pages of a mapped file
                 tensor.data = tensor.data.clone()
-        self._rest = _resident("VmRSS") - sum(tensor.nbytes for tensor in weights)
+        self._rest = resident("VmRSS") - sum(tensor.nbytes for tensor in weights)
 
     def of(self, work: Callable[[], Any]) -> int:
         """Run `work` and return the peak during it, in bytes."""
@@ -115,8 +115,9 @@ class PeakMemory:
         else:
             CLEAR.write_text(RESET_PEAK)
         work()
-        return torch.cuda.max_memory_allocated() if self._cuda else _resident("VmHWM") - self._rest
+        return torch.cuda.max_memory_allocated() if self._cuda else resident("VmHWM") - self._rest
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
+    """Bytes of memory of this process, with pages of mapped files: "VmRSS" now, "VmHWM" at its peak so far."""
     return int(STATUS.read_text().split(f"{field}:")[1].split()[0]) * 1024
